@@ -1,0 +1,153 @@
+"""The words that every layer shares: axes, time steps, rollouts, and what `train.py` calls.
+
+Axes, named once and used in every docstring:
+
+    T  time steps of one rollout (rollouts are time-major)
+    K  tasks; anything per task leads with K
+    E  environments of one task
+    A  discrete actions
+    D  devices; the axis exists inside `learner.py` only
+    S  seeds of one run, outermost, on the functional path only
+
+A batch of time steps is ``[K, E, ...]``, a rollout ``[T, K, E, ...]``.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array
+ArrayTree = Any
+Key = jax.Array
+Metrics = dict[str, Any]
+
+
+class Timestep(NamedTuple):
+    """What an environment hands out, one row a step. All fields carry the batch axes, if any.
+
+    One convention for functional environments and for pools (the one of `dm_env` and envpool): an
+    episode of L actions takes L + 1 rows, the first of which is a *reset row*. The row that ends an
+    episode carries the true final observation, so `observation` is always what to bootstrap from; the
+    action chosen on that row is ignored, and the row after it is the next reset row.
+
+    Attributes:
+      observation: what the agent acts on, dtype and shape as in `EnvSpec`.
+      reward: float32, of the transition into this row; meaningless where not `valid`.
+      discount: float32, of the transition into this row: 0.0 exactly at true termination, else 1.0, so
+        that truncation bootstraps.
+      first: bool, True on a reset row.
+      valid: bool, False exactly where the transition into this row is not the environment's answer to
+        the action sent (reset rows). Nothing may learn from such a transition.
+      success: bool, the environment says that the task was solved by this transition.
+    """
+
+    observation: Any
+    reward: Any
+    discount: Any
+    first: Any
+    valid: Any
+    success: Any
+
+
+class EnvSpec(NamedTuple):
+    """What a suite's environments look like; equal for all its tasks unless it leads with K.
+
+    Attributes:
+      task_names: K names, used in metrics, tables and file names.
+      observation_shape: of one environment.
+      observation_dtype: NumPy dtype.
+      vocabulary: None, or an int array `observation_shape`: the number of classes of each categorical
+        element of an integer observation, which a torso turns into one-hot vectors.
+      num_actions: A, size of the shared discrete action space.
+      action_mask: bool `[K, A]`, False for actions that a task does not have.
+      episode_limit: int `[K]`, most actions in an episode (0: no limit known).
+      has_success: whether `Timestep.success` means anything.
+    """
+
+    task_names: tuple[str, ...]
+    observation_shape: tuple[int, ...]
+    observation_dtype: Any
+    vocabulary: np.ndarray | None
+    num_actions: int
+    action_mask: np.ndarray
+    episode_limit: np.ndarray
+    has_success: bool
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.task_names)
+
+
+class FunctionalEnv(Protocol):
+    """A pure-JAX environment family: one environment, one task, no side effects, no auto-reset.
+
+    `task` is a pytree of arrays (a layout, a goal, a rule); the tasks of a suite are such pytrees with
+    a leading K, so that one vmap covers tasks and one covers environments.
+    """
+
+    def reset(self, key: Key, task: ArrayTree) -> tuple[ArrayTree, Timestep]: ...
+
+    def step(
+        self, key: Key, state: ArrayTree, action: Array, task: ArrayTree
+    ) -> tuple[ArrayTree, Timestep, Array]:
+        """Returns the new state, its time step, and whether the episode ended (for any reason)."""
+        ...
+
+
+class FunctionalSuite(NamedTuple):
+    """A suite whose environments are JAX functions: the whole training loop compiles."""
+
+    spec: EnvSpec
+    env: FunctionalEnv
+    tasks: ArrayTree  # leaves [K, ...]
+
+
+class Pool(Protocol):
+    """K tasks of E host environments each, as NumPy. Built from `(name, seed)`, never restored.
+
+    Environments are numbered 0..E-1 within each task and dealt to `num_groups` equal groups
+    (contiguous ranges of E), each of which steps by itself, so that one group's environments run while
+    another group's results are used.
+    """
+
+    spec: EnvSpec
+    num_groups: int
+
+    def reset(self, group: int) -> Timestep:
+        """First time step of a group, leaves `[K, E / num_groups, ...]`; called once."""
+        ...
+
+    def send(self, group: int, action: np.ndarray) -> None:
+        """Starts a step with int actions `[K, E / num_groups]`, checked here; returns at once."""
+        ...
+
+    def recv(self, group: int) -> Timestep:
+        """Waits for what `send` started. The arrays are the caller's to keep."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class HostSuite(NamedTuple):
+    """A suite whose environments live on the host; `make_pool(num_envs, seed, num_groups)`."""
+
+    spec: EnvSpec
+    make_pool: Any
+
+
+class Rollout(NamedTuple):
+    """T steps of K tasks with E environments each; both environment paths fill the same record.
+
+    Attributes:
+      timestep: leaves `[T + 1, K, E, ...]`. Row t is what action t was chosen on; row t + 1 holds the
+        reward, discount and validity of that transition. Row T is row 0 of the next rollout.
+      action: int32 `[T, K, E]`.
+      log_prob: float32 `[T, K, E]`, of the action under the policy that chose it.
+      actor_state: the agent's memory before row 0, leaves `[K, E, ...]`.
+    """
+
+    timestep: Timestep
+    action: Array
+    log_prob: Array
+    actor_state: ArrayTree
