@@ -1,0 +1,142 @@
+"""Functional environments: the rows they hand out, and the auto-reset around them.
+
+Everything is unbatched and pure; the caller vmaps over environments, then over tasks. Of the two
+common auto-reset conventions this is the one of `dm_env` and envpool (gymnasium calls it
+next-step): see `mtrl_jax.types.Timestep`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax.types import Array, ArrayTree, FunctionalEnv, FunctionalSuite, Key, Timestep
+
+__all__ = [
+    "AutoResetState",
+    "auto_reset",
+    "environment_keys",
+    "permute_actions",
+    "restart",
+    "transition",
+]
+
+
+class AutoResetState(NamedTuple):
+    """What `auto_reset` carries from row to row.
+
+    Attributes:
+      env: the environment's own state.
+      ended: bool, the last row ended its episode, so that the next row is a reset row.
+    """
+
+    env: ArrayTree
+    ended: Array
+
+
+def restart(observation: ArrayTree) -> Timestep:
+    """A reset row: reward 0, discount 1, `first`, not `valid`."""
+    return Timestep(
+        observation=observation,
+        reward=jnp.float32(0.0),
+        discount=jnp.float32(1.0),
+        first=jnp.bool_(True),
+        valid=jnp.bool_(False),
+        success=jnp.bool_(False),
+    )
+
+
+def transition(
+    observation: ArrayTree,
+    reward: Array,
+    discount: Array | float = 1.0,
+    success: Array | bool = False,
+) -> Timestep:
+    """The row after an action. `discount` is 0 at true termination only, never at a time limit."""
+    return Timestep(
+        observation=observation,
+        reward=jnp.asarray(reward, jnp.float32),
+        discount=jnp.asarray(discount, jnp.float32),
+        first=jnp.bool_(False),
+        valid=jnp.bool_(True),
+        success=jnp.asarray(success, jnp.bool_),
+    )
+
+
+Reset = Callable[[Key, ArrayTree], tuple[AutoResetState, Timestep]]
+Step = Callable[[Key, AutoResetState, Array, ArrayTree], tuple[AutoResetState, Timestep]]
+
+
+def auto_reset(env: FunctionalEnv) -> tuple[Reset, Step]:
+    """Wraps an environment so that episodes follow each other, with one reset row between them.
+
+    Args:
+      env: `reset(key, task)` and `step(key, state, action, task)`, unbatched.
+
+    Returns:
+      `reset(key, task) -> (state, timestep)` and `step(key, state, action, task) -> (state,
+      timestep)`. On the call after the row that ended an episode the action is ignored and the row
+      is the first of the next episode. No gradient is meant to pass through either.
+    """
+
+    def reset(key: Key, task: ArrayTree) -> tuple[AutoResetState, Timestep]:
+        state, timestep = env.reset(key, task)
+        return AutoResetState(state, jnp.bool_(False)), timestep
+
+    def step(
+        key: Key, state: AutoResetState, action: Array, task: ArrayTree
+    ) -> tuple[AutoResetState, Timestep]:
+        # Under vmap a branch on `ended` would compute both sides anyway. One key serves both, since
+        # only one of the two results is ever kept.
+        on_reset = env.reset(key, task)
+        *on_step, ended = env.step(key, state.env, action, task)
+        env_state, timestep = jax.tree.map(
+            lambda first, next_: jnp.where(state.ended, first, next_), on_reset, tuple(on_step)
+        )
+        return AutoResetState(env_state, ended & ~state.ended), timestep
+
+    return reset, step
+
+
+def environment_keys(key: Key, index: Array) -> Key:
+    """One key for each environment, whatever the number of devices that share them.
+
+    Args:
+      key: of this step, the same on every device.
+      index: int `[...]`, the global number of each environment, for example `k * E + e`.
+
+    Returns:
+      Keys `[...]`; equal index, equal key.
+    """
+    flat = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index.reshape(-1))
+    return flat.reshape(index.shape)
+
+
+class _PermutedTask(NamedTuple):
+    task: ArrayTree
+    action: Array  # int32 [A], the environment's action for each of the agent's
+
+
+class _PermutedActions(NamedTuple):
+    env: FunctionalEnv
+
+    def reset(self, key: Key, task: _PermutedTask) -> tuple[ArrayTree, Timestep]:
+        return self.env.reset(key, task.task)
+
+    def step(
+        self, key: Key, state: ArrayTree, action: Array, task: _PermutedTask
+    ) -> tuple[ArrayTree, Timestep, Array]:
+        return self.env.step(key, state, task.action[action], task.task)
+
+
+def permute_actions(suite: FunctionalSuite, permutation: Array) -> FunctionalSuite:
+    """The same suite with the actions of each task renamed.
+
+    Args:
+      suite: any functional suite.
+      permutation: int `[K, A]`; `permutation[k, a]` is what action a of task k does in the
+        original.
+    """
+    tasks = _PermutedTask(suite.tasks, jnp.asarray(permutation, jnp.int32))
+    return FunctionalSuite(suite.spec, _PermutedActions(suite.env), tasks)
