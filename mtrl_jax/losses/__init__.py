@@ -1,0 +1,5 @@
+"""Losses as pure functions of arrays, one paper family a module; loads only jax, chex and NumPy."""
+
+from mtrl_jax.losses import distral
+
+__all__ = ["distral"]
