@@ -11,13 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.types import Array, ArrayTree, FunctionalEnv, FunctionalSuite, Key, Timestep
+from mtrl_jax.types import Array, ArrayTree, FunctionalEnv, Key, Timestep
 
 __all__ = [
     "AutoResetState",
     "auto_reset",
     "environment_keys",
-    "permute_actions",
     "restart",
     "transition",
 ]
@@ -111,32 +110,3 @@ def environment_keys(key: Key, index: Array) -> Key:
     """
     flat = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index.reshape(-1))
     return flat.reshape(index.shape)
-
-
-class _PermutedTask(NamedTuple):
-    task: ArrayTree
-    action: Array  # int32 [A], the environment's action for each of the agent's
-
-
-class _PermutedActions(NamedTuple):
-    env: FunctionalEnv
-
-    def reset(self, key: Key, task: _PermutedTask) -> tuple[ArrayTree, Timestep]:
-        return self.env.reset(key, task.task)
-
-    def step(
-        self, key: Key, state: ArrayTree, action: Array, task: _PermutedTask
-    ) -> tuple[ArrayTree, Timestep, Array]:
-        return self.env.step(key, state, task.action[action], task.task)
-
-
-def permute_actions(suite: FunctionalSuite, permutation: Array) -> FunctionalSuite:
-    """The same suite with the actions of each task renamed.
-
-    Args:
-      suite: any functional suite.
-      permutation: int `[K, A]`; `permutation[k, a]` is what action a of task k does in the
-        original.
-    """
-    tasks = _PermutedTask(suite.tasks, jnp.asarray(permutation, jnp.int32))
-    return FunctionalSuite(suite.spec, _PermutedActions(suite.env), tasks)

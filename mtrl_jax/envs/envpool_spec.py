@@ -1,0 +1,196 @@
+"""What envpool says about its environments, as one `EnvSpec` for a list of ids. No pool is built
+here.
+
+envpool has many families with different observations; four kinds of encoding cover those with
+discrete actions (see `Encoding`). Continuous actions, several players and mixed spaces are refused.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtrl_jax.types import EnvSpec
+
+__all__ = ["Encoding", "TaskSpec", "describe", "shared_spec"]
+
+# Object, colour and state of a MiniGrid cell; the numbering is MiniGrid's own.
+MINIGRID_CELL = (11, 6, 3)
+NO_LIMIT = 2**31 - 1  # what envpool reports for families that end by themselves only
+
+# Atari as Machado et al. 2018 (arXiv:1709.06009) evaluate it: sticky actions, the whole action
+# set, no episode end at a lost life. Rewards are raw scores: clip or normalise them in the learner.
+ATARI_OPTIONS = {
+    "full_action_space": True,
+    "repeat_action_probability": 0.25,
+    "noop_max": 1,
+    "use_fire_reset": False,
+    "episodic_life": False,
+    "reward_clip": False,
+}
+
+
+class Encoding(NamedTuple):
+    """How one environment's raw state becomes an observation and a success flag.
+
+    Attributes:
+      kind: "minigrid" (image and direction as one categorical vector; the mission text is dropped),
+        "image" (uint8 as it is), "category" (one class number) or "vector" (everything else,
+        flattened to float32).
+      success: "reward" (positive reward on the last step), the name of an info key, or "".
+      keys: the raw state arrays that are read, in order.
+    """
+
+    kind: str
+    success: str
+    keys: tuple[str, ...]
+
+
+class TaskSpec(NamedTuple):
+    """One environment id: its spaces, and the options its pool must be made with."""
+
+    env_id: str
+    options: dict[str, Any]
+    encoding: Encoding
+    observation_shape: tuple[int, ...]
+    observation_dtype: np.dtype
+    vocabulary: np.ndarray | None
+    num_actions: int
+    episode_limit: int
+    padded_actions: bool  # missing actions may be sent as no-ops (action 0)
+
+
+def describe(env_id: str) -> TaskSpec:
+    """Looks one id up.
+
+    Raises:
+      ValueError: unknown id (the message holds the nearest ones), continuous actions, several
+        players, or a system library that the family needs is missing.
+      ImportError: envpool is not installed.
+    """
+    raw, options = _raw_spec(env_id)
+    limit = int(raw.config.max_episode_steps)
+    if getattr(raw.config, "max_num_players", 1) != 1:
+        raise ValueError(f"{env_id} has several players; only single-player ids are supported")
+    if not hasattr(raw.action_space, "n"):
+        raise ValueError(
+            f"{env_id} has continuous actions ({raw.action_space}); only discrete actions work"
+        )
+    keys = tuple(key for key in raw._state_keys if key == "obs" or key.startswith("obs:"))
+    shapes = dict(zip(raw._state_keys, raw._state_spec, strict=True))
+    success = next(
+        (
+            key
+            for key in ("info:success", "info:is_success", "info:prev_level_complete")
+            if key in raw._state_keys
+        ),
+        "",
+    )
+    vocabulary: np.ndarray | None = None
+    dtype: np.dtype = np.dtype(np.uint8)
+    if keys == ("obs:direction", "obs:image", "obs:mission"):
+        kind, success = "minigrid", "reward"
+        cells = int(np.prod(_shape(shapes["obs:image"])[:2]))
+        vocabulary = np.array(MINIGRID_CELL * cells + (4,))
+        shape: tuple[int, ...] = vocabulary.shape
+    elif len(keys) == 1 and hasattr(raw.observation_space, "n") and not raw.observation_space.shape:
+        kind, shape, vocabulary = "category", (1,), np.array([raw.observation_space.n])
+        dtype = np.dtype(np.uint8 if raw.observation_space.n <= 256 else np.int32)
+    elif len(keys) == 1 and shapes[keys[0]][0] == np.uint8 and len(_shape(shapes[keys[0]])) == 3:
+        kind, shape = "image", _shape(shapes[keys[0]])
+    else:
+        kind, dtype = "vector", np.dtype(np.float32)
+        shape = (sum(int(np.prod(_shape(shapes[key]))) for key in keys),)
+    return TaskSpec(
+        env_id=env_id,
+        options=options,
+        encoding=Encoding(kind, success, keys),
+        observation_shape=shape,
+        observation_dtype=dtype,
+        vocabulary=vocabulary,
+        num_actions=int(raw.action_space.n),
+        episode_limit=0 if limit >= NO_LIMIT else limit,
+        padded_actions=type(raw).__name__ == "AtariEnvSpec",
+    )
+
+
+def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
+    """The `EnvSpec` of a suite of ids, which must have one observation and one action space.
+
+    Atari games that lack some of the 18 actions get a mask instead (Skiing has 9).
+
+    Raises:
+      ValueError: no ids, an id twice, or two ids that do not go together (both are named).
+    """
+    if not tasks:
+        raise ValueError("a suite needs at least one envpool id, got none")
+    names = tuple(task.env_id for task in tasks)
+    if len(set(names)) != len(names):
+        raise ValueError(f"an id may appear once in a suite, got {', '.join(names)}")
+    widest = max(tasks, key=lambda task: task.num_actions)
+    first = tasks[0]
+    for task in tasks:
+        same_classes = np.array_equal(task.vocabulary, first.vocabulary)  # type: ignore[arg-type]
+        if (
+            task.observation_shape != first.observation_shape
+            or task.observation_dtype != first.observation_dtype
+            or not same_classes
+        ):
+            raise ValueError(
+                f"{first.env_id} and {task.env_id} have different observations: "
+                f"{_observation(first)} and {_observation(task)}"
+            )
+        if task.num_actions != widest.num_actions and not (
+            task.padded_actions and widest.padded_actions
+        ):
+            raise ValueError(
+                f"{widest.env_id} and {task.env_id} have different action spaces: "
+                f"{widest.num_actions} and {task.num_actions} actions"
+            )
+    num_actions = np.array([task.num_actions for task in tasks])
+    return EnvSpec(
+        task_names=names,
+        observation_shape=first.observation_shape,
+        observation_dtype=first.observation_dtype,
+        vocabulary=first.vocabulary,
+        num_actions=widest.num_actions,
+        action_mask=np.arange(widest.num_actions) < num_actions[:, None],
+        episode_limit=np.array([task.episode_limit for task in tasks]),
+        has_success=all(task.encoding.success for task in tasks),
+    )
+
+
+def _raw_spec(env_id: str) -> tuple[Any, dict[str, Any]]:
+    try:
+        import envpool
+    except ImportError as error:
+        raise ImportError("envpool is missing: python -m pip install 'mtrl_jax[rl]'") from error
+    known = envpool.list_all_envs()
+    if env_id not in known:
+        near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.4)
+        hint = f"; the nearest ids are {', '.join(near)}" if near else ""
+        raise ValueError(f"envpool has no environment {env_id!r}{hint}")
+    try:
+        raw = envpool.make_spec(env_id)
+    except ImportError as error:
+        if "Qt" in str(error):
+            raise ValueError(
+                f"{env_id} (Procgen) needs the Qt 5 system libraries: "
+                "apt-get install libqt5core5a libqt5gui5"
+            ) from error
+        raise
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"envpool cannot describe {env_id}: {error}") from error
+    if type(raw).__name__ != "AtariEnvSpec":
+        return raw, {}
+    return envpool.make_spec(env_id, **ATARI_OPTIONS), dict(ATARI_OPTIONS)
+
+
+def _shape(array_spec: Any) -> tuple[int, ...]:
+    """Of one environment, from (dtype, shape, ...); a leading -1 stands for the players."""
+    return tuple(size for size in array_spec[1] if size != -1)
+
+
+def _observation(task: TaskSpec) -> str:
+    return f"{task.observation_dtype} {list(task.observation_shape)}"

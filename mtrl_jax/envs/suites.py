@@ -1,0 +1,96 @@
+"""The suite table. To add a suite, write a function that returns one and give it a row here.
+
+A suite is built, and its library imported, when `make` is called.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mtrl_jax.envs import permute
+from mtrl_jax.types import FunctionalSuite, HostSuite
+
+__all__ = ["DEFAULT_SUITE", "list_suites", "make"]
+
+DEFAULT_SUITE = "minigrid_ladder"
+ENVPOOL_PREFIX = "envpool:"
+
+MINIGRID_LADDER = (
+    "MiniGrid-Empty-Random-6x6-v0",
+    "MiniGrid-DoorKey-5x5-v0",
+    "MiniGrid-DoorKey-6x6-v0",
+    "MiniGrid-DoorKey-8x8-v0",
+)
+# Explore, fetch, find a goal, open blocked and locked doors; a new map each episode.
+MINIGRID_NAV4 = (
+    "MiniGrid-MultiRoom-N6-v0",
+    "MiniGrid-KeyCorridorS3R3-v0",
+    "MiniGrid-FourRooms-v0",
+    "MiniGrid-ObstructedMaze-1Dlhb-v0",
+)
+
+
+class _Row(NamedTuple):
+    description: str
+    build: Callable[[], FunctionalSuite | HostSuite]
+
+
+def _maze8() -> FunctionalSuite:
+    from mtrl_jax.envs.maze import maze8
+
+    return maze8()
+
+
+def _envpool(*env_ids: str) -> HostSuite:
+    from mtrl_jax.envs.pool import envpool_suite
+
+    return envpool_suite(env_ids)
+
+
+_SUITES = {
+    "minigrid_ladder": _Row(
+        "four MiniGrid tasks of rising difficulty: reach the goal, then behind a locked door",
+        lambda: _envpool(*MINIGRID_LADDER),
+    ),
+    "minigrid_nav4": _Row(
+        "four hard MiniGrid navigation tasks: many rooms, a key to fetch, a far goal, blocked doors",
+        lambda: _envpool(*MINIGRID_NAV4),
+    ),
+    "maze8": _Row(
+        "eight fixed mazes with apples, a goal and respawn; pure JAX, runs on the accelerator",
+        _maze8,
+    ),
+}
+
+
+def list_suites() -> dict[str, str]:
+    """Every name that `make` takes, with one line on what it is."""
+    described = {name: row.description for name, row in _SUITES.items()}
+    described[f"{ENVPOOL_PREFIX}<id>,<id>..."] = (
+        "any envpool ids with equal observation and action spaces, for example "
+        "envpool:Pong-v5,Breakout-v5"
+    )
+    return described
+
+
+def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | HostSuite:
+    """Builds a suite's description; pools are built by its `make_pool` only.
+
+    Args:
+      name: a key of `list_suites`, or `envpool:` and ids with commas between them.
+      permute_actions: None, or the seed of a permutation of the actions for each task.
+
+    Raises:
+      ValueError: unknown name or id, or ids that do not go together.
+      ImportError: the suite's library is not installed.
+    """
+    if name.startswith(ENVPOOL_PREFIX):
+        ids = [part.strip() for part in name.removeprefix(ENVPOOL_PREFIX).split(",")]
+        suite: FunctionalSuite | HostSuite = _envpool(*filter(None, ids))
+    elif name in _SUITES:
+        suite = _SUITES[name].build()
+    else:
+        near = difflib.get_close_matches(name, _SUITES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown suite {name!r}{hint} (known: {', '.join(list_suites())})")
+    return suite if permute_actions is None else permute.permute_actions(suite, permute_actions)
