@@ -151,3 +151,30 @@ class Rollout(NamedTuple):
     action: Array
     log_prob: Array
     actor_state: ArrayTree
+
+
+class Agent(NamedTuple):
+    """What `train.py` and `evaluate.py` call: pure functions of one algorithm bound to its numbers.
+
+    The state is opaque to the caller, so an agent without parameters or gradients fits.
+
+    Attributes:
+      init: `(key) -> state`.
+      init_actor: `(E) -> actor_state`, the agent's memory at the start, leaves `[K, E, ...]`.
+      policy: `(state) -> policy`, the part of the state that acting reads.
+      act: `(policy, actor_state, timestep, keys, *, distilled=False) -> (action, log_prob,
+        actor_state)` with leaves `[K, E, ...]`; `distilled` asks for the shared policy instead of the
+        task's own.
+      update: `(state, rollout, axis_name) -> (state, metrics)`; metrics are scalars or `[K]`, averaged
+        over the devices of `axis_name` (None outside pmap).
+      unroll_length: T, steps of a rollout.
+      has_distilled: whether there is a shared policy to evaluate.
+    """
+
+    init: Any
+    init_actor: Any
+    policy: Any
+    act: Any
+    update: Any
+    unroll_length: int
+    has_distilled: bool

@@ -1,0 +1,326 @@
+"""Distral: task policies regularised towards a distilled policy that they share.
+
+Teh et al., *Distral: Robust Multitask Reinforcement Learning*, NeurIPS 2017, arXiv 1707.04175. The
+equations stand in `losses/distral`; here they meet networks, optimisers and environments. All seven
+algorithms of the paper's Table 1 are rows of `losses.distral.ALGORITHMS`.
+
+Departures:
+  1. A synchronous batched actor-critic stands for asynchronous A3C.
+  2. Adam by default (RMSProp is an option): the shared column's gradient in one-column form is scaled by
+     alpha / beta ~ 1e-3, where RMSProp's epsilon decides the step.
+  3. The clip by global norm acts on each task's parameters apart and on the shared ones after surgery,
+     so that no task changes another's step except through the shared column.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax import distributions, learner, surgery
+from mtrl_jax.losses import distral as losses
+from mtrl_jax.networks import columns
+from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
+
+OPTIMISERS = ("adam", "rmsprop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Numbers of one agent. `entropy_cost` is the paper's 1/beta, in units of reward per nat."""
+
+    algorithm: str = "kl_ent_2col"
+    alpha: float = -1.0  # share of entropy_cost that is divergence cost; -1: the algorithm's own
+    entropy_cost: float = 0.01
+    task_cost_scales: tuple[float, ...] = ()  # multiplies entropy_cost for each task; (): 1
+    entropy_form: str = "reward"
+    discount: float = 0.99
+    lambda_: float = 1.0
+    unroll_length: int = 20
+    value_cost: float = 0.5
+    reward_scale: float = 1.0
+    surgery: str = "sum"
+    optimiser: str = "adam"
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 1 / 6  # of the initial one, at the end of a linear decay
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 1.0
+    hidden: tuple[int, ...] = (128, 128)
+    core: str = "none"
+    core_size: int = 128
+    separate: bool = False  # every task by itself: as many runs of one task, in one program
+
+
+class State(NamedTuple):
+    """Everything learnt. With `separate`, every leaf leads with K and holds K states of one task."""
+
+    params: learner.Params
+    opt_state: learner.OptState
+
+
+class ActorState(NamedTuple):
+    """The agent's memory, leaves `[K, E, ...]`; cores are () without recurrence or without a column."""
+
+    prev_action: Array  # int32 [K, E]
+    shared_core: ArrayTree
+    task_core: ArrayTree
+
+
+class _Batch(NamedTuple):
+    """What one task's loss reads, leaves `[K, ...]` outside the vmap over tasks."""
+
+    timestep: Timestep  # [K, T + 1, E, ...]
+    action: Array  # [K, T, E]
+    actor_state: ActorState  # [K, E, ...]
+    action_mask: Array  # [K, A]
+    cost_scale: Array  # [K]
+
+
+class _Parts(NamedTuple):
+    """A config made concrete for one spec."""
+
+    config: Config
+    variant: losses.Variant
+    coefficients: losses.Coefficients
+    shared: columns.Column
+    task: columns.Column
+    transforms: learner.Transforms
+
+
+def check(spec: EnvSpec, config: Config) -> losses.Variant:
+    """The row of Table 1 that `config` asks for.
+
+    Raises:
+      ValueError: naming the field, what came and what is allowed.
+    """
+    for name, value, allowed in (
+        ("algorithm", config.algorithm, losses.ALGORITHMS),
+        ("entropy_form", config.entropy_form, losses.ENTROPY_FORMS),
+        ("optimiser", config.optimiser, OPTIMISERS),
+        ("surgery", config.surgery, surgery.METHODS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    if config.alpha != -1.0 and not 0.0 <= config.alpha <= 1.0:
+        raise ValueError(f"alpha must lie in [0, 1], or be -1 for the algorithm's own; got "
+                         f"{config.alpha}")  # fmt: skip
+    for name in ("entropy_cost", "learning_rate", "max_grad_norm", "unroll_length"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
+    for name in ("discount", "lambda_", "final_learning_rate"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    scales = config.task_cost_scales
+    if scales and (len(scales) != spec.num_tasks or min(scales) <= 0):
+        raise ValueError(
+            f"task_cost_scales must hold {spec.num_tasks} positive numbers, one per task; got {scales}"
+        )
+    variant = losses.ALGORITHMS[config.algorithm]
+    return variant if config.alpha == -1.0 else variant._replace(alpha=config.alpha)
+
+
+def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
+    """The functions that `train.py` calls.
+
+    Args:
+      spec: of the suite.
+      config: numbers.
+      num_updates: length of the learning-rate decay; 0 for a constant rate.
+
+    Raises:
+      ValueError: as `check`, and for observations that no torso reads.
+    """
+    variant = check(spec, config)
+    num_tasks = 1 if config.separate else spec.num_tasks
+    parts = _make_parts(spec, config, variant, num_tasks, num_updates)
+    mask = jnp.asarray(spec.action_mask)
+    scales = jnp.asarray(config.task_cost_scales or (1.0,) * spec.num_tasks)
+
+    def init_(key: Key) -> State:
+        if not config.separate:
+            return init(parts, spec, num_tasks, key)
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(spec.num_tasks))
+        return jax.vmap(lambda k: init(parts, spec, 1, k))(keys)
+
+    def act_(
+        policy: ArrayTree, actor: ActorState, timestep: Timestep, keys: Key, *,
+        distilled: bool = False,
+    ) -> tuple[Array, Array, ActorState]:  # fmt: skip
+        fn = lambda *args: act(parts, *args, distilled=distilled)
+        if config.separate:
+            return _drop_task_axis(_each_alone(fn)(policy, mask, actor, timestep, keys))
+        return fn(policy, mask, actor, timestep, keys)
+
+    def update_(state: State, rollout: Rollout, axis_name: str | None) -> tuple[State, Metrics]:
+        batch = _Batch(
+            jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rollout.timestep),
+            jnp.moveaxis(rollout.action, 1, 0),
+            rollout.actor_state,
+            mask,
+            scales,
+        )
+        fn = lambda state, batch: update(parts, state, batch, axis_name)
+        if config.separate:
+            state, metrics = _each_alone(fn)(state, batch)
+            return state, _drop_task_axis(metrics)
+        return fn(state, batch)
+
+    return Agent(
+        init=init_,
+        init_actor=lambda num_envs: _init_actor(config, variant, spec.num_tasks, num_envs),
+        policy=lambda state: state.params,
+        act=act_,
+        update=update_,
+        unroll_length=config.unroll_length,
+        has_distilled=variant.has_shared_column and variant.has_task_column,
+    )
+
+
+def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
+    """Fresh parameters (every task column of its own draw) and optimiser states."""
+    observation = jnp.zeros((1, 1, *spec.observation_shape), spec.observation_dtype)
+    row = jnp.zeros((1, 1))
+    carry = columns.initial_carry(parts.config.core, parts.config.core_size, (1,))
+
+    def column(net: columns.Column, key: Key) -> ArrayTree:
+        args = (observation, row.astype(jnp.int32), row, row > 0, carry)
+        return net.init(key, *args)["params"]
+
+    shared_key, task_key = jax.random.split(key)
+    keys = jax.random.split(task_key, num_tasks)
+    has = parts.variant
+    params = learner.Params(
+        shared=column(parts.shared, shared_key) if has.has_shared_column else {},
+        task=jax.vmap(lambda k: column(parts.task, k))(keys) if has.has_task_column else {},
+    )
+    return State(params, learner.init_optimisers(parts.transforms, params))
+
+
+def act(
+    parts: _Parts, params: learner.Params, action_mask: Array, actor: ActorState,
+    timestep: Timestep, keys: Key, *, distilled: bool = False,
+) -> tuple[Array, Array, ActorState]:  # fmt: skip
+    """Draws actions of pi_i, or of pi_0 if `distilled`, leaves `[K, E, ...]`."""
+
+    def one_task(task, mask, actor, timestep, keys):
+        row = jax.tree.map(lambda x: x[None], timestep)
+        prev_action = actor.prev_action[None]
+        h, g, _, cores = _columns(parts, params.shared, task, row, prev_action, actor)
+        logits = losses.task_policy_logits(h, g, parts.coefficients)
+        log_probs = distributions.categorical_log_probs((h if distilled else logits)[0], mask)
+        action = jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
+        log_prob = jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0]
+        return action, log_prob, ActorState(action, *cores)
+
+    return jax.vmap(one_task)(params.task, action_mask, actor, timestep, keys)
+
+
+def update(
+    parts: _Parts, state: State, batch: _Batch, axis_name: str | None
+) -> tuple[State, Metrics]:
+    """One gradient step on a rollout; metrics `[K]`."""
+    params, opt_state, metrics = learner.gradient_step(
+        lambda shared, task, one: loss(parts, shared, task, one),
+        parts.transforms, state.params, state.opt_state, batch, axis_name,
+    )  # fmt: skip
+    return State(params, opt_state), metrics
+
+
+def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tuple[Array, Metrics]:
+    """Mean over environments of `losses.distral_loss` for one task; leaves of `batch` without K."""
+    config, rows = parts.config, batch.timestep
+    prev_action = jnp.concatenate([batch.actor_state.prev_action[None], batch.action])
+    h, g, v, _ = _columns(parts, shared, task, rows, prev_action, batch.actor_state)
+    cut = lambda x: None if x is None else x[:-1]
+    costs = parts.coefficients._replace(
+        c_kl=parts.coefficients.c_kl * batch.cost_scale,
+        c_ent=parts.coefficients.c_ent * batch.cost_scale,
+    )
+
+    def trajectory(h, g, v, action, reward, discount, valid):
+        return losses.distral_loss(
+            h, g, v, action, reward * config.reward_scale, discount * config.discount, valid,
+            coefficients=costs, value_cost=config.value_cost, lambda_=config.lambda_,
+            entropy_form=config.entropy_form, action_mask=batch.action_mask,
+        )  # fmt: skip
+
+    total, metrics = jax.vmap(trajectory, in_axes=1)(
+        cut(h), cut(g), v, batch.action, rows.reward[1:], rows.discount[1:], rows.valid[1:]
+    )
+    return total.mean(), jax.tree.map(jnp.mean, metrics)
+
+
+def _columns(
+    parts: _Parts, shared: ArrayTree, task: ArrayTree, rows: Timestep, prev_action: Array,
+    actor: ActorState,
+) -> tuple[Array | None, Array | None, Array, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
+    """h and g `[T, E, A]` (None where there is no such column), v `[T, E]`, and both cores."""
+    variant, h, g, cores = parts.variant, None, None, [(), ()]
+    inputs = (
+        rows.observation,
+        jnp.where(rows.first, -1, prev_action),
+        jnp.where(rows.valid, rows.reward * parts.config.reward_scale, 0.0),
+        rows.first,
+    )
+    v: Any = None
+    if variant.has_shared_column:
+        h, v, cores[0] = parts.shared.apply({"params": shared}, *inputs, actor.shared_core)
+    if variant.has_task_column:
+        g, v, cores[1] = parts.task.apply({"params": task}, *inputs, actor.task_core)
+    return h, g, v, (cores[0], cores[1])
+
+
+def _make_parts(
+    spec: EnvSpec, config: Config, variant: losses.Variant, num_tasks: int, num_updates: int
+) -> _Parts:
+    column = lambda has_value: columns.from_spec(
+        spec, config.hidden, config.core, config.core_size, has_value=has_value
+    )
+    rate: Any = config.learning_rate
+    if num_updates:
+        rate = optax.linear_schedule(rate, rate * config.final_learning_rate, num_updates)
+    make = {
+        "adam": lambda: optax.adam(rate, eps=config.adam_epsilon),
+        "rmsprop": lambda: optax.rmsprop(rate, decay=0.99, eps=config.adam_epsilon),
+    }[config.optimiser]
+    task = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make())
+    shared = optax.chain(surgery.METHODS[config.surgery](num_tasks=num_tasks), task)
+    return _Parts(
+        config,
+        variant,
+        losses.coefficients(variant, 1.0 / config.entropy_cost),
+        column(not variant.has_task_column),
+        column(True),
+        learner.Transforms(shared, task),
+    )
+
+
+def _init_actor(
+    config: Config, variant: losses.Variant, num_tasks: int, num_envs: int
+) -> ActorState:
+    batch = (num_tasks, num_envs)
+    core = lambda exists: (
+        columns.initial_carry(config.core, config.core_size, batch) if exists else ()
+    )
+    return ActorState(
+        jnp.full(batch, -1, jnp.int32),
+        core(variant.has_shared_column),
+        core(variant.has_task_column),
+    )
+
+
+def _each_alone(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn(state, *args)` over K tasks as K calls with one task each: all leaves lead with K."""
+
+    def one(state: ArrayTree, *args: ArrayTree) -> Any:
+        return fn(state, *jax.tree.map(lambda x: x[None], args))
+
+    return jax.vmap(one)
+
+
+def _drop_task_axis(tree: ArrayTree) -> ArrayTree:
+    """Leaves `[K, 1, ...]` to `[K, ...]`, after `_each_alone`."""
+    return jax.tree.map(lambda x: x[:, 0], tree)

@@ -1,0 +1,93 @@
+"""Checkpoints of whole runs with Orbax: asynchronous, atomic, the newest two kept.
+
+Restored: everything that the caller puts into the tree (learner, optimiser, surgery and environment
+state, running episode sums) and the JSON beside it. Not restored: host environments, which have no
+state to save; a run on them starts new episodes.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from mtrl_jax.types import ArrayTree
+
+
+def abstract(tree: ArrayTree) -> ArrayTree:
+    """Shapes and dtypes of `tree` on one explicit device: restores what any number of devices saved."""
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def leaf(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
+
+    return jax.tree.map(leaf, jax.eval_shape(lambda: tree))
+
+
+def _dtypes(tree: ArrayTree) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path): f"{x.dtype}{tuple(x.shape)}"
+        for path, x in jax.tree.leaves_with_path(tree)
+    }
+
+
+@contextlib.contextmanager
+def open_manager(folder: pathlib.Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
+    """A manager of `folder` (created), which finishes what it is writing before it lets go."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    try:
+        yield manager
+    finally:
+        manager.wait_until_finished()
+        manager.close()
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict[str, Any]) -> None:
+    """Starts writing `state` (arrays of one device, or NumPy) and `meta` (JSON) as checkpoint `step`.
+
+    Raises:
+      RuntimeError: if that step or a later one exists already.
+    """
+    args = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        meta=ocp.args.JsonSave({**meta, "leaves": _dtypes(state)}),
+    )
+    if not manager.save(step, args=args):
+        raise RuntimeError(f"checkpoint {step} was not written: that step or a later one exists")
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager, target: ArrayTree
+) -> tuple[int, ArrayTree, dict[str, Any]] | None:
+    """The newest finished checkpoint as `(step, state, meta)`, or None if there is none.
+
+    Args:
+      manager: from `open_manager`.
+      target: from `abstract`, the tree to restore into.
+
+    Raises:
+      ValueError: if the newest checkpoint cannot be read, or does not fit `target`.
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    try:
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        have, want = meta["leaves"], _dtypes(target)  # Orbax would cast a wrong dtype silently
+        if have != want:
+            wrong = sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
+            raise ValueError(
+                f"it differs from this program in {len(wrong)} leaves, first {wrong[0]}: "
+                f"saved {have.get(wrong[0])}, expected {want.get(wrong[0])}"
+            )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state = manager.restore(step, args=args)["state"]
+    except Exception as error:  # whatever Orbax and TensorStore raise for damaged files
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"checkpoint {manager.directory / str(step)} cannot be restored: {cause}"
+        ) from error
+    return step, state, meta

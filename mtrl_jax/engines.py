@@ -1,0 +1,276 @@
+"""The two paths of a run, behind one record: compiled whole, or a host loop beside the learner.
+
+On a functional suite `updates_per_dispatch` rollouts and updates are one program. On a host suite the
+pool steps while the learner updates: the policy that collects rollout n + 1 is always the one of before
+update n, whatever the timing, so the numbers do not depend on it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import learner, rollout
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
+
+NUM_GROUPS = 2  # groups of host environments that take turns
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How long and on what a run goes. Counts are environment steps over all tasks and environments.
+
+    Reset rows count as steps: they cost as much. Totals are rounded up to whole dispatches.
+    """
+
+    total_env_steps: int
+    num_envs_per_task: int
+    seed: int = 0
+    num_seeds: int = 1
+    num_devices: int = 1
+    updates_per_dispatch: int = 10
+    log_every: int = 50_000
+    eval_every: int = 1_000_000
+    checkpoint_every: int = 500_000
+    eval_episodes: int = 32
+
+
+class Engine(NamedTuple):
+    """What `train.py` drives. A carry is opaque to it.
+
+    Attributes:
+      start: `() -> carry`, at update 0.
+      advance: `(carry, update) -> (carry, metrics)`; metrics are NumPy leaves `[N, ...]` of the N
+        updates that finished, `[N, S, ...]` with several seeds, {} if none has.
+      flush: `(carry) -> (carry, metrics)`, waits for what still runs.
+      save: `(carry) -> tree` for a checkpoint.
+      load: `(tree) -> carry`.
+      state: `(carry) -> state` of the agent, `[S, ...]` with several seeds.
+      updates: how many updates one `advance` makes.
+      close: `(carry) -> None`.
+    """
+
+    start: Callable[[], Any]
+    advance: Callable[[Any, int], tuple[Any, Metrics]]
+    flush: Callable[[Any], tuple[Any, Metrics]]
+    save: Callable[[Any], ArrayTree]
+    load: Callable[[ArrayTree], Any]
+    state: Callable[[Any], ArrayTree]
+    updates: int
+    close: Callable[[Any], None]
+
+
+def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
+    """Raises ValueError, naming the field, for what cannot run; builds and writes nothing."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ("seed", "num_devices") and value < 1:
+            raise ValueError(f"{field.name} must be at least 1; got {value}")
+    if not 0 <= config.seed < 2**31 - config.num_seeds:
+        raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
+    processes = jax.process_count()
+    share = len(learner.local_devices(config.num_devices)) * processes
+    host = isinstance(suite, HostSuite)
+    parts = math.lcm(share, NUM_GROUPS * processes) if host else share
+    if config.num_envs_per_task % parts:
+        groups = f", {NUM_GROUPS} groups of host environments" if host else ""
+        raise ValueError(
+            f"num_envs_per_task must be a multiple of {parts} ({share} devices{groups}); "
+            f"got {config.num_envs_per_task}"
+        )
+    if host and config.num_seeds > 1:
+        raise ValueError(
+            "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as one "
+            f"program); got {config.num_seeds}"
+        )
+
+
+def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) -> Engine:
+    """The engine for this kind of suite.
+
+    Raises:
+      ValueError: as `check`.
+    """
+    check(config, suite)
+    if isinstance(suite, FunctionalSuite):
+        return _functional(config, suite, agent)
+    return _host(config, suite, agent)
+
+
+def root_key(config: RunConfig) -> Key:
+    """The key of a run, or keys `[S]`; seed n of several is the run with `seed + n` alone."""
+    keys = [jax.random.key(config.seed + n) for n in range(config.num_seeds)]
+    return jnp.stack(keys) if config.num_seeds > 1 else keys[0]
+
+
+def stream(key: Key, name: str) -> Key:
+    """One of the independent streams of a run: params, reset, rollout, eval."""
+    return jax.random.fold_in(key, ("params", "reset", "rollout", "eval").index(name))
+
+
+def over_seeds(config: RunConfig, fn: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    """vmaps `fn` over S where there are several seeds."""
+    return jax.vmap(fn, in_axes=in_axes) if config.num_seeds > 1 else fn
+
+
+def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
+    """Global numbers of this process's environments, int32 `[K, E / processes]`."""
+    index = rollout.env_indices(spec.num_tasks, config.num_envs_per_task)
+    return np.split(index, jax.process_count(), axis=1)[jax.process_index()]
+
+
+def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engine:
+    devices = learner.local_devices(config.num_devices)
+    axis = 2 if config.num_seeds > 1 else 1  # of E
+    env_index = _local_envs(config, suite.spec)
+
+    def init(key):
+        actor = agent.init_actor
+        loop = rollout.init_env_loop(suite, stream(key, "reset"), jnp.asarray(env_index), actor)
+        return agent.init(stream(key, "params")), loop
+
+    def dispatch(state, loop, root, update):
+        def one(carry, u):
+            state, loop = carry
+            key = jax.random.fold_in(stream(root, "rollout"), u)
+            loop, experience = rollout.unroll(
+                suite, agent.act, agent.policy(state), loop, key, agent.unroll_length
+            )
+            state, values = agent.update(state, experience, learner.AXIS)
+            stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
+            values = {**values, **learner.psum(episodes, learner.AXIS)}
+            return (state, loop._replace(stats=stats)), values
+
+        updates = update + jnp.arange(config.updates_per_dispatch)
+        (state, loop), values = jax.lax.scan(one, (state, loop), updates)
+        return state, loop, values
+
+    program = learner.pmap(
+        over_seeds(config, dispatch, in_axes=(0, 0, 0, None)), devices, donate_argnums=(0, 1)
+    )
+    root = learner.replicate(root_key(config), devices)
+
+    def put(state, loop):
+        return learner.replicate(state, devices), learner.shard(loop, devices, axis)
+
+    def advance(carry, update):
+        updates = np.full(len(devices), update, np.int32)
+        state, loop, values = program(*carry, root, updates)
+        values = jax.device_get(learner.first(values))  # also the synchronisation: see learner.py
+        if config.num_seeds > 1:  # [S, N, ...] to [N, S, ...]
+            values = {k: np.moveaxis(v, 0, 1) for k, v in values.items()}
+        return (state, loop), values
+
+    def save(carry):
+        state, loop = carry
+        return {"state": learner.first(state), "loop": learner.unshard(loop, axis)}
+
+    return Engine(
+        start=lambda: put(*jax.jit(over_seeds(config, init))(root_key(config))),
+        advance=advance,
+        flush=lambda carry: (carry, {}),
+        save=save,
+        load=lambda tree: put(tree["state"], tree["loop"]),
+        state=lambda carry: learner.first(carry[0]),
+        updates=config.updates_per_dispatch,
+        close=lambda carry: None,
+    )
+
+
+class _HostCarry(NamedTuple):
+    """Learner and environments of the host path.
+
+    Attributes:
+      state: replicated, of the running update.
+      policy: on one device, of before the running update.
+      next_policy: replicated, of after it.
+      stats: running episodes, sharded.
+      pool, loop: the environments, None until the first step.
+      pending: metrics of the running update, None once read.
+    """
+
+    state: ArrayTree
+    policy: ArrayTree
+    next_policy: ArrayTree
+    stats: rollout.EpisodeStats
+    pool: Any
+    loop: rollout.HostLoop | None
+    pending: Metrics | None
+
+
+def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
+    devices = learner.local_devices(config.num_devices)
+    root = root_key(config)
+    env_index = _local_envs(config, suite.spec)
+    num_envs = env_index.shape[1]
+    act = rollout.act_at(agent.act)
+    rollout_key = jax.jit(lambda u: jax.random.fold_in(stream(root, "rollout"), u))
+
+    def update(state, stats, experience):
+        state, values = agent.update(state, experience, learner.AXIS)
+        stats, episodes = rollout.episode_statistics(stats, experience.timestep)
+        values = {**values, **learner.psum(episodes, learner.AXIS)}
+        return state, stats, agent.policy(state), values
+
+    program = learner.pmap(update, devices, donate_argnums=(0, 1))
+
+    def begin(state: ArrayTree) -> _HostCarry:
+        policy = jax.jit(agent.policy)(state)
+        return _HostCarry(
+            state=learner.replicate(state, devices),
+            policy=policy,
+            next_policy=learner.replicate(policy, devices),
+            stats=learner.shard(rollout.init_stats(env_index.shape), devices, axis=1),
+            pool=None,
+            loop=None,
+            pending=None,
+        )
+
+    def open_pool(carry: _HostCarry, u: int) -> _HostCarry:
+        # A pool cannot be restored: a run that continues plays new episodes, on seeds of its own.
+        key = jax.random.fold_in(jax.random.fold_in(stream(root, "reset"), u), jax.process_index())
+        pool = suite.make_pool(num_envs, int(jax.random.randint(key, (), 0, 2**30)), NUM_GROUPS)
+        return carry._replace(
+            pool=pool, loop=rollout.init_host_loop(pool, num_envs, agent.init_actor)
+        )
+
+    def flush(carry: _HostCarry) -> tuple[_HostCarry, Metrics]:
+        if carry.pending is None:
+            return carry, {}
+        values = jax.device_get(learner.first(carry.pending))
+        return carry._replace(pending=None), {k: v[None] for k, v in values.items()}
+
+    def advance(carry: _HostCarry, u: int) -> tuple[_HostCarry, Metrics]:
+        if carry.pool is None:
+            carry = open_pool(carry, u)
+        # While update u - 1 runs in the background, its predecessor's policy collects rollout u.
+        loop, experience = rollout.collect(
+            carry.pool, act, carry.policy, carry.loop, rollout_key(u), env_index,
+            agent.unroll_length,
+        )  # fmt: skip
+        carry, values = flush(carry)
+        policy = learner.first(carry.next_policy)
+        batch = rollout.Rollout(
+            timestep=learner.shard(experience.timestep, devices, axis=2),
+            action=learner.shard(experience.action, devices, axis=2),
+            log_prob=learner.shard(experience.log_prob, devices, axis=2),
+            actor_state=learner.shard(experience.actor_state, devices, axis=1),
+        )
+        state, stats, next_policy, pending = program(carry.state, carry.stats, batch)
+        carry = _HostCarry(state, policy, next_policy, stats, carry.pool, loop, pending)
+        return carry, values
+
+    return Engine(
+        start=lambda: begin(jax.jit(agent.init)(stream(root, "params"))),
+        advance=advance,
+        flush=flush,
+        save=lambda carry: {"state": learner.first(carry.state)},
+        load=lambda tree: begin(tree["state"]),
+        state=lambda carry: learner.first(carry.state),
+        updates=1,
+        close=lambda carry: None if carry.pool is None else carry.pool.close(),
+    )

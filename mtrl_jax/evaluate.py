@@ -1,0 +1,170 @@
+"""Scores of a policy, apart from training: whole episodes, one an environment, all tasks at once.
+
+Each environment plays exactly one episode, so that short episodes do not count more often than long
+ones. Randomness is the caller's key alone: evaluating never changes what training draws.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import rollout
+from mtrl_jax.envs import functional
+from mtrl_jax.types import (
+    Agent,
+    ArrayTree,
+    EnvSpec,
+    FunctionalSuite,
+    HostSuite,
+    Key,
+    Timestep,
+)  # fmt: skip
+
+
+class Score(NamedTuple):
+    """Of one episode each, `[K, episodes]`: undiscounted return, success, length in actions."""
+
+    episode_return: Any
+    success: Any
+    length: Any
+
+
+DEFAULT_LIMIT = 27_000  # actions; for suites that declare no episode limit
+
+
+def _limit(spec: EnvSpec) -> int:
+    limits = np.asarray(spec.episode_limit)
+    return int(limits.max()) if (limits > 0).all() else DEFAULT_LIMIT
+
+
+def random_agent(spec: EnvSpec) -> Agent:
+    """Uniform over each task's actions; it learns nothing."""
+    mask = jnp.asarray(spec.action_mask)
+
+    def act(policy: ArrayTree, actor_state: ArrayTree, timestep: Timestep, keys: Key, **_: Any):
+        logits = jnp.where(mask, 0.0, -jnp.inf)[:, None]
+        logits = jnp.broadcast_to(logits, (*keys.shape, spec.num_actions))
+        action = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
+        log_prob = -jnp.log(mask.sum(-1, dtype=jnp.float32))[:, None]
+        return action, jnp.broadcast_to(log_prob, keys.shape), actor_state
+
+    return Agent(
+        init=lambda key: (),
+        init_actor=lambda num_envs: (),
+        policy=lambda state: (),
+        act=act,
+        update=lambda state, rollout, axis_name: (state, {}),
+        unroll_length=1,
+        has_distilled=False,
+    )
+
+
+def functional_scorer(
+    suite: FunctionalSuite, agent: Agent, episodes: int, *, distilled: bool = False
+) -> Callable[[ArrayTree, Key], Score]:
+    """A jitted `(policy, key) -> Score` over a functional suite; build it once."""
+    env_index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, episodes))
+    limit = _limit(suite.spec)
+
+    def act(policy, actor_state, timestep, keys):
+        return agent.act(policy, actor_state, timestep, keys, distilled=distilled)
+
+    def score(policy: ArrayTree, key: Key) -> Score:
+        reset_key, unroll_key = jax.random.split(key)
+        loop = rollout.init_env_loop(suite, reset_key, env_index, agent.init_actor)
+        _, step = functional.auto_reset(suite.env)
+        step = rollout.over_tasks_and_envs(step, 3)
+
+        def one(carry, t):
+            env_state, timestep, actor_state, score, alive = carry
+            keys = rollout.step_keys(unroll_key, t, env_index)
+            pair = jax.vmap(jax.vmap(jax.random.split))(keys)
+            action, _, actor_state = act(policy, actor_state, timestep, pair[..., 0])
+            env_state, timestep = step(pair[..., 1], env_state, action, suite.tasks)
+            alive &= ~timestep.first
+            score = Score(
+                score.episode_return + jnp.where(alive, timestep.reward, 0.0),
+                score.success | (alive & timestep.success),
+                score.length + alive,
+            )
+            return (env_state, timestep, actor_state, score, alive), None
+
+        shape = env_index.shape
+        zero = Score(jnp.zeros(shape), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32))
+        carry = (loop.env_state, loop.timestep, loop.actor_state, zero, jnp.ones(shape, bool))
+        return jax.lax.scan(one, carry, jnp.arange(limit))[0][3]
+
+    return jax.jit(score)
+
+
+def host_scorer(
+    suite: HostSuite, agent: Agent, episodes: int, *, distilled: bool = False,
+    on_row: Callable[[Timestep, np.ndarray], None] | None = None,
+) -> Callable[[ArrayTree, Key], Score]:  # fmt: skip
+    """The same over a host suite; a new pool each call, seeded from the key.
+
+    `on_row(timestep, alive)` sees every row and which episodes still run, for recording.
+    """
+    env_index = rollout.env_indices(suite.spec.num_tasks, episodes)
+    act = rollout.act_at(
+        lambda policy, actor, timestep, keys: agent.act(
+            policy, actor, timestep, keys, distilled=distilled
+        )
+    )
+
+    def score(policy: ArrayTree, key: Key) -> Score:
+        seed = int(jax.random.randint(key, (), 0, 2**30))
+        pool = suite.make_pool(episodes, seed, 1)
+        try:
+            timestep, actor_state = pool.reset(0), agent.init_actor(episodes)
+            alive = np.ones(env_index.shape, bool)
+            total = Score(
+                np.zeros(alive.shape, np.float32), np.zeros_like(alive), np.zeros(alive.shape, int)
+            )
+            for t in range(_limit(suite.spec) + 1):
+                if on_row is not None:
+                    on_row(timestep, alive)
+                action, _, actor_state = act(policy, actor_state, timestep, key, t, env_index)
+                pool.send(0, np.asarray(action))
+                timestep = pool.recv(0)
+                alive = alive & ~timestep.first
+                if not alive.any():
+                    break
+                total = Score(
+                    total.episode_return + np.where(alive, timestep.reward, 0.0),
+                    total.success | (alive & timestep.success),
+                    total.length + alive,
+                )
+        finally:
+            pool.close()
+        return total
+
+    return score
+
+
+def scorer(
+    suite: FunctionalSuite | HostSuite, agent: Agent, episodes: int, *, distilled: bool = False
+) -> Callable[[ArrayTree, Key], Score]:
+    """`(policy, key) -> Score` with `episodes` episodes of every task, on either kind of suite.
+
+    Raises:
+      ValueError: if `episodes` is not positive.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1; got {episodes}")
+    make = functional_scorer if isinstance(suite, FunctionalSuite) else host_scorer
+    return make(suite, agent, episodes, distilled=distilled)
+
+
+def summary(spec: EnvSpec, score: Score) -> dict[str, Any]:
+    """Means over episodes: `<task>/return`, `<task>/success` (where it means anything), `/length`."""
+    metrics = {}
+    for k, name in enumerate(spec.task_names):
+        metrics[f"{name}/return"] = np.mean(score.episode_return[..., k, :], axis=-1)
+        if spec.has_success:
+            metrics[f"{name}/success"] = np.mean(score.success[..., k, :], axis=-1)
+        metrics[f"{name}/length"] = np.mean(score.length[..., k, :], axis=-1)
+    return metrics

@@ -1,0 +1,169 @@
+"""The only file that says pmap: devices, replication, sharding, and one gradient step.
+
+    per-task gradients [K, *param] -> mean over devices -> surgery [*param] -> optimiser
+
+Learner state is replicated (every device holds the same bytes), environments and their rollouts are
+sharded over E. Inside this file both carry a leading device axis D; outside it nobody sees one.
+
+On several CPU devices jax 0.10 aborts the process when some fifty pmapped all-reduces are in flight, so
+callers read one metric after every dispatch, which is the synchronisation too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mtrl_jax.types import ArrayTree, Metrics
+
+AXIS = "device"
+
+
+class Params(NamedTuple):
+    """Network parameters: `shared` `[*param]` seen by all tasks, `task` `[K, *param]`. Either may be {}."""
+
+    shared: ArrayTree
+    task: ArrayTree
+
+
+class OptState(NamedTuple):
+    """Optimiser states of the two halves of `Params`; `task` leads with K, as its parameters do."""
+
+    shared: ArrayTree
+    task: ArrayTree
+
+
+class Transforms(NamedTuple):
+    """`shared` takes `[K, *param]` and returns `[*param]` (surgery first); `task` sees one task's leaves."""
+
+    shared: optax.GradientTransformationExtraArgs
+    task: optax.GradientTransformation
+
+
+def local_devices(num_devices: int = 0) -> list[jax.Device]:
+    """The first `num_devices` local devices, all of them for 0.
+
+    Raises:
+      ValueError: if there are fewer.
+    """
+    devices = jax.local_devices()
+    if num_devices < 0 or num_devices > len(devices):
+        raise ValueError(
+            f"num_devices must be between 0 (all) and {len(devices)}, the number of local "
+            f"{devices[0].platform} devices; got {num_devices}"
+        )
+    return devices[: num_devices or None]
+
+
+def _sharding(devices: Sequence[jax.Device]) -> jax.NamedSharding:
+    # A plain Mesh: jax.make_mesh builds explicit axes, which pmap refuses.
+    return jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P(AXIS))
+
+
+def replicate(tree: ArrayTree, devices: Sequence[jax.Device]) -> ArrayTree:
+    """Leaves `[*x]` to `[D, *x]`, one copy a device; typed keys included."""
+    d = len(devices)
+    stacked = jax.tree.map(
+        lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (d, *jnp.shape(x))), tree
+    )
+    return jax.device_put(stacked, _sharding(devices))
+
+
+def first(tree: ArrayTree) -> ArrayTree:
+    """Leaves `[D, *x]` to `[*x]` on one device; `x[0]` would be a program over all devices."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+
+
+def shard(tree: ArrayTree, devices: Sequence[jax.Device], axis: int) -> ArrayTree:
+    """Splits axis `axis` (E) of every leaf over the devices: `[..., E, ...]` to `[D, ..., E / D, ...]`."""
+    d = len(devices)
+
+    def split(x):
+        x = np.asarray(x)
+        x = x.reshape(*x.shape[:axis], d, x.shape[axis] // d, *x.shape[axis + 1 :])
+        return np.moveaxis(x, axis, 0)
+
+    return jax.device_put(jax.tree.map(split, tree), _sharding(devices))
+
+
+def unshard(tree: ArrayTree, axis: int) -> ArrayTree:
+    """The inverse of `shard`, as NumPy."""
+
+    def join(x):
+        x = np.moveaxis(np.asarray(x), 0, axis)
+        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+    return jax.tree.map(join, tree)
+
+
+def pmap(
+    fn: Callable[..., Any], devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """`jax.pmap` over the leading axis of every argument. Build it once: construction costs 100 ms."""
+    return jax.pmap(fn, axis_name=AXIS, devices=list(devices), donate_argnums=donate_argnums)
+
+
+def pmean(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
+    """Mean over devices; the identity for `axis_name=None`, so that updates also run under plain jit."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def psum(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
+    """Sum over devices; the identity for `axis_name=None`."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def init_optimisers(transforms: Transforms, params: Params) -> OptState:
+    """Fresh optimiser states; each task's is its own, so that tasks never meet in a moment or a norm."""
+    return OptState(
+        shared=transforms.shared.init(params.shared) if jax.tree.leaves(params.shared) else (),
+        task=jax.vmap(transforms.task.init)(params.task) if jax.tree.leaves(params.task) else (),
+    )
+
+
+def gradient_step(
+    loss_fn: Callable[..., tuple[jax.Array, Metrics]],
+    transforms: Transforms,
+    params: Params,
+    opt_state: OptState,
+    batch: ArrayTree,
+    axis_name: str | None = None,
+) -> tuple[Params, OptState, Metrics]:
+    """One step of every task on its own batch.
+
+    Args:
+      loss_fn: `(shared, task, batch_k) -> (scalar, metrics)`, of one task; `task` leaves `[*param]`.
+      transforms: what turns gradients into updates.
+      params: current parameters.
+      opt_state: from `init_optimisers`.
+      batch: leaves `[K, ...]`.
+      axis_name: the device axis to average over, None outside pmap.
+
+    Returns:
+      New parameters and states, and metrics: leaves `[K]` of `loss_fn`'s, `loss/total` `[K]`,
+      `grad/shared_norm` `[K]`, `grad/task_norm` `[K]`, all averaged over devices.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (losses, metrics), grads = jax.vmap(grad_fn, in_axes=(None, 0, 0))(
+        params.shared, params.task, batch
+    )
+    # Before surgery: the surgery of a mean is not the mean of surgeries.
+    (losses, metrics), (g_shared, g_task) = pmean(((losses, metrics), grads), axis_name)
+    shared, task = params
+    shared_state, task_state = opt_state
+    norms = {"grad/shared_norm": jnp.zeros_like(losses), "grad/task_norm": jnp.zeros_like(losses)}
+    if jax.tree.leaves(shared):
+        norms["grad/shared_norm"] = jax.vmap(optax.tree.norm)(g_shared)
+        updates, shared_state = transforms.shared.update(
+            g_shared, shared_state, shared, task_losses=losses
+        )
+        shared = optax.apply_updates(shared, updates)
+    if jax.tree.leaves(task):
+        norms["grad/task_norm"] = jax.vmap(optax.tree.norm)(g_task)
+        updates, task_state = jax.vmap(transforms.task.update)(g_task, task_state, task)
+        task = optax.apply_updates(task, updates)
+    metrics = {**metrics, **norms, "loss/total": losses}
+    return Params(shared, task), OptState(shared_state, task_state), metrics

@@ -1,0 +1,123 @@
+"""Where numbers go: one JSON object a line, TensorBoard events, a progress bar. Two methods each.
+
+`metrics.jsonl` is append-only and what plots and reports read. Whatever depends on the clock has a key
+under `time/`, so that two equal runs differ nowhere else. A resumed run first drops the lines behind its
+checkpoint.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Writer(Protocol):
+    """Takes flat dictionaries of numbers, or of arrays `[S]` where a run holds S seeds."""
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NullWriter:
+    """Writes nothing."""
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Writers:
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = writers
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write(step, metrics)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class JsonlWriter:
+    """Appends `{"step": ..., key: number or [S numbers], ...}` lines, flushed one by one."""
+
+    def __init__(self, path: pathlib.Path):
+        self._file = path.open("a")
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        row = {"step": step, **{k: np.asarray(v).tolist() for k, v in metrics.items()}}
+        # JSON has no NaN: an undefined mean (no episode ended) is null.
+        self._file.write(json.dumps(_nulls(row)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardWriter:
+    """Event files; the mean over seeds where there are several. Events from `purge_step` on are void."""
+
+    def __init__(self, folder: pathlib.Path, purge_step: int = 0):
+        import tensorboardX  # only runs that write need it
+
+        self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        for name, value in metrics.items():
+            mean = float(np.mean(value))
+            if np.isfinite(mean):
+                self._writer.add_scalar(name, mean, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _nulls(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _nulls(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_nulls(v) for v in x]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line cut short by a kill is left out.
+
+    Raises:
+      ValueError: if a line other than the last is not JSON.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = []
+    for n, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if n < len(lines) - 1:
+                raise ValueError(f"{path}, line {n + 1}, is not JSON: {error}") from error
+    return rows
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+    """Removes the rows of `path` behind `step`, in one atomic replacement."""
+    rows = [row for row in read_jsonl(path) if row["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)
+
+
+def series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps `[N]` and values `[N, S]` of one metric, rows without a value left out."""
+    kept = [(r["step"], np.atleast_1d(r[name])) for r in rows if r.get(name) is not None]
+    kept = [(s, v.astype(float)) for s, v in kept]
+    if not kept:
+        return np.zeros(0), np.zeros((0, 1))
+    return np.array([s for s, _ in kept]), np.stack([v for _, v in kept])

@@ -1,0 +1,164 @@
+"""A column: torso, optional LSTM core, a policy head and a value head. One task's, or the shared one.
+
+Teh et al. 2017 (arXiv 1707.04175) use columns of one architecture for the distilled policy and for every
+task: a torso over the observation, and a recurrent core that also sees the previous action and reward.
+K task columns are `jax.vmap` over the parameters of one column; no special module is needed.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.types import Array, EnvSpec
+
+CORES = ("none", "lstm")
+
+
+def torso_kind(spec: EnvSpec) -> str:
+    """`onehot` for categorical observations, `conv` for images (C, H, W), `mlp` for the rest.
+
+    Raises:
+      ValueError: for observations that none of them reads.
+    """
+    rank = len(spec.observation_shape)
+    if spec.vocabulary is not None:
+        return "onehot"
+    if rank == 3 and min(spec.observation_shape[1:]) >= 36:
+        return "conv"
+    if rank <= 2 and np.issubdtype(spec.observation_dtype, np.floating):
+        return "mlp"
+    raise ValueError(
+        "observation must be categorical (with a vocabulary), a (C, H, W) image of at least 36 x 36, "
+        f"or a float vector; got {np.dtype(spec.observation_dtype)}{spec.observation_shape}"
+    )
+
+
+def one_hot(x: Array, vocabulary: tuple[int, ...]) -> Array:
+    """Integers `[..., N]` with `vocabulary[n]` classes each to float32 `[..., sum(vocabulary)]`."""
+    element = np.repeat(np.arange(len(vocabulary)), vocabulary)
+    value = np.concatenate([np.arange(n) for n in vocabulary]).astype(np.uint8)
+    return (x[..., element] == jnp.asarray(value, x.dtype)).astype(jnp.float32)
+
+
+class Column(nn.Module):
+    """Time-major: works on `[T, B, ...]` at once, and on T = 1 when acting.
+
+    Attributes:
+      num_actions: A.
+      kind: from `torso_kind`.
+      vocabulary: classes of each element of a categorical observation, flattened; else ().
+      hidden: widths of the dense layers (after the convolutions, for images).
+      core: "none" or "lstm".
+      core_size: width of the LSTM.
+      has_policy, has_value: which heads exist.
+    """
+
+    num_actions: int
+    kind: str
+    vocabulary: tuple[int, ...]
+    hidden: tuple[int, ...]
+    core: str
+    core_size: int
+    has_policy: bool
+    has_value: bool
+
+    @nn.compact
+    def __call__(
+        self, observation: Array, prev_action: Array, prev_reward: Array, first: Array, carry: Any
+    ) -> tuple[Array, Array, Any]:
+        """One pass over a trajectory of B environments.
+
+        Args:
+          observation: `[T, B, ...]`.
+          prev_action: int32 `[T, B]`, -1 where there is none (reset rows).
+          prev_reward: float32 `[T, B]`.
+          first: bool `[T, B]`; the core forgets before such a row.
+          carry: the core's state before row 0, `initial_carry(...)`.
+
+        Returns:
+          logits float32 `[T, B, A]` (zeros without a policy head), value float32 `[T, B]` (zeros
+          without a value head), and the core's state after the last row.
+        """
+        t, b = first.shape
+        dense = lambda n, scale, name: nn.Dense(
+            n, kernel_init=nn.initializers.orthogonal(scale), name=name
+        )
+        if self.kind == "onehot":
+            x = one_hot(observation.reshape(t, b, -1), self.vocabulary)
+        elif self.kind == "conv":
+            x = jnp.moveaxis(observation, 2, -1).astype(jnp.float32) / 255.0
+            for i, (features, size, stride) in enumerate(((16, 8, 4), (32, 4, 2))):
+                x = nn.relu(
+                    nn.Conv(features, (size, size), (stride, stride), "VALID", name=f"conv{i}")(x)
+                )
+            x = x.reshape(t, b, -1)
+        else:
+            x = observation.reshape(t, b, -1).astype(jnp.float32)
+        for i, width in enumerate(self.hidden):
+            if i == len(self.hidden) - 1:
+                x = jnp.concatenate(
+                    [x, jax.nn.one_hot(prev_action, self.num_actions), prev_reward[..., None]], -1
+                )
+            x = nn.relu(dense(width, np.sqrt(2), f"dense{i}")(x))
+        if self.core == "lstm":
+            x, carry = _lstm(self.core_size, x, first, carry)
+        logits = jnp.zeros((t, b, self.num_actions))
+        value = jnp.zeros((t, b))
+        if self.has_policy:
+            logits = dense(self.num_actions, 0.01, "policy")(x).astype(jnp.float32)
+        if self.has_value:
+            value = dense(1, 1.0, "value")(x)[..., 0].astype(jnp.float32)
+        return logits, value, carry
+
+
+def _lstm(size: int, x: Array, first: Array, carry: Any) -> tuple[Array, Any]:
+    def body(cell, carry, row):
+        features, reset = row
+        carry = jax.tree.map(lambda c: jnp.where(reset[:, None], 0.0, c), carry)
+        return cell(carry, features)
+
+    cell = nn.OptimizedLSTMCell(size, name="lstm")
+    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+    carry, x = scan(cell, carry, (x, first))
+    return x, carry
+
+
+def initial_carry(core: str, core_size: int, batch: tuple[int, ...]) -> Any:
+    """Zeros `[*batch, core_size]` for cell and hidden state, or () without a core."""
+    if core == "none":
+        return ()
+    return (jnp.zeros((*batch, core_size)), jnp.zeros((*batch, core_size)))
+
+
+def from_spec(
+    spec: EnvSpec,
+    hidden: tuple[int, ...],
+    core: str,
+    core_size: int,
+    *,
+    has_policy: bool = True,
+    has_value: bool = True,
+) -> Column:
+    """A column that reads the observations of `spec`.
+
+    Raises:
+      ValueError: for an unknown core, no hidden layer, or an observation nobody reads.
+    """
+    if core not in CORES:
+        raise ValueError(f"core must be one of {', '.join(CORES)}; got {core!r}")
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"hidden must hold at least one positive width; got {hidden}")
+    vocabulary = () if spec.vocabulary is None else tuple(int(n) for n in spec.vocabulary.flat)
+    return Column(
+        spec.num_actions,
+        torso_kind(spec),
+        vocabulary,
+        hidden,
+        core,
+        core_size,
+        has_policy,
+        has_value,
+    )

@@ -1,0 +1,224 @@
+"""The loop, written once: rollout -> update -> log -> evaluate -> checkpoint, and resume.
+
+Killing a run at any moment and starting it again continues it from its newest checkpoint. On a
+functional suite the end result equals the uninterrupted run's bit for bit, metrics included; on a host
+suite the learner does, and new episodes begin.
+"""
+
+import contextlib
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtrl_jax import checkpoint, engines, evaluate, metrics, workdir
+from mtrl_jax.engines import RunConfig
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Metrics
+
+# (steps done, steps in all, latest log row)
+OnProgress = Callable[[int, int, dict[str, Any]], None]
+
+
+class Result(NamedTuple):
+    """What a run leaves behind in memory; the rest is in its directory."""
+
+    state: ArrayTree  # of the agent, [S, ...] with several seeds
+    step: int  # environment steps done
+    finished: bool  # False if interrupted
+
+
+def run(
+    config: RunConfig,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+    folder: pathlib.Path,
+    settings: dict[str, Any],
+    on_progress: OnProgress = lambda step, total, row: None,
+) -> Result:
+    """Trains from wherever `folder` says the run is, to the end or to an interrupt.
+
+    Args:
+      config: see `RunConfig`.
+      suite: the tasks.
+      agent: the algorithm, bound to its numbers.
+      folder: the run's directory, new, empty, or of a run with equal `settings`.
+      settings: flat JSON values that identify the run, written to config.json.
+      on_progress: called after every dispatch.
+
+    Raises:
+      ValueError: for settings that cannot run or a directory that is not this run's; nothing written.
+      FloatingPointError: if a loss or gradient is not finite; the last checkpoint is of before.
+    """
+    engines.check(config, suite)
+    workdir.check(folder, settings)
+    workdir.create(folder, settings)
+    engine = engines.make(config, suite, agent)
+    spec = suite.spec
+    per_update = agent.unroll_length * spec.num_tasks * config.num_envs_per_task
+    per_dispatch = per_update * engine.updates
+    total = -(-config.total_env_steps // per_dispatch) * per_dispatch
+    chief = jax.process_index() == 0
+
+    with contextlib.ExitStack() as stack:
+        # ------------------------------------------------------------------ resume or start
+        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
+        carry = engine.start()
+        window: dict[str, Any] = {}
+        step = saved = -1
+        restored = checkpoint.restore_latest(manager, checkpoint.abstract(engine.save(carry)))
+        if restored is not None:
+            step, tree, meta = restored
+            saved, carry, window = step, engine.load(tree), meta["window"]
+        metrics.drop_after(folder / "metrics.jsonl", step)
+        writer = _open_writer(folder, step, chief)
+        stack.callback(writer.close)
+        interrupted = stack.enter_context(_interrupts())
+        scorers = _scorers(config, suite, agent)
+        if step < 0:
+            step = 0
+            writer.write(0, _evaluate(config, spec, agent, scorers, engine.state(carry), 0))
+        # ------------------------------------------------------------------ the loop
+        began, first_step, row = time.monotonic(), step, {}
+        try:
+            while step < total and not interrupted.is_set():
+                carry, values = engine.advance(carry, step // per_update)
+                previous, step = step, step + per_dispatch
+                last = step >= total
+                due = {
+                    n: last or every(previous, step, getattr(config, f"{n}_every"))
+                    for n in ("log", "eval", "checkpoint")
+                }
+                _check_finite(values, spec, step)
+                window = _accumulate(window, values)
+                if any(due.values()) or interrupted.is_set():
+                    carry, values = engine.flush(carry)
+                    _check_finite(values, spec, step)
+                    window = _accumulate(window, values)
+                if due["log"]:
+                    seconds = time.monotonic() - began
+                    rate = {"time/steps_per_second": (step - first_step) / seconds}
+                    row, window = {**_log_row(window, spec), **rate}, {}
+                    writer.write(step, row)
+                if due["eval"]:
+                    scores = _evaluate(config, spec, agent, scorers, engine.state(carry), step)
+                    writer.write(step, scores)
+                if due["checkpoint"]:
+                    checkpoint.save(manager, step, engine.save(carry), {"window": window})
+                    saved = step
+                on_progress(step, total, row)
+            if step > max(saved, 0):  # interrupted
+                checkpoint.save(manager, step, engine.save(carry), {"window": window})
+        finally:
+            engine.close(carry)
+        return Result(engine.state(carry), step, step >= total)
+
+
+def every(previous: int, step: int, n: int) -> bool:
+    """Whether a multiple of `n` lies in `(previous, step]`."""
+    return step // n > previous // n
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM asks the loop to stop and save; the second one is not caught."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(number, frame):
+        asked.set()
+        signal.signal(number, previous[number])
+
+    previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _open_writer(folder: pathlib.Path, step: int, chief: bool) -> metrics.Writer:
+    if not chief:
+        return metrics.NullWriter()
+    return metrics.Writers([
+        metrics.JsonlWriter(folder / "metrics.jsonl"),
+        metrics.TensorBoardWriter(folder / "tensorboard", purge_step=step + 1),
+    ])  # fmt: skip
+
+
+def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:
+    """Raises FloatingPointError naming the task, if a loss or gradient norm `[..., K]` is not finite."""
+    for name in ("loss/total", "grad/shared_norm", "grad/task_norm"):
+        bad = ~np.isfinite(values[name]) if name in values else np.zeros((1, 1), bool)
+        if bad.any():
+            task = spec.task_names[int(np.argwhere(bad)[0][-1])]
+            raise FloatingPointError(
+                f"{name} of task {task} is not finite at environment step {step}; "
+                "the last checkpoint is of before"
+            )
+
+
+def _accumulate(window: dict[str, Any], values: Metrics) -> dict[str, Any]:
+    """Sums of everything since the last log row; JSON values, so that a checkpoint can hold them."""
+    if not values:
+        return window
+    sums = {k: np.asarray(v, np.float64).sum(0) for k, v in values.items()}
+    sums["updates"] = np.float64(len(next(iter(values.values()))))
+    return {k: (np.asarray(window.get(k, 0.0)) + v).tolist() for k, v in sums.items()}
+
+
+def _log_row(window: dict[str, Any], spec: EnvSpec) -> dict[str, Any]:
+    """Means over the window: `task/<name>/...` for what is per task, the rest as it is."""
+    window = {k: np.asarray(v) for k, v in window.items()}
+    updates, count = window.pop("updates"), window.pop("episode/count")
+    row: dict[str, Any] = {}
+    with np.errstate(invalid="ignore", divide="ignore"):  # no episode ended: nan, null in the file
+        means = {k: v / (count if k.startswith("episode/") else updates) for k, v in window.items()}
+    means = {**means, "episode/count": count}
+    if not spec.has_success:
+        del means["episode/success"]
+    for name, value in means.items():
+        if value.ndim and value.shape[-1] == spec.num_tasks:
+            for k, task in enumerate(spec.task_names):
+                row[f"task/{task}/{name}"] = value[..., k]
+        else:
+            row[name] = value
+    return row
+
+
+def _scorers(
+    config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent
+) -> dict[str, Callable[..., evaluate.Score]]:
+    kinds = {"task_policy": False, "distilled_policy": True}
+    scorers = {
+        name: evaluate.scorer(suite, agent, config.eval_episodes, distilled=distilled)
+        for name, distilled in kinds.items()
+        if agent.has_distilled or not distilled
+    }
+    if isinstance(suite, HostSuite):
+        return scorers
+    return {name: jax.jit(engines.over_seeds(config, fn)) for name, fn in scorers.items()}
+
+
+def _evaluate(
+    config: RunConfig, spec: EnvSpec, agent: Agent, scorers: dict[str, Any], state: ArrayTree,
+    step: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of every policy of the agent, `eval/<policy>/<task>/...`."""
+
+    def key_at(key):
+        return jax.random.fold_in(engines.stream(key, "eval"), step)
+
+    keys = engines.over_seeds(config, key_at)(engines.root_key(config))
+    row = {}
+    for name, fn in scorers.items():
+        score = jax.device_get(fn(agent.policy(state), keys))
+        for key, value in evaluate.summary(spec, score).items():
+            row[f"eval/{name}/{key}"] = value
+    return row

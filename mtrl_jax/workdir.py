@@ -1,0 +1,73 @@
+"""The directory of one run: created once, recognised again, never taken over from somebody else.
+
+config.json      what the run is; the same command finds it and continues
+metrics.jsonl    one JSON object a line
+checkpoints/     Orbax
+tensorboard/     event files
+plots/           *.png
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+# What a continued run may change: how long it is, and how often it reports.
+MAY_CHANGE = ("total_env_steps", "log_every", "eval_every", "checkpoint_every")
+
+
+def check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+    """Whether `workdir` holds this very run already; nothing is written.
+
+    Args:
+      workdir: where the run is to live.
+      config: flat, JSON values only.
+
+    Raises:
+      ValueError: if it cannot be written, holds something else, or holds a run of other settings.
+    """
+    existing = workdir
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"workdir: {existing} is not a directory")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"workdir: {existing} is not writable")
+    if not workdir.exists():
+        return False
+    names = {p.name for p in workdir.iterdir()} - {"config.json.tmp"}
+    if "config.json" not in names:
+        if names:
+            raise ValueError(
+                f"workdir: {workdir} holds other files and no config.json; choose an empty one"
+            )
+        return False
+    saved = read_config(workdir)
+    for key in sorted(saved.keys() | config.keys()):
+        if key not in MAY_CHANGE and saved.get(key) != config.get(key):
+            raise ValueError(
+                f"workdir: {workdir} holds a run with {key}={saved.get(key)!r}, this one has "
+                f"{config.get(key)!r}; choose another workdir or the same settings"
+            )
+    return True
+
+
+def create(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Makes the directory and writes config.json in one atomic step."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(config, indent=1) + "\n")
+    os.replace(temporary, workdir / "config.json")
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+      ValueError: if there is no readable config.json.
+    """
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"workdir: {path} is not a readable run configuration: {error}") from error
