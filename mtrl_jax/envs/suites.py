@@ -53,7 +53,7 @@ _SUITES = {
         lambda: _envpool(*MINIGRID_LADDER),
     ),
     "minigrid_nav4": _Row(
-        "four hard MiniGrid navigation tasks: many rooms, a key to fetch, a far goal, blocked doors",
+        "four hard MiniGrid tasks: many rooms, a key to fetch, a far goal, blocked doors",
         lambda: _envpool(*MINIGRID_NAV4),
     ),
     "maze8": _Row(
