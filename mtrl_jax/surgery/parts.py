@@ -1,0 +1,68 @@
+"""Which leaves surgery works on, and in which groups."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_flatten_with_path
+
+__all__ = ["flags", "groups"]
+
+Mask = Any | Callable[[Any], Any] | None
+
+
+def flags(name: str, mask: Mask, tree: Any, task_axis: bool) -> list[bool]:
+    """A boolean per leaf of `tree`, from a mask in the manner of `optax.masked`.
+
+    Args:
+      name: of the argument, for the error.
+      mask: None (all True); a pytree of booleans that is a prefix of `tree`; or a function of the
+        parameters that returns one. The function always sees parameter shapes, so that one which
+        looks at `ndim` says the same in `init` and in `update`.
+      tree: parameters or task gradients.
+      task_axis: whether the leaves of `tree` lead with the task axis.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    structure: Any = treedef
+    if mask is None:
+        return [True] * len(leaves)
+    if callable(mask):
+
+        def abstract(leaf):
+            shape = jnp.shape(leaf)[1:] if task_axis else jnp.shape(leaf)
+            return jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
+
+        mask = mask(jax.tree.unflatten(treedef, [abstract(leaf) for leaf in leaves]))
+    try:
+        full = jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), mask, tree)
+        chosen = structure.flatten_up_to(full)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a prefix of the tree of parameters: {error}") from None
+    for (path, _), flag in zip(tree_flatten_with_path(tree)[0], chosen, strict=True):
+        if not isinstance(flag, (bool, jnp.bool_)):
+            raise ValueError(f"{name} must hold booleans, got {flag!r} at {keystr(path)}.")
+    return [bool(flag) for flag in chosen]
+
+
+def groups(scope: str, tree: Any, chosen: list[bool]) -> list[list[int]]:
+    """Indices of the leaves of each group, for `scope` 'global', 'leaf' or 'module'.
+
+    A module is what the tree first branches into: with parameters `{'params': {'torso': ...,
+    'head': ...}}` the modules are torso and head. Only leaves that are `chosen` appear.
+    """
+    paths = [path for path, _ in tree_flatten_with_path(tree)[0]]
+    indices = [i for i, flag in enumerate(chosen) if flag]
+    if not indices:
+        return []
+    if scope == "global":
+        return [indices]
+    if scope == "leaf":
+        return [[i] for i in indices]
+    common = 0
+    while all(len(p) > common + 1 and p[common] == paths[0][common] for p in paths):
+        common += 1
+    modules: dict[Any, list[int]] = {}
+    for i in indices:
+        modules.setdefault(paths[i][common : common + 1], []).append(i)
+    return list(modules.values())

@@ -1,0 +1,138 @@
+"""PCGrad: each task gradient is projected off the gradients that it conflicts with."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.checks import check_choice, static_int
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["fixed_orders", "pcgrad", "pcgrad_weights", "random_orders"]
+
+Array = jax.Array
+
+
+def random_orders(key: Array, num_tasks: int, *, shared: bool = False) -> Array:
+    """Orders in which each task visits the others, int32 `[K, K - 1]`; row i does not hold i.
+
+    Every row is an independent uniform permutation, as in the paper; with `shared` all rows come
+    from one permutation of the K tasks.
+    """
+    shape = (1, num_tasks) if shared else (num_tasks, num_tasks)
+    rank = jax.random.uniform(key, shape) + 2.0 * jnp.eye(
+        num_tasks
+    )  # oneself last, and then dropped
+    return jnp.argsort(rank, axis=1)[:, : num_tasks - 1].astype(jnp.int32)
+
+
+def fixed_orders(num_tasks: int) -> Array:
+    """Every task visits the others from 0 to K - 1: what the authors' code does, int32 `[K, K -
+    1]`."""
+    rank = jnp.arange(num_tasks)[None, :] + 2 * num_tasks * jnp.eye(num_tasks, dtype=jnp.int32)
+    return jnp.argsort(rank, axis=1)[:, : num_tasks - 1].astype(jnp.int32)
+
+
+def pcgrad_weights(gram: Array, orders: Array) -> Array:
+    """Weights of the *sum* of the projected gradients.
+
+    With p_i = sum_j C_ij g_j and S_ij = <p_i, g_j>, starting from C = I and S = G, row i visits j:
+
+        a = max(0, -S_ij) / G_jj;    C_ij += a;    S_i += a G_j
+
+    and in the end w_j = sum_i C_ij. All rows advance together. A zero g_j is never visited (S_ij =
+    0),
+    and no epsilon enters: small gradients stay exact.
+
+    Args:
+      gram: float32 `[K, K]`.
+      orders: int `[K, K - 1]`, row i the tasks other than i in the order in which i visits them.
+
+    Returns:
+      float32 `[K]`, each at least 1.
+    """
+    k = gram.shape[0]
+    d = jnp.diagonal(gram)
+    inverse = jnp.where(d > 0, 1.0 / jnp.where(d > 0, d, 1.0), 0.0)
+    rows = jnp.arange(k)
+
+    def visit(carry, j):
+        c, s = carry
+        a = jnp.maximum(-s[rows, j], 0.0) * inverse[j]
+        return (c.at[rows, j].add(a), s + a[:, None] * gram[j]), None
+
+    start = (jnp.eye(k, dtype=gram.dtype), gram)
+    (c, _), _ = jax.lax.scan(visit, start, orders.T)
+    return c.sum(0)
+
+
+def pcgrad(
+    num_tasks: int,
+    *,
+    seed: Seed = 0,
+    reduction: str = "sum",
+    order: str = "independent",
+    num_orders: int = 1,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = True,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """PCGrad, "project conflicting gradients".
+
+    Yu, Kumar, Gupta, Levine, Hausman & Finn 2020, "Gradient Surgery for Multi-Task Learning", arXiv
+    2001.06782, algorithm 1. For every task i, p_i := g_i; then for every other task j in random
+    order
+
+        if <p_i, g_j> < 0:    p_i := p_i - (<p_i, g_j> / |g_j|^2) g_j
+
+    and the update is sum_i p_i. The paper's algorithm is followed: an order of its own for every
+    task, oneself not visited, the sum. (The authors' TensorFlow code always visits 0, 1, ..., K -
+    1, because
+    the result of its shuffle is not used: `order='fixed'`.)
+
+    Needs the gradients only; no hyperparameter. The place to start when tasks conflict. Under Adam
+    it is scale-free up to the weights; under SGD or clipping note the sum: `reduction='mean'`
+    keeps the learning rate of plain mean training. For K > 2 the update may still conflict with
+    some task; see `upgrad` for one that does not.
+
+    Args:
+      num_tasks: K.
+      seed: of the orders; integer or typed key.
+      reduction: 'sum' as in the paper, or 'mean' (the sum over K).
+      order: 'independent'; 'shared', one order for all tasks (other ports; more variance); 'fixed'.
+      num_orders: weights are averaged over this many draws (K x K work each), which divides the
+        variance that comes from the orders.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    check_choice("reduction", reduction, ("sum", "mean"))
+    check_choice("order", order, ("independent", "shared", "fixed"))
+
+    def weights(inputs, state):
+        k = inputs.gram.shape[0]
+
+        def draw(key):
+            if order == "fixed":
+                return pcgrad_weights(inputs.gram, fixed_orders(k))
+            orders = random_orders(key, k, shared=order == "shared")
+            return pcgrad_weights(inputs.gram, orders)
+
+        n = static_int("num_orders", num_orders)
+        if n == 1 or order == "fixed":
+            w = draw(inputs.key)
+        else:
+            w = jax.vmap(draw)(jax.random.split(inputs.key, n)).mean(0)
+        return (w / k if reduction == "mean" else w), state
+
+    method = Method("pcgrad", weights, uses_key=order != "fixed", sums=reduction == "sum")
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )
