@@ -1,0 +1,183 @@
+"""Distributions against SciPy and numerical integration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+
+from mtrl_jax import distributions
+
+MASK = np.array([True, False, True, True, False])
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def _logits(seed, *shape):
+    return 3.0 * np.random.default_rng(seed).normal(size=shape)
+
+
+def _probabilities(logits, mask=None):
+    """Softmax of the allowed logits alone, put back where they were."""
+    mask = np.ones(logits.shape[-1], bool) if mask is None else mask
+    p = np.zeros(logits.shape)
+    p[..., mask] = np.exp(logits[..., mask]) / np.exp(logits[..., mask]).sum(-1, keepdims=True)
+    return p
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_categorical_against_scipy(float64, mask):
+    logits_p, logits_q = _logits(0, 7, 5), _logits(1, 7, 5)
+    p, q = _probabilities(logits_p, mask), _probabilities(logits_q, mask)
+    entropy = distributions.categorical_entropy(logits_p, mask)
+    np.testing.assert_allclose(entropy, scipy.stats.entropy(p, axis=-1), rtol=1e-12)
+    kl = distributions.categorical_kl(logits_p, logits_q, mask)
+    allowed = np.arange(5) if mask is None else np.flatnonzero(mask)
+    want = scipy.stats.entropy(p[:, allowed], q[:, allowed], axis=-1)
+    np.testing.assert_allclose(kl, want, rtol=1e-11)
+    action = np.array([0, 2, 3, 0, 2, 3, 0])
+    log_prob = distributions.categorical_log_prob(logits_p, action, mask)
+    np.testing.assert_allclose(log_prob, np.log(p[np.arange(7), action]), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(distributions.categorical_log_probs(logits_p, mask)), p, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_categorical_sample_frequencies(mask):
+    logits = _logits(2, 5) / 3.0
+    draws = jax.vmap(lambda k: distributions.categorical_sample(k, logits, mask))(
+        jax.random.split(jax.random.key(0), 20000)
+    )
+    assert draws.dtype == jnp.int32
+    p = _probabilities(logits, mask)
+    counts = np.bincount(np.asarray(draws), minlength=5)
+    assert np.all(counts[p == 0] == 0)
+    assert scipy.stats.chisquare(counts[p > 0], 20000 * p[p > 0]).pvalue > 1e-3
+
+
+def test_masked_actions_touch_neither_values_nor_gradients():
+    # The garbage includes what would overflow, were it not for the mask.
+    logits_p, logits_q = _logits(3, 5).astype(np.float32), _logits(4, 5).astype(np.float32)
+
+    def everything(logits_p, logits_q):
+        return (
+            distributions.categorical_entropy(logits_p, MASK)
+            + 2.0 * distributions.categorical_kl(logits_p, logits_q, MASK)
+            + 3.0 * distributions.categorical_log_prob(logits_q, jnp.int32(2), MASK)
+        )
+
+    value_and_grad = jax.jit(jax.value_and_grad(everything, (0, 1)))
+    want = value_and_grad(logits_p, logits_q)
+    for garbage in (0.0, 1e30, -np.inf, np.nan):
+        spoilt = [np.where(MASK, x, np.float32(garbage)) for x in (logits_p, logits_q)]
+        got = value_and_grad(*spoilt)
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert np.isfinite(want[0])
+    for gradient in want[1]:
+        np.testing.assert_array_equal(gradient[~MASK], 0.0)
+        assert np.all(gradient[MASK] != 0)
+
+
+def test_large_logits_stay_finite():
+    logits = jnp.array([1e4, -1e4, 0.0])
+    assert distributions.categorical_entropy(logits) == 0.0
+    np.testing.assert_allclose(distributions.categorical_kl(logits, -logits), 2e4)
+    assert np.isfinite(jax.grad(distributions.categorical_entropy)(logits)).all()
+
+
+def test_bfloat16_logits_are_widened():
+    logits = jnp.asarray(_logits(5, 3, 5), jnp.bfloat16)
+    got = distributions.categorical_entropy(logits)
+    assert got.dtype == jnp.float32
+    want = distributions.categorical_entropy(logits.astype(jnp.float32))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        # Guards log_pi[:, actions], a B x B table, where a gather along the diagonal is meant.
+        (lambda: distributions.categorical_log_prob(jnp.zeros((4, 5)), jnp.zeros(3)), "action"),
+        (lambda: distributions.categorical_kl(jnp.zeros((4, 5)), jnp.zeros(5)), "logits_q"),
+        (lambda: distributions.categorical_entropy(jnp.zeros(5), jnp.ones(4, bool)), "action_mask"),
+        (lambda: distributions.gaussian_kl(*(jnp.zeros(n) for n in (2, 2, 2, 3))), "log_std_q"),
+        (lambda: distributions.tanh_gaussian_log_prob(*(jnp.zeros(n) for n in (2, 2, 1))), "u"),
+        (lambda: distributions.tanh_gaussian_sample(jax.random.key(0), jnp.zeros(2), jnp.zeros(())),
+         "log_std"),
+    ],
+)  # fmt: skip
+def test_bad_shapes_are_named(call, message):
+    with pytest.raises(ValueError, match=f"^{message} must have shape"):
+        call()
+
+
+def _density(a, mean, log_std):
+    """Density of tanh of a Gaussian by change of variables."""
+    u = np.arctanh(a)
+    return scipy.stats.norm.pdf(u, mean, np.exp(log_std)) / (1.0 - a**2)
+
+
+def test_tanh_gaussian_log_prob_against_scipy(float64):
+    rng = np.random.default_rng(6)
+    mean, log_std, u = rng.normal(size=(3, 9, 2))
+    want = np.log(_density(np.tanh(u), mean, log_std)).sum(-1)
+    got = distributions.tanh_gaussian_log_prob(mean, log_std, u)
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_tanh_gaussian_log_prob_where_tanh_is_saturated():
+    # tanh(20) is 1 in float32, so log(1 - tanh(u)^2) would be minus infinity; the slope of u is
+    # that of log N(u) - log(4 exp(-2u)).
+    u = jnp.array([20.0])
+    log_prob = lambda u: distributions.tanh_gaussian_log_prob(jnp.zeros(1), jnp.zeros(1), u)
+    want = scipy.stats.norm.logpdf(20.0) - np.log(4.0) + 40.0
+    np.testing.assert_allclose(log_prob(u), want, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(log_prob)(u), [2.0 - 20.0], rtol=1e-6)
+
+
+def test_tanh_gaussian_sample_distribution():
+    mean, log_std = jnp.array([0.3]), jnp.array([-0.2])
+    action, u = jax.vmap(lambda k: distributions.tanh_gaussian_sample(k, mean, log_std))(
+        jax.random.split(jax.random.key(1), 5000)
+    )
+    np.testing.assert_array_equal(action, jnp.tanh(u))
+    gaussian = scipy.stats.norm(0.3, np.exp(-0.2))
+    assert scipy.stats.kstest(np.asarray(u)[:, 0], gaussian.cdf).pvalue > 1e-3
+
+
+def test_tanh_gaussian_entropy_estimate():
+    mean, log_std = 0.4, -0.3
+    integrand = lambda a: -_density(a, mean, log_std) * np.log(_density(a, mean, log_std))
+    want, _ = scipy.integrate.quad(integrand, -1 + 1e-9, 1 - 1e-9)
+    estimate = jax.jit(distributions.tanh_gaussian_entropy, static_argnums=3)
+    got = estimate(jax.random.key(2), jnp.full((2, 1), mean), jnp.full((2, 1), log_std), 20000)
+    np.testing.assert_allclose(got, [want, want], atol=0.02)
+    assert got[0] != got[1]  # every element has draws of its own
+
+
+def test_gaussian_kl_against_integration(float64):
+    (m_p, s_p), (m_q, s_q) = (0.3, 0.5), (-0.4, 0.8)
+    p, q = scipy.stats.norm(m_p, s_p), scipy.stats.norm(m_q, s_q)
+    want, _ = scipy.integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -8, 8)
+    ones = np.ones(2)
+    got = distributions.gaussian_kl(m_p * ones, np.log(s_p) * ones, m_q * ones, np.log(s_q) * ones)
+    np.testing.assert_allclose(got, 2.0 * want, rtol=1e-8)
+
+
+def test_gaussian_kl_is_that_of_the_squashed_gaussians(float64):
+    (m_p, s_p), (m_q, s_q) = (0.3, -0.7), (-0.4, -0.2)
+
+    def integrand(a):
+        p, q = _density(a, m_p, s_p), _density(a, m_q, s_q)
+        return p * (np.log(p) - np.log(q))
+
+    want, _ = scipy.integrate.quad(integrand, -1 + 1e-9, 1 - 1e-9)
+    one = lambda x: np.array([x])
+    got = distributions.gaussian_kl(one(m_p), one(s_p), one(m_q), one(s_q))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
