@@ -195,7 +195,8 @@ def layout_task(layout: str, random_goal: bool = True, size: int | None = None) 
       size: pad the tables to so many cells.
 
     Raises:
-      ValueError: rows of unequal length, an open border, other characters, or too many cells.
+      ValueError: rows of unequal length, an open border, other characters, cells that cannot be
+        reached, or a number of cells that does not fit.
     """
     rows = layout.split()
     if len({len(row) for row in rows}) != 1 or set("".join(rows)) - set("#."):
@@ -212,6 +213,7 @@ def layout_task(layout: str, random_goal: bool = True, size: int | None = None) 
     cell_at[tuple(position.T)] = np.arange(len(position))
     ahead = np.stack([cell_at[tuple((position + step).T)] for step in _FORWARD], axis=1)
     ahead = np.where(ahead == _WALL, np.arange(len(position))[:, None], ahead)
+    goal = _farthest(ahead)
     view = np.stack([_view_table(cell_at, position, heading) for heading in range(4)], axis=1)
 
     def pad(table: np.ndarray) -> np.ndarray:
@@ -223,7 +225,7 @@ def layout_task(layout: str, random_goal: bool = True, size: int | None = None) 
         num_cells=np.int32(len(position)),
         ahead=pad(ahead),
         view=pad(view),
-        goal=np.int32(-1 if random_goal else _farthest(ahead)),
+        goal=np.int32(-1 if random_goal else goal),
         position=pad(position),
         walls=walls,
     )

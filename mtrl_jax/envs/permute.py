@@ -83,7 +83,7 @@ class _PermutedPool:
     def recv(self, group: int) -> Timestep:
         return self._pool.recv(group)
 
-    def render(self, group: int = 0) -> np.ndarray:
+    def render(self, group: int = 0) -> list[np.ndarray]:
         return self._pool.render(group)  # type: ignore[attr-defined]
 
     def close(self) -> None:

@@ -151,8 +151,8 @@ class EnvpoolPool:
         self._in_flight[group] = False
         return self._collect(group)
 
-    def render(self, group: int = 0) -> np.ndarray:
-        """Pictures of the first environment of a group, uint8 `[K, H, W, 3]`, between two steps.
+    def render(self, group: int = 0) -> list[np.ndarray]:
+        """A picture of each task's first environment in a group, uint8 `[H, W, 3]`, between steps.
 
         Raises:
           ValueError: the pool was made without `render=True`, or the group is being stepped.
@@ -160,7 +160,7 @@ class EnvpoolPool:
         self._expect(group, in_flight=False)
         if not self._can_render:
             raise ValueError("this pool was made without render=True")
-        return np.stack([pool.render() for pool in self._pools[group]])
+        return [pool.render() for pool in self._pools[group]]
 
     def close(self) -> None:
         """Drops the pools. envpool has nothing to stop: a pool ends with its last reference."""
