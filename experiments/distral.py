@@ -1,0 +1,146 @@
+r"""Trains Distral, or any of its relatives, on a suite of tasks.
+
+    python -m experiments.distral                                     # four MiniGrid tasks
+    python -m experiments.distral --suite=maze8 --num_seeds=5 --algorithm=kl_2col
+    python -m experiments.distral --suite=envpool:Pong-v5,Breakout-v5 --core=lstm
+
+The same command continues a run that was stopped, killed or given more --total_env_steps.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import common
+from mtrl_jax import engines, evaluate, metrics, plots, surgery, train
+from mtrl_jax.algorithms import distral
+from mtrl_jax.losses.distral import ALGORITHMS
+from mtrl_jax.types import Agent, EnvSpec
+
+_ALGORITHM = flags.DEFINE_enum(
+    "algorithm", "kl_ent_2col", list(ALGORITHMS), "A row of the paper's Table 1."
+)
+_SURGERY = flags.DEFINE_enum(
+    "surgery", "sum", list(surgery.METHODS), "How the tasks' gradients of the shared column combine."
+)
+_CORE = flags.DEFINE_enum("core", "none", ["none", "lstm"], "Recurrent core of every column.")
+_ALONE = flags.DEFINE_bool(
+    "alone", True, "Also train the same agent on each task alone, for as many steps of that task."
+)
+
+# What a suite needs to show something on two CPU cores; any flag or override wins over it.
+PRESETS: dict[str, dict[str, Any]] = {
+    "minigrid_ladder": {
+        "run": {"total_env_steps": 1_500_000, "num_envs_per_task": 32},
+        "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
+                   "learning_rate": 1e-3, "hidden": (64, 64)},
+    },
+    "maze8": {
+        "run": {"total_env_steps": 4_000_000, "num_envs_per_task": 32},
+        "config": {"entropy_cost": 1e-2, "lambda_": 0.95, "learning_rate": 1e-3,
+                   "hidden": (64, 64)},
+    },
+    "": {"run": {"total_env_steps": 2_000_000, "num_envs_per_task": 16}, "config": {}},
+}  # fmt: skip
+
+
+def make_agent(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+    """The agent of a run's config.json."""
+    fields = {f.name for f in dataclasses.fields(distral.Config)}
+    values = {k.removeprefix("config/"): v for k, v in settings.items() if k.startswith("config/")}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields}
+    return distral.agent(spec, distral.Config(**values), num_updates)
+
+
+def main() -> None:
+    common.start()
+    suite_settings = common.suite_settings()
+    suite = common.make_suite(suite_settings)
+    preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
+    config = distral.Config(
+        algorithm=_ALGORITHM.value, surgery=_SURGERY.value, core=_CORE.value, **preset["config"]
+    )
+    config = common.override(config, common.overrides())
+    run_config = common.run_config(preset["run"])
+    name = f"{suite_settings['suite']}-{config.algorithm}-seed{run_config.seed}"
+    folder = common.workdir("distral", name)
+    runs = {config.algorithm: (config, folder)}
+    if _ALONE.value and not config.separate:
+        runs["each task alone"] = (dataclasses.replace(config, separate=True), folder / "alone")
+
+    rows, agent = {}, None
+    for title, (run_values, run_folder) in runs.items():
+        settings = {
+            "binary": "distral",
+            **suite_settings,
+            **dataclasses.asdict(run_config),
+            **{f"config/{k}": v for k, v in dataclasses.asdict(run_values).items()},
+        }
+        settings = json.loads(json.dumps(settings))  # tuples as config.json will hold them
+        per_update = run_values.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
+        agent = make_agent(suite.spec, settings, -(-run_config.total_env_steps // per_update))
+        progress = common.Progress(title, suite.spec.task_names)
+        result = train.run(run_config, suite, agent, run_folder, settings, progress)
+        progress.close()
+        if not result.finished:
+            print(f"Stopped at step {result.step:,}; saved. The same command continues: {run_folder}")
+            return
+        rows[title] = metrics.read_jsonl(run_folder / "metrics.jsonl")
+    _report(suite, run_config, rows, folder)
+
+
+def _random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
+    agent = evaluate.random_agent(suite.spec)
+    score = evaluate.scorer(suite, agent, config.eval_episodes)
+    key = engines.stream(jax.random.key(config.seed), "eval")
+    return evaluate.summary(suite.spec, jax.device_get(score((), key)))
+
+
+def _report(
+    suite: Any, config: engines.RunConfig, rows: dict[str, Any], folder: pathlib.Path
+) -> None:
+    """Prints the table, writes results.json and the learning curves, and says what to do next."""
+    spec: EnvSpec = suite.spec
+    columns: dict[str, dict[str, Any]] = {"random": _random_scores(suite, config)}
+    for title, run_rows in rows.items():
+        final = [r for r in run_rows if any(k.startswith("eval/") for k in r)][-1]
+        for policy in ("task_policy", "distilled_policy"):
+            prefix = f"eval/{policy}/"
+            scores = {k.removeprefix(prefix): v for k, v in final.items() if k.startswith(prefix)}
+            if scores and not (policy == "distilled_policy" and title == "each task alone"):
+                label = title if policy == "task_policy" else "distilled"
+                columns[label] = scores
+    width = max(len(name) for name in spec.task_names)
+    quantities = ("return", "success") if spec.has_success else ("return",)
+    print(f"\nMeans of {config.eval_episodes} episodes a task, sampled actions, final policies:")
+    print(" " * width, *(f"{label:>20}" for label in columns))
+    print("task".ljust(width), *(f"{' / '.join(quantities):>20}" for _ in columns))
+    for task in spec.task_names:
+        cells = [
+            " / ".join(f"{np.mean(scores[f'{task}/{q}']):.2f}" for q in quantities)
+            for scores in columns.values()
+        ]
+        print(task.ljust(width), *(f"{cell:>20}" for cell in cells))
+    results = {label: {k: np.asarray(v).tolist() for k, v in s.items()} for label, s in columns.items()}
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    picture = folder / "plots" / "learning_curves.png"
+    levels = {task: float(np.mean(columns["random"][f"{task}/return"])) for task in spec.task_names}
+    plots.learning_curves(
+        {title: [r] for title, r in rows.items()}, spec.task_names, picture, levels={"random": levels}
+    )
+    print(f"""
+learning curves  {picture}
+checkpoints      {folder / "checkpoints"}
+to continue      the same command with a larger --total_env_steps (now {config.total_env_steps})
+to evaluate      python -m experiments.evaluate --workdir={folder}
+to compare runs  python -m experiments.plot --runs={",".join([str(folder), str(folder / "alone")][: len(rows)])}""")
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(common)
+    common.main(main)
