@@ -106,12 +106,14 @@ def distral_loss(
             f"entropy_form must be one of {', '.join(ENTROPY_FORMS)}, got {entropy_form!r}"
         )
     c_kl, c_ent = coefficients.c_kl, coefficients.c_ent
+    h = None if h is None else at_least_float32(h)  # once, so that its two gradients add in float32
     logits = task_policy_logits(h, g, coefficients)
     if logits.ndim != 2:
         raise ValueError(f"h and g must have shape [T, A], got {logits.shape}")
     if h is None and not isinstance(c_kl, jax.core.Tracer) and np.any(np.asarray(c_kl) != 0):
         raise ValueError(f"c_kl must be 0 where h is None (there is no pi_0), got {c_kl}")
     check_shape("action", action, logits.shape[:1], "[T]")
+    check_shape("r_t", r_t, logits.shape[:1], "[T]")
 
     log_pi_i = categorical_log_probs(logits, action_mask)
     log_pi_0 = categorical_log_probs(jnp.zeros_like(logits) if h is None else h, action_mask)
