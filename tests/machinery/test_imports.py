@@ -1,0 +1,147 @@
+"""Imports go one way, and the maths is light to import: the source read, `sys.modules` looked at."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
+LAYERS = (
+    {"types", "_checks", "surgery"},
+    {"returns", "distributions", "networks", "envs", "learner", "checkpoint", "metrics", "workdir"},
+    {"losses", "rollout", "plots", "replay", "episodic"},
+    {"algorithms", "engines", "evaluate"},
+    {"train", "benchmark"},
+)
+RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
+
+# What a lower rank would allow and the design does not.
+_LEARNING = {"algorithms", "losses", "returns", "distributions", "networks", "surgery"}
+FORBIDDEN = {
+    "surgery": set(RANK),  # usable in a project that has none of the rest
+    "types": set(RANK),
+    "envs": _LEARNING | {"learner", "checkpoint", "metrics", "workdir"},
+    "learner": _LEARNING | {"envs", "checkpoint", "metrics", "workdir"},
+    "networks": _LEARNING | {"envs", "learner"},
+    "losses": {"networks", "envs", "learner", "checkpoint", "metrics", "workdir", "surgery"},
+    "checkpoint": _LEARNING | {"envs", "learner"},
+    "metrics": _LEARNING | {"envs", "learner"},
+    "rollout": _LEARNING | {"learner"},
+    "engines": _LEARNING,
+    "evaluate": _LEARNING,
+}
+
+# Libraries that a unit may name; units not listed may use all of the package's dependencies.
+LIBRARIES = {
+    "surgery": {"jax", "optax"},
+    "types": {"jax", "numpy"},
+    "_checks": {"jax", "numpy"},
+    "returns": {"jax", "numpy", "chex"},
+    "distributions": {"jax", "numpy", "chex"},
+    "losses": {"jax", "numpy", "chex", "optax"},
+}
+
+
+def _imports(path):
+    """(line, absolute module name) of every import in a file, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the module's whole name"
+            yield node.lineno, node.module
+            if node.module == "mtrl_jax":
+                yield from ((node.lineno, f"mtrl_jax.{alias.name}") for alias in node.names)
+
+
+def _violations(files, root):
+    """Sentences, one for each import that goes the wrong way; `root` holds `mtrl_jax`."""
+    for path in files:
+        unit = path.relative_to(root / "mtrl_jax").parts[0].removesuffix(".py")
+        if unit == "__init__":
+            continue
+        if unit not in RANK:
+            yield f"{path}: mtrl_jax.{unit} has no layer in LAYERS"
+            continue
+        for line, name in _imports(path):
+            library, *rest = name.split(".")
+            where = f"{path}:{line}: {name}"
+            if library in ("experiments", "tests", "benchmarks"):
+                yield f"{where} stands above the library"
+            elif library == "mtrl_jax" and rest:
+                other = rest[0]
+                if other == unit:
+                    continue
+                if RANK.get(other, len(LAYERS)) >= RANK[unit] or other in FORBIDDEN.get(unit, ()):
+                    yield f"{where} may not be imported by {unit}"
+            elif library != "mtrl_jax" and library not in sys.stdlib_module_names:
+                if library not in LIBRARIES.get(unit, {library}):
+                    yield f"{where} is not among the libraries of {unit}"
+
+
+def test_imports_go_one_way():
+    files = sorted((ROOT / "mtrl_jax").rglob("*.py"))
+    assert len(files) > 20
+    assert list(_violations(files, ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("losses/x.py", "from mtrl_jax.algorithms import distral"),
+        ("losses/x.py", "from mtrl_jax import learner"),
+        ("losses/x.py", "import flax.linen as nn"),
+        ("surgery/x.py", "def f():\n    from mtrl_jax.types import Array"),
+        ("surgery/x.py", "import chex"),
+        ("envs/x.py", "import mtrl_jax.losses.distral"),
+        ("learner.py", "from mtrl_jax.envs.maze import maze8"),
+        ("train.py", "from experiments import common"),
+        ("types.py", "from mtrl_jax import _checks"),
+        ("newcomer.py", ""),
+    ],
+)
+def test_the_walk_sees_wrong_imports(tmp_path, file, source):
+    path = tmp_path / "mtrl_jax" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert len(list(_violations([path], tmp_path))) == 1
+
+
+_SHOW_LOADED = """
+import importlib, sys
+for name in {allowed!r}:
+    importlib.import_module(name)
+before = set(sys.modules)
+importlib.import_module({module!r})
+print("\\n".join(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed", "own"),
+    [
+        (
+            "mtrl_jax.losses",
+            ("jax", "optax", "chex", "numpy"),
+            {"types", "_checks", "returns", "distributions", "losses"},
+        ),
+        ("mtrl_jax.surgery", ("jax", "optax", "numpy"), {"surgery"}),
+    ],
+)
+def test_importing_the_maths_loads_nothing_else(module, allowed, own):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    loaded = subprocess.run(
+        [sys.executable, "-c", _SHOW_LOADED.format(module=module, allowed=allowed)],
+        capture_output=True, text=True, check=True, env=environment, cwd=ROOT,
+    ).stdout.split()  # fmt: skip
+    ours = {name.split(".")[1] for name in loaded if name.startswith("mtrl_jax.")}
+    assert module in loaded
+    assert ours <= own
+    # Parts of the allowed libraries and of Python that they had not needed until now are fine.
+    known = {*allowed, "jaxlib", "mtrl_jax"} | sys.stdlib_module_names
+    assert {name.split(".")[0] for name in loaded} - known == set()
