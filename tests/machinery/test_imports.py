@@ -1,4 +1,4 @@
-"""Imports go one way, and the maths is light to import: the source read, `sys.modules` looked at."""
+"""Imports go one way, and the maths is light to import: from the source and from `sys.modules`."""
 
 import ast
 import os
