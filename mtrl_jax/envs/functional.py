@@ -16,6 +16,7 @@ from mtrl_jax.types import Array, ArrayTree, FunctionalEnv, Key, Timestep
 __all__ = [
     "AutoResetState",
     "auto_reset",
+    "auto_reset_batch",
     "environment_keys",
     "restart",
     "transition",
@@ -92,6 +93,40 @@ def auto_reset(env: FunctionalEnv) -> tuple[Reset, Step]:
         *on_step, ended = env.step(key, state.env, action, task)
         env_state, timestep = jax.tree.map(
             lambda first, next_: jnp.where(state.ended, first, next_), on_reset, tuple(on_step)
+        )
+        return AutoResetState(env_state, ended & ~state.ended), timestep
+
+    return reset, step
+
+
+def auto_reset_batch(env: FunctionalEnv) -> tuple[Reset, Step]:
+    """`auto_reset` over the batch axes `[K, E]`: the same rows, with fewer resets computed.
+
+    A reset is computed for the whole batch, but only on steps on which some environment needs one;
+    with episodes of equal length those are few. (Under a further vmap, over seeds for instance, the
+    branch turns into a selection and the saving is gone.)
+
+    Returns:
+      `reset(key, task)` and `step(key, state, action, task)` with keys and actions `[K, E]`, leaves
+      of state and time step `[K, E, ...]`, and leaves of task `[K, ...]`.
+    """
+    single_reset, _ = auto_reset(env)
+    reset = jax.vmap(jax.vmap(single_reset, (0, None)))
+    env_reset = jax.vmap(jax.vmap(env.reset, (0, None)))
+    env_step = jax.vmap(jax.vmap(env.step, (0, 0, 0, None)))
+    select = jax.vmap(jax.vmap(jnp.where))
+
+    def step(
+        key: Key, state: AutoResetState, action: Array, task: ArrayTree
+    ) -> tuple[AutoResetState, Timestep]:
+        env_state, timestep, ended = env_step(key, state.env, action, task)
+
+        def with_resets(on_step: ArrayTree) -> ArrayTree:
+            on_reset = env_reset(key, task)
+            return jax.tree.map(lambda a, b: select(state.ended, a, b), on_reset, on_step)
+
+        env_state, timestep = jax.lax.cond(
+            state.ended.any(), with_resets, lambda on_step: on_step, (env_state, timestep)
         )
         return AutoResetState(env_state, ended & ~state.ended), timestep
 

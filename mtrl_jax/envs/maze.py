@@ -81,11 +81,11 @@ class Maze(NamedTuple):
 
     def reset(self, key: Key, task: MazeTask) -> tuple[MazeState, Timestep]:
         """Draws goal, apples, place and heading of the agent."""
-        u = jax.random.uniform(key, (self.num_apples + 4,))
-        goal = jnp.where(task.goal < 0, _index(u[-1], task.num_cells), task.goal)
-        cell, heading = _spawn(u[-3:-1], goal, task.num_cells)
+        draws = _draws(key, self.num_apples + 3)
+        goal = jnp.where(task.goal < 0, _index(draws[2], task.num_cells), task.goal)
+        cell, heading = _spawn(draws[:2], goal, task.num_cells)
         part = jnp.arange(self.num_apples + 1) * task.num_cells // self.num_apples
-        apples = part[:-1] + _index(u[: self.num_apples], part[1:] - part[:-1])
+        apples = part[:-1] + _index(draws[3:], part[1:] - part[:-1])
         apples = jnp.where((apples == goal) | (apples == cell), _NONE, apples).astype(jnp.uint8)
         state = MazeState(cell, heading, goal, apples, jnp.int32(0))
         return state, restart(_observe(state, task))
@@ -104,7 +104,7 @@ class Maze(NamedTuple):
         at_goal = cell == state.goal
         reward = self.apple_reward * eaten.any() + self.goal_reward * at_goal
 
-        new_cell, new_heading = _spawn(jax.random.uniform(key, (2,)), state.goal, task.num_cells)
+        new_cell, new_heading = _spawn(_draws(key, 2), state.goal, task.num_cells)
         time = state.time + 1
         state = MazeState(
             cell=jnp.where(at_goal, new_cell, cell),
@@ -266,15 +266,21 @@ def _farthest(ahead: np.ndarray) -> int:
     return int(distance.argmax())
 
 
-def _index(u: Array, n: Array) -> Array:
-    """A uniform draw in [0, 1) as an integer in [0, n)."""
-    return jnp.minimum((u * n).astype(jnp.int32), n - 1)
+def _draws(key: Key, n: int) -> Array:
+    """int32 `[n]`, uniform in [0, 2^16): two from each random word, for words are what costs."""
+    words = jax.random.bits(key, (-(-n // 2),), jnp.uint32)
+    return jnp.concatenate([words >> 16, words & 0xFFFF]).astype(jnp.int32)[:n]
 
 
-def _spawn(u: Array, goal: Array, num_cells: Array) -> tuple[Array, Array]:
+def _index(draw: Array, n: Array) -> Array:
+    """A draw as an integer in [0, n); n is at most 253, so no value is favoured by over 0.4 %."""
+    return draw * n >> 16
+
+
+def _spawn(draws: Array, goal: Array, num_cells: Array) -> tuple[Array, Array]:
     """A cell other than the goal and a heading, both uniform."""
-    cell = (goal + 1 + _index(u[0], num_cells - 1)) % num_cells
-    return cell, _index(u[1], jnp.int32(4))
+    cell = (goal + 1 + _index(draws[0], num_cells - 1)) % num_cells
+    return cell, draws[1] >> 14
 
 
 def _observe(state: MazeState, task: MazeTask) -> Array:

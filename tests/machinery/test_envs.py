@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax.envs import suites
-from mtrl_jax.envs.functional import auto_reset, environment_keys
+from mtrl_jax.envs.functional import auto_reset, auto_reset_batch, environment_keys
 from mtrl_jax.envs.pool import environment_seeds
 from mtrl_jax.types import FunctionalSuite, HostSuite, Timestep
 from tests.probes.probe_envs import PROBES
@@ -58,11 +58,15 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def roll(
-    suite: FunctionalSuite | HostSuite, actions: np.ndarray, seed: int = SEED, num_groups: int = 1
+    suite: FunctionalSuite | HostSuite,
+    actions: np.ndarray,
+    seed: int = SEED,
+    num_groups: int = 1,
+    batched: bool = False,
 ) -> Timestep:
     """Rows `[T + 1, K, E, ...]` as NumPy; row t + 1 follows action t."""
     if isinstance(suite, FunctionalSuite):
-        run = _scan(suite.env, *actions.shape[1:])
+        run = _scan(suite.env, *actions.shape[1:], batched)
         rows = run(jnp.int32(seed), jnp.asarray(actions), suite.tasks)
         return jax.tree.map(np.asarray, rows)
     size = actions.shape[2] // num_groups
@@ -84,11 +88,14 @@ def _keys(seed: int, t: Any, num_tasks: int, num_envs: int) -> jax.Array:
 
 
 @functools.cache
-def _scan(env: Any, num_tasks: int, num_envs: int) -> Any:
+def _scan(env: Any, num_tasks: int, num_envs: int, batched: bool) -> Any:
     """Compiled once for all the tests of a suite."""
-    reset, step = auto_reset(env)
-    reset = jax.vmap(jax.vmap(reset, (0, None)))
-    step = jax.vmap(jax.vmap(step, (0, 0, 0, None)))
+    if batched:
+        reset, step = auto_reset_batch(env)
+    else:
+        reset, step = auto_reset(env)
+        reset = jax.vmap(jax.vmap(reset, (0, None)))
+        step = jax.vmap(jax.vmap(step, (0, 0, 0, None)))
 
     @jax.jit
     def run(seed: jax.Array, actions: jax.Array, tasks: Any) -> Timestep:
@@ -139,6 +146,12 @@ def test_same_seed_same_bytes_and_groups_change_nothing(case: Case) -> None:
     assert_same(roll(case.suite, case.actions), case.rows)
     if isinstance(case.suite, HostSuite):
         assert_same(roll(case.suite, case.actions, num_groups=2), case.rows)
+
+
+def test_batched_auto_reset_gives_the_same_rows(case: Case) -> None:
+    if isinstance(case.suite, HostSuite):
+        pytest.skip("functional suites only")
+    assert_same(roll(case.suite, case.actions, batched=True), case.rows)
 
 
 def test_another_seed_is_another_run(case: Case) -> None:
