@@ -10,6 +10,9 @@
 Needs jax and optax only. One method a file; what they share is `make_transform`.
 """
 
+from mtrl_jax.surgery.aligned_mtl import aligned_mtl, aligned_mtl_weights
+from mtrl_jax.surgery.cagrad import cagrad, cagrad_weights
+from mtrl_jax.surgery.config import config, config_weights
 from mtrl_jax.surgery.curvature import multi_task_curvature
 from mtrl_jax.surgery.diagnostics import (
     Diagnostics,
@@ -22,43 +25,120 @@ from mtrl_jax.surgery.diagnostics import (
     num_conflicts,
     reseed,
 )
+from mtrl_jax.surgery.dual_proj import dual_proj, dual_proj_weights
+from mtrl_jax.surgery.dwa import DWAState, dwa, dwa_weights
+from mtrl_jax.surgery.fairgrad import fairgrad, fairgrad_weights
+from mtrl_jax.surgery.famo import FAMOState, famo, famo_step, famo_weights
+from mtrl_jax.surgery.graddrop import graddrop, graddrop_leaf
+from mtrl_jax.surgery.gradient_cosine import gradient_cosine, gradient_cosine_weights
 from mtrl_jax.surgery.gradients import per_task_value_and_grad
+from mtrl_jax.surgery.gradnorm import GradNormState, gradnorm, gradnorm_step
+from mtrl_jax.surgery.gradvac import gradvac, gradvac_weights
 from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
+from mtrl_jax.surgery.imtl_g import imtl_g, imtl_g_weights
 from mtrl_jax.surgery.mean import mean
-from mtrl_jax.surgery.pcgrad import fixed_orders, pcgrad, pcgrad_weights, random_orders
+from mtrl_jax.surgery.mgda import mgda, mgda_weights
+from mtrl_jax.surgery.nash_mtl import clip_weights, nash_mtl, nash_mtl_weights
+from mtrl_jax.surgery.orders import fixed_orders, random_orders
+from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_weights
+from mtrl_jax.surgery.random_weighting import random_weighting, random_weights
 from mtrl_jax.surgery.sum import sum
 from mtrl_jax.surgery.transform import Inputs, Method, SurgeryState, make_transform
+from mtrl_jax.surgery.uncertainty_weighting import (
+    uncertainty_step,
+    uncertainty_weighting,
+    uncertainty_weights,
+)
+from mtrl_jax.surgery.upgrad import upgrad, upgrad_weights
 
 __all__ = [
     "METHODS",
+    "DWAState",
     "Diagnostics",
+    "FAMOState",
+    "GradNormState",
     "Inputs",
     "Method",
     "SurgeryState",
+    "aligned_mtl",
+    "aligned_mtl_weights",
     "all_diagnostics",
+    "cagrad",
+    "cagrad_weights",
+    "clip_weights",
+    "config",
+    "config_weights",
     "cosine_similarity",
     "curvature_bound",
     "detrimental_interference",
     "diagnostics",
+    "dual_proj",
+    "dual_proj_weights",
+    "dwa",
+    "dwa_weights",
+    "fairgrad",
+    "fairgrad_weights",
+    "famo",
+    "famo_step",
+    "famo_weights",
     "fixed_orders",
+    "graddrop",
+    "graddrop_leaf",
+    "gradient_cosine",
+    "gradient_cosine_weights",
+    "gradnorm",
+    "gradnorm_step",
+    "gradvac",
+    "gradvac_weights",
     "gram_matrix",
+    "imtl_g",
+    "imtl_g_weights",
     "magnitude_similarity",
     "make_transform",
     "mean",
+    "mgda",
+    "mgda_weights",
     "multi_task_curvature",
+    "nash_mtl",
+    "nash_mtl_weights",
     "num_conflicts",
     "pcgrad",
     "pcgrad_weights",
     "per_task_value_and_grad",
     "random_orders",
+    "random_weighting",
+    "random_weights",
     "reseed",
     "sum",
+    "uncertainty_step",
+    "uncertainty_weighting",
+    "uncertainty_weights",
+    "upgrad",
+    "upgrad_weights",
     "weighted_sum",
 ]
 
-# Every factory is called as METHODS[name](num_tasks=K, seed=0).
+# Every factory is called as METHODS[name](num_tasks=K, seed=0); gradnorm, famo,
+# uncertainty_weighting and dwa want task_losses= at every update.
 METHODS = {
     "pcgrad": pcgrad,
+    "gradvac": gradvac,
+    "cagrad": cagrad,
+    "mgda": mgda,
+    "nash_mtl": nash_mtl,
+    "imtl_g": imtl_g,
+    "aligned_mtl": aligned_mtl,
+    "fairgrad": fairgrad,
+    "upgrad": upgrad,
+    "dual_proj": dual_proj,
+    "config": config,
+    "graddrop": graddrop,
+    "random_weighting": random_weighting,
+    "gradnorm": gradnorm,
+    "famo": famo,
+    "uncertainty_weighting": uncertainty_weighting,
+    "dwa": dwa,
+    "gradient_cosine": gradient_cosine,
     "mean": mean,
     "sum": sum,
 }

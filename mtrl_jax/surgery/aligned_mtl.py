@@ -1,0 +1,83 @@
+"""Aligned-MTL: the principal components of the task gradients are made equally long."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.checks import check_choice
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["aligned_mtl", "aligned_mtl_weights"]
+
+Array = jax.Array
+
+
+def aligned_mtl_weights(gram: Array, scale: str = "min") -> Array:
+    """`w = sqrt(sigma) V diag(1 / sqrt(lambda)) V' 1/K` over the non-zero eigenvalues of G.
+
+    Args:
+      gram: float32 `[K, K]`.
+      scale: which eigenvalue sigma is: 'min' (the paper), 'median' or 'rmse' (their mean).
+
+    Returns:
+      float32 `[K]`. Eigenvalues below K float32 roundings of the largest count as zero; 1/K each
+      if all are.
+    """
+    k = gram.shape[0]
+    largest = jnp.max(jnp.diagonal(gram))
+    values, vectors = jnp.linalg.eigh(gram / jnp.where(largest > 0, largest, 1.0))
+    kept = values > values[-1] * k * jnp.finfo(gram.dtype).eps  # ascending
+    rank = kept.sum()
+    if scale == "min":
+        sigma = jnp.min(jnp.where(kept, values, jnp.inf))
+    elif scale == "median":
+        sigma = values[k - 1 - rank // 2]  # of an even number the lower one
+    else:
+        sigma = jnp.where(kept, values, 0.0).sum() / jnp.maximum(rank, 1)
+    factors = jnp.where(kept, jnp.sqrt(sigma / jnp.where(kept, values, 1.0)), 0.0)
+    w = jnp.dot(vectors, factors * vectors.mean(0), precision="highest")
+    return jnp.where(rank > 0, w, 1.0 / k)
+
+
+def aligned_mtl(
+    num_tasks: int,
+    *,
+    scale: str = "min",
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = True,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Aligned-MTL, independent component alignment.
+
+    Senushkin, Patakin, Kuznetsov & Konushin 2023, "Independent Component Alignment for Multi-Task
+    Learning", CVPR (arXiv 2305.19000), algorithm 1: the singular values of the matrix of task
+    gradients are replaced by the smallest one, which makes its condition number 1, and the mean of
+    the rows is taken.
+
+    Needs the gradients only. Removes both conflict and dominance, at the price of a short update
+    where the gradients are nearly dependent. ('rmse' is the scale of the authors' code.)
+
+    Args:
+      num_tasks: K.
+      scale: the common singular value: 'min', 'median' or 'rmse'.
+      seed: unused; every factory of the family accepts it.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    check_choice("scale", scale, ("min", "median", "rmse"))
+    decide = lambda inputs, state: (aligned_mtl_weights(inputs.gram, scale), state)
+    method = Method("aligned_mtl", decide)
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )

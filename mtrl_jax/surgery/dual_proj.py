@@ -1,0 +1,66 @@
+"""DualProj: the mean gradient is projected onto the cone where no task gets worse."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.quadratic import dual_cone_weights
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["dual_proj", "dual_proj_weights"]
+
+Array = jax.Array
+
+
+def dual_proj_weights(gram: Array) -> Array:
+    """Weights of the projection of the mean gradient onto `{d : <g_i, d> >= 0 for all i}`.
+
+    Args:
+      gram: float32 `[K, K]`.
+
+    Returns:
+      float32 `[K]`, each at least 1/K.
+    """
+    k = gram.shape[0]
+    return dual_cone_weights(gram, jnp.full((k,), 1.0 / k, gram.dtype))
+
+
+def dual_proj(
+    num_tasks: int,
+    *,
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = True,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """DualProj, the projection of GEM applied to the mean gradient.
+
+    Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory for Continual Learning", arXiv 1706.08840,
+    equation 11 (there for the newest task's gradient; for the mean as in Quinton & Rey 2024, arXiv
+    2406.16232):
+
+        min |d - (1/K) sum_i g_i|^2    subject to <g_i, d> >= 0 for every task
+
+    The smallest change of plain mean training that sets no task back. Needs the gradients only; one
+    quadratic programme. Cheaper than `upgrad`, but a task with a large gradient decides the mean.
+
+    Args:
+      num_tasks: K.
+      seed: unused; every factory of the family accepts it.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    method = Method("dual_proj", lambda inputs, state: (dual_proj_weights(inputs.gram), state))
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )

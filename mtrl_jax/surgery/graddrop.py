@@ -1,0 +1,84 @@
+"""GradDrop: each coordinate of the update takes its gradients of one sign."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["graddrop", "graddrop_leaf"]
+
+Array = jax.Array
+
+
+def graddrop_leaf(key: Array, grads: Array, leak: Array | float = 0.0) -> Array:
+    """The update of one leaf.
+
+    Args:
+      key: typed key; one uniform number is drawn for each coordinate.
+      grads: `[K, *param]`, of any floating dtype.
+      leak: `[]` or `[K]` in [0, 1], the share of each task's gradient that passes unmasked.
+
+    Returns:
+      float32 `[*param]`. NaN where a task's gradient is.
+    """
+    grads = grads.astype(jnp.float32)
+    total, size = grads.sum(0), jnp.abs(grads).sum(0)
+    purity = 0.5 * (1.0 + total / jnp.where(size > 0, size, 1.0))
+    positive = purity > jax.random.uniform(key, purity.shape)
+    kept = jnp.where(jnp.where(positive[None], grads > 0, grads < 0), grads, 0.0)
+    leak = jnp.broadcast_to(jnp.asarray(leak, jnp.float32), grads.shape[:1])
+    leak = leak.reshape(-1, *(1,) * (grads.ndim - 1))
+    update = (leak * grads + (1.0 - leak) * kept).sum(0)
+    return jnp.where(jnp.isfinite(total), update, jnp.nan)
+
+
+def graddrop(
+    num_tasks: int,
+    *,
+    leak: float | Sequence[float] = 0.0,
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = False,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """GradDrop, gradient sign dropout.
+
+    Chen, Ngiam, Huang, Luong, Kretzschmar, Chai & Anguelov 2020, "Just Pick a Sign: Optimizing Deep
+    Multitask Models with Gradient Sign Dropout", arXiv 2010.06808, algorithm 1, on the gradients
+    of the parameters. For each coordinate, with U uniform in [0, 1] and the positive sign purity
+
+        P = 1/2 (1 + sum_i g_i / sum_i |g_i|)
+
+    the positive gradients are summed if P > U, else the negative ones. Its expectation agrees in
+    sign with the sum. (The paper acts on the gradients of a layer's activations, with signs taken
+    after a product with them; on parameters, as in other libraries, that product is absent.)
+
+    Needs the gradients only, coordinate by coordinate: there are no task weights, `scope` makes no
+    difference, and the Gram matrix is computed for the diagnostics alone.
+
+    Args:
+      num_tasks: K.
+      leak: share of the gradient that passes unmasked, one number or one a task.
+      seed: integer or typed key.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    weights = jnp.asarray(leak, jnp.float32)
+    combine = lambda key, grads: graddrop_leaf(key, grads, weights)
+    method = Method("graddrop", None, combine=combine, uses_gram=False, uses_key=True, sums=True)
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )

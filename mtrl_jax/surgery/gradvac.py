@@ -1,0 +1,110 @@
+"""Gradient Vaccine: task gradients are turned until their cosines reach a running target."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.checks import check_choice
+from mtrl_jax.surgery.orders import random_orders
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["gradvac", "gradvac_weights"]
+
+Array = jax.Array
+
+
+def gradvac_weights(
+    gram: Array, target: Array, orders: Array, beta: Array | float
+) -> tuple[Array, Array]:
+    """Weights of the sum of the corrected gradients, and the new targets.
+
+    As `pcgrad_weights`, with p_i = sum_j C_ij g_j. Row i visits j with phi = cos(p_i, g_j) and the
+    target t = target_ij:
+
+        if phi < t:    p_i += |p_i| (t sqrt(1 - phi^2) - phi sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2))
+        g_j target_ij := (1 - beta) t + beta phi
+
+    Args:
+      gram: float32 `[K, K]`.
+      target: float32 `[K, K]`, running means of the cosines; zeros at first, and then the
+        correction is PCGrad's projection.
+      orders: int `[K, K - 1]`, see `random_orders`.
+      beta: weight of the newest cosine.
+
+    Returns:
+      float32 `[K]` and `[K, K]`. A zero gradient corrects nothing and leaves its targets alone.
+    """
+    k = gram.shape[0]
+    rows = jnp.arange(k)
+    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0.0))
+
+    def visit(carry, j):
+        c, s, target = carry
+        own = jnp.sqrt(jnp.maximum(jnp.sum(c * s, axis=1), 0.0))
+        alive = (own > 0) & (norms[j] > 0)
+        phi = jnp.where(alive, s[rows, j] / jnp.where(alive, own, 1.0), 0.0)
+        phi = jnp.clip(phi / jnp.where(alive, norms[j], 1.0), -1.0, 1.0)
+        t = target[rows, j]
+        sin_phi, sin_t = jnp.sqrt(1.0 - phi**2), jnp.sqrt(jnp.maximum(1.0 - t**2, 0.0))
+        act = alive & (phi < t) & (sin_t > 0)
+        below = jnp.where(act, norms[j] * sin_t, 1.0)
+        a = jnp.where(act, own * (t * sin_phi - phi * sin_t) / below, 0.0)
+        new = jnp.where(alive, (1.0 - beta) * t + beta * phi, t)
+        return (c.at[rows, j].add(a), s + a[:, None] * gram[j], target.at[rows, j].set(new)), None
+
+    start = (jnp.eye(k, dtype=gram.dtype), gram, target)
+    (c, _, target), _ = jax.lax.scan(visit, start, orders.T)
+    return c.sum(0), target
+
+
+def gradvac(
+    num_tasks: int,
+    *,
+    beta: float = 0.01,
+    reduction: str = "sum",
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = True,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """GradVac, "gradient vaccine".
+
+    Wang, Tsvetkov, Firat & Cao 2021, "Gradient Vaccine: Investigating and Improving Multi-task
+    Optimization in Massively Multilingual Models", arXiv 2010.05874, algorithm 1 and equation 3.
+    PCGrad acts on negative cosines only; here every pair has a target, the running mean of its
+    cosine, and a gradient below its target is moved towards it. The update is the sum of the
+    corrected gradients.
+
+    Needs the gradients only. For tasks whose gradients mostly agree, where PCGrad does nothing. The
+    paper's targets are kept for each layer: `scope='leaf'` or `'module'`.
+
+    Args:
+      num_tasks: K.
+      beta: of the running mean; the paper has 0.01, other ports 0.5.
+      reduction: 'sum' as in the paper, or 'mean' (the sum over K).
+      seed: integer or typed key.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    check_choice("reduction", reduction, ("sum", "mean"))
+
+    def weights(inputs, target):
+        k = inputs.num_tasks
+        w, target = gradvac_weights(inputs.gram, target, random_orders(inputs.key, k), beta)
+        return (w / k if reduction == "mean" else w), target
+
+    init = lambda k: jnp.zeros((k, k), jnp.float32)
+    method = Method("gradvac", weights, init=init, uses_key=True, sums=reduction == "sum")
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )

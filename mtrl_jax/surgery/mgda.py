@@ -1,0 +1,78 @@
+"""MGDA: the shortest vector in the convex hull of the task gradients."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["mgda", "mgda_weights"]
+
+Array = jax.Array
+
+
+def mgda_weights(gram: Array) -> Array:
+    """The w on the simplex that minimises `w'Gw`.
+
+    From the complementarity problem of `min 1/2 w'Gw - sum(w), w >= 0`, whose solution points the
+    same way, and is bounded by the ridge where the hull contains 0 (the update is then 0 up to
+    that). A zero
+    gradient is itself the shortest vector: it takes all the weight.
+
+    Args:
+      gram: float32 `[K, K]`.
+
+    Returns:
+      float32 `[K]`, non-negative, sum 1.
+    """
+    cosines, norms, inverse = unit_gram(gram)
+    dead = norms == 0
+    scale = jnp.max(norms)  # so that the right-hand side stays in range
+    matrix = cosines + RIDGE * jnp.eye(gram.shape[0], dtype=gram.dtype)
+    x, _ = complementarity(matrix, -inverse * scale)
+    w = jnp.where(dead.any(), dead.astype(gram.dtype), x * inverse * scale)
+    return w / w.sum()
+
+
+def mgda(
+    num_tasks: int,
+    *,
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = True,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """MGDA, the multiple-gradient descent algorithm.
+
+    Désidéri 2012 and, for deep learning, Sener & Koltun 2018, "Multi-Task Learning as
+    Multi-Objective Optimization", arXiv 1810.04650, equation 3:
+
+        min |sum_i w_i g_i|^2    over w >= 0, sum_i w_i = 1
+
+    The update has the same inner product with every task gradient that has weight, and is zero
+    exactly at Pareto-stationary points. Solved exactly (the paper iterates Frank-Wolfe). Needs the
+    gradients only. The
+    smallest gradient decides the direction and the length: normalise losses first if their scales
+    differ.
+
+    Args:
+      num_tasks: K.
+      seed: unused; every factory of the family accepts it.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    method = Method("mgda", lambda inputs, state: (mgda_weights(inputs.gram), state))
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )

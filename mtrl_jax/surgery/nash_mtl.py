@@ -1,0 +1,102 @@
+"""Nash-MTL: the update is the bargain that the tasks would strike."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.checks import check_positive
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.powers import solve_power_equation
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["clip_weights", "nash_mtl", "nash_mtl_weights"]
+
+Array = jax.Array
+
+
+def nash_mtl_weights(gram: Array) -> Array:
+    """The w > 0 with `G w = 1 / w`, for G divided by its Frobenius norm.
+
+    Args:
+      gram: float32 `[K, K]`.
+
+    Returns:
+      float32 `[K]`; 0 for a zero gradient, which can gain nothing.
+    """
+    scaled, _ = _by_norm(gram)
+    return solve_power_equation(scaled, 1.0)
+
+
+def _by_norm(gram: Array) -> tuple[Array, Array]:
+    """G over its Frobenius norm, and the square root of that norm; no square leaves float32's
+    range."""
+    largest = jnp.max(jnp.abs(gram))
+    scaled = gram / jnp.where(largest > 0, largest, 1.0)
+    size = jnp.sqrt(jnp.sum(scaled**2))
+    return scaled / jnp.where(size > 0, size, 1.0), jnp.sqrt(size) * jnp.sqrt(largest)
+
+
+def clip_weights(weights: Array, gram: Array, max_norm: Array | float) -> Array:
+    """The weights, made smaller if need be so that the update is no longer than `max_norm`."""
+    scaled, root = _by_norm(gram)
+    quadratic = jnp.dot(weights, jnp.dot(scaled, weights, precision="highest"))
+    length = root * jnp.sqrt(jnp.maximum(quadratic, 0.0))
+    too_long = length > max_norm
+    return weights * jnp.where(too_long, max_norm / jnp.where(too_long, length, 1.0), 1.0)
+
+
+def nash_mtl(
+    num_tasks: int,
+    *,
+    max_norm: float | None = 1.0,
+    update_every: int = 1,
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = True,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Nash-MTL, multi-task learning as a bargaining game.
+
+    Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik & Fetaya 2022, arXiv 2202.01017, equation
+    4: the Nash bargaining solution of the game whose players are the tasks and whose utilities are
+    <g_i, d> is d = sum_i w_i g_i with
+
+        G w = 1 / w,    w > 0
+
+    It does not depend on the scales of the task gradients. Here the equation is solved by Newton's
+    method to float32 precision (the authors approximate it by a sequence of convex programmes). As
+    in their code G is divided by its norm first, and the update is clipped to `max_norm`. Needs
+    the gradients only.
+
+    Args:
+      num_tasks: K.
+      max_norm: longest update, 1 as in the authors' code; None for no limit.
+      update_every: weights are solved for at every so many updates, and kept between (the paper's
+        way to save backward passes; the gradients are still needed here, for the clipping).
+      seed: unused; every factory of the family accepts it.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    limit = jnp.inf if max_norm is None else max_norm
+    check_positive("max_norm", limit)
+    check_positive("update_every", update_every)
+
+    def weights(inputs, kept):
+        fresh = lambda: nash_mtl_weights(inputs.gram)
+        w = jax.lax.cond(inputs.step % update_every == 0, fresh, lambda: kept)
+        return clip_weights(w, inputs.gram, limit), w
+
+    init = lambda k: jnp.ones((k,), jnp.float32)
+    method = Method("nash_mtl", weights, init=init)
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )

@@ -1,0 +1,78 @@
+"""Losses weighted by learned task uncertainties."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtrl_jax.surgery.checks import check_positive
+from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+
+__all__ = ["uncertainty_step", "uncertainty_weighting", "uncertainty_weights"]
+
+Array = jax.Array
+
+
+def uncertainty_weights(log_variance: Array) -> Array:
+    """`w_i = 1/2 exp(-s_i)`, s the log variances, float32 `[K]`."""
+    return 0.5 * jnp.exp(-log_variance)
+
+
+def uncertainty_step(
+    log_variance: Array, task_losses: Array, learning_rate: Array | float
+) -> Array:
+    """One gradient step on s of `sum_i 1/2 (exp(-s_i) L_i + s_i)`, float32 `[K]`."""
+    return log_variance - learning_rate * 0.5 * (1.0 - jnp.exp(-log_variance) * task_losses)
+
+
+def uncertainty_weighting(
+    num_tasks: int,
+    *,
+    learning_rate: float = 0.01,
+    seed: Seed = 0,
+    mask: Mask = None,
+    scope: str = "global",
+    diagnostics: bool | str = False,
+    axis_name: AxisName = None,
+    replicated: Mask = False,
+) -> optax.GradientTransformationExtraArgs:
+    """UW, weighting by homoscedastic uncertainty.
+
+    Kendall, Gal & Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
+    Geometry and Semantics", arXiv 1705.07115, equation 7 with s = log sigma^2, for all losses in
+    its regression form:
+
+        sum_i 1/2 exp(-s_i) L_i + 1/2 s_i
+
+    so that a task with a large loss gets a small weight. The s_i are learned here by plain
+    gradient descent (the paper trains them with the network's optimiser) and start at 0.
+
+    Needs `task_losses`, which must be positive for the s_i to stay bounded. Gradients enter the
+    update only.
+
+    Args:
+      num_tasks: K.
+      learning_rate: of the log variances.
+      seed: unused; every factory of the family accepts it.
+      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+    """
+    check_positive("learning_rate", learning_rate)
+
+    def weights(inputs, s):
+        return uncertainty_weights(s), uncertainty_step(s, inputs.task_losses, learning_rate)
+
+    init = lambda k: jnp.zeros((k,), jnp.float32)
+    method = Method(
+        "uncertainty_weighting", weights, init=init, uses_gram=False, uses_losses=True, sums=True
+    )
+
+    return make_transform(
+        method,
+        num_tasks,
+        seed=seed,
+        mask=mask,
+        scope=scope,
+        diagnostics=diagnostics,
+        axis_name=axis_name,
+        replicated=replicated,
+    )
