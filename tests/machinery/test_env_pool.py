@@ -82,8 +82,7 @@ def test_rewards_on_reset_rows_are_dropped(monkeypatch: pytest.MonkeyPatch) -> N
         first = raw["step_type"] == 0
         for name in ("reward", "discount"):
             raw[name] = np.where(first, np.float32(np.nan), raw[name])
-        for name in ("done", "trunc"):
-            raw[name] = first | raw[name]
+        raw["done"] = first | raw["done"]
         return raw
 
     monkeypatch.setattr(pool_module._TaskPool, "recv", garbage)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import envpool
 import jax
@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from mtrl_jax.envs import suites
-from mtrl_jax.envs.functional import auto_reset, auto_reset_batch, environment_keys
+from mtrl_jax.envs.functional import (
+    auto_reset,
+    auto_reset_batch,
+    environment_keys,
+    restart,
+    transition,
+)
 from mtrl_jax.envs.pool import environment_seeds
 from mtrl_jax.types import FunctionalSuite, HostSuite, Timestep
 from tests.probes.probe_envs import PROBES
@@ -19,15 +25,36 @@ from tests.probes.probe_envs import PROBES
 SEED = 3
 
 
+class Ragged(NamedTuple):
+    """Episodes of 1 to 6 actions, at random, in one task terminated and in the other truncated."""
+
+    def reset(self, key: Any, task: Any) -> Any:
+        left = jax.random.randint(key, (), 1, 7)
+        return left, restart(jax.random.normal(key, (2,)))
+
+    def step(self, key: Any, state: Any, action: Any, task: Any) -> Any:
+        left = state - 1
+        observation = jnp.stack([left, action]).astype(jnp.float32)
+        discount = jnp.where((left == 0) & (task == 0), 0.0, 1.0)
+        return left, transition(observation, state * 1.5, discount, action == 1), left == 0
+
+
+def ragged() -> FunctionalSuite:
+    spec = PROBES["truncation"]().spec
+    spec = spec._replace(observation_shape=(2,), episode_limit=np.zeros(2, int))
+    return FunctionalSuite(spec, Ragged(), jnp.arange(2))
+
+
 class Case:
     """A suite, how many environments, and enough steps to see an episode end (Atari's do not)."""
 
-    def __init__(self, name: str, num_envs: int, num_steps: int, probe: bool = False) -> None:
-        self.name, self.num_envs, self.num_steps, self.probe = name, num_envs, num_steps, probe
+    def __init__(self, name: str, num_envs: int, num_steps: int, build: Any = None) -> None:
+        self.name, self.num_envs, self.num_steps = name, num_envs, num_steps
+        self._build = build or functools.partial(suites.make, name)
 
     @functools.cached_property
     def suite(self) -> FunctionalSuite | HostSuite:
-        return PROBES[self.name]() if self.probe else suites.make(self.name)
+        return self._build()
 
     @functools.cached_property
     def actions(self) -> np.ndarray:
@@ -48,7 +75,8 @@ CASES = [
     Case("minigrid_nav4", 2, 130),
     Case("envpool:CartPole-v1", 4, 60),
     Case("envpool:Pong-v5,Breakout-v5", 2, 8),
-    *(Case(name, 3, 12, probe=True) for name in PROBES),
+    Case("ragged", 5, 40, ragged),
+    *(Case(name, 3, 12, build) for name, build in PROBES.items()),
 ]
 
 
@@ -181,7 +209,7 @@ def test_reset_rows(case: Case) -> None:
         elapsed = np.where(rows.first[t], 0, elapsed + 1)
         cut = rows.first[t + 1] & (rows.discount[t] == 1)
         at_limit = (elapsed == limit[:, None]) & (limit[:, None] > 0)
-        assert at_limit[cut].all()
+        assert (at_limit | (limit[:, None] == 0))[cut].all()
         assert rows.first[t + 1][at_limit].all()
     assert rows.first[1:].any() or "Pong" in case.name
 
