@@ -1,7 +1,7 @@
 """How fast environments step by themselves: `python -m benchmarks.envs`.
 
 Functional: `maze8` in a scan with both auto-resets, beside the forward pass of a small network
-over the same batch. Host: the pool, with one and two groups, beside the bare envpool calls under it.
+over the same batch. Host: the pool, with one and two groups, beside the bare envpool calls.
 Variants alternate in one process; medians of `--rounds` are printed, in environment steps per
 second summed over tasks and environments.
 """
@@ -40,8 +40,11 @@ def functional(num_envs: int, rounds: int, width: int = 128) -> dict[str, float]
     assert isinstance(suite, FunctionalSuite)
     num_tasks, classes = suite.spec.num_tasks, int(suite.spec.vocabulary.max())  # type: ignore[union-attr]
     index = jnp.arange(num_tasks * num_envs).reshape(num_tasks, num_envs)
-    single = [jax.vmap(jax.vmap(f, a)) for f, a in zip(
-        auto_reset(suite.env), ((0, None), (0, 0, 0, None)), strict=True)]  # fmt: skip
+    reset, step = auto_reset(suite.env)
+    single = (
+        jax.vmap(jax.vmap(reset, (0, None))),
+        jax.vmap(jax.vmap(step, (0, 0, 0, None))),
+    )
     batched = auto_reset_batch(suite.env)
     key = jax.random.key(0)
 

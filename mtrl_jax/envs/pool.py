@@ -104,6 +104,7 @@ class EnvpoolPool:
         self._tasks = tuple(tasks)
         self._size = num_envs // num_groups
         self._can_render = render
+        self._success_ends = np.array([task.encoding.kind == "minigrid" for task in tasks])
         self._in_flight = [False] * num_groups
         seeds = [environment_seeds(seed, k, num_envs) for k in range(len(tasks))]
         self._pools = [
@@ -177,29 +178,27 @@ class EnvpoolPool:
 
     def _collect(self, group: int) -> Timestep:
         spec, batch = self.spec, (self.spec.num_tasks, self._size)
-        row = Timestep(
-            observation=np.empty((*batch, *spec.observation_shape), spec.observation_dtype),
-            reward=np.empty(batch, np.float32),
-            discount=np.empty(batch, np.float32),
-            first=np.empty(batch, np.bool_),
-            valid=np.empty(batch, np.bool_),
-            success=np.empty(batch, np.bool_),
-        )
+        observation = np.empty((*batch, *spec.observation_shape), spec.observation_dtype)
+        reward = np.empty(batch, np.float32)
+        ended, truncated, first, success = (np.empty(batch, np.bool_) for _ in range(4))
         for k, pool in enumerate(self._pools[group]):
             raw = pool.recv()
-            _observe(raw, self._tasks[k].encoding, row.observation[k])
-            first = raw["step_type"] == 0
-            success = _succeeded(raw, self._tasks[k].encoding) & ~first
-            # envpool calls an episode truncated whenever it ends on its last allowed step. A
-            # positive last reward in MiniGrid says that it was solved there, which is a true end.
-            solved = success & (self._tasks[k].encoding.kind == "minigrid")
-            terminated = raw["done"] & (~raw["trunc"] | solved) & ~first
-            row.reward[k] = np.where(first, 0.0, raw["reward"])
-            row.discount[k] = ~terminated
-            row.first[k] = first
-            row.valid[k] = ~first
-            row.success[k] = success
-        return row
+            encoding = self._tasks[k].encoding
+            _observe(raw, encoding, observation[k])
+            reward[k] = raw["reward"]
+            ended[k] = raw["done"]
+            truncated[k] = raw["trunc"]
+            np.equal(raw["step_type"], 0, out=first[k])
+            success[k] = _succeeded(raw, encoding.success)
+        valid = ~first
+        reward[first] = 0.0  # whatever the library left there
+        ended &= valid
+        success &= valid
+        # envpool calls an episode truncated whenever it ends on its last allowed step. A positive
+        # last reward in MiniGrid says that it was solved there, which is a true end.
+        truncated &= ~(success & self._success_ends[:, None])
+        discount = 1.0 - (ended & ~truncated).astype(np.float32)
+        return Timestep(observation, reward, discount, first, valid, success)
 
 
 def _observe(raw: dict[str, np.ndarray], encoding: Encoding, out: np.ndarray) -> None:
@@ -216,12 +215,10 @@ def _observe(raw: dict[str, np.ndarray], encoding: Encoding, out: np.ndarray) ->
         out[...] = raw[encoding.keys[0]].reshape(out.shape)
 
 
-def _succeeded(raw: dict[str, np.ndarray], encoding: Encoding) -> np.ndarray:
-    if encoding.success == "reward":
+def _succeeded(raw: dict[str, np.ndarray], rule: str) -> np.ndarray | bool:
+    if rule == "reward":
         return raw["done"] & (raw["reward"] > 0)
-    if encoding.success:
-        return raw[encoding.success].reshape(raw["done"].shape) > 0
-    return np.zeros(raw["done"].shape, np.bool_)
+    return raw[rule].reshape(raw["done"].shape) > 0 if rule else False
 
 
 class _TaskPool:
