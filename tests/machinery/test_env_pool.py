@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -279,3 +281,13 @@ def test_permuted_mask_follows_the_actions() -> None:
 def test_check_actions_returns_what_it_was_given() -> None:
     action = np.array([[1, 0], [0, 1]], np.uint8)
     np.testing.assert_array_equal(check_actions(action.tolist(), 2, 2, 2), action)
+
+
+def test_listing_suites_loads_no_environment_library() -> None:
+    code = (
+        "import sys; from mtrl_jax.envs import suites; names = suites.list_suites();"
+        "assert suites.DEFAULT_SUITE in names and 'maze8' in names and all(names.values());"
+        "suites.make('maze8'); print('envpool' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
