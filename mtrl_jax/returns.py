@@ -1,7 +1,7 @@
 """Returns and advantages of one trajectory: `[T]` in, `[T]` out; vmap for more.
 
-All functions follow the row convention of `types.Timestep`. Transition t goes from row t to row t
-+ 1; ``r_t, discount_t, valid_t`` belong to the transition and ``v`` has one entry more:
+All functions follow the row convention of `types.Timestep`. Transition t leads from row t to
+row t + 1; ``r_t, discount_t, valid_t`` belong to it, and ``v`` has one entry more:
 
     v_tm1 = v[:-1]   value of the row on which the action was chosen
     v_t   = v[1:]    value of the row it led to; v[T] bootstraps the end of the unroll

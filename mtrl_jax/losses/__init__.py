@@ -1,4 +1,4 @@
-"""Losses as pure functions of arrays, one paper family a module; loads only jax, chex and NumPy."""
+"""Losses as pure functions of arrays, one paper family a module; loads only jax and NumPy."""
 
 from mtrl_jax.losses import distral
 

@@ -1,5 +1,4 @@
-"""Random Markov decision processes solved exactly: float64 NumPy, no iteration, none of the
-library.
+"""Random Markov decision processes solved exactly in float64 NumPy, without the library.
 
 n tasks share S states, A actions and gamma. Policies are [n, S, A], the distilled policy [S, A].
 """

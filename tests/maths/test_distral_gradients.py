@@ -69,7 +69,7 @@ def _finite_differences(mdp, h, g, coefs, step=1e-5):
 
 
 def _closed_forms(mdp, h, g, coefs, visits=None):
-    """dJ/dh and dJ/dg of section 1.6 with d_i(s), or `visits` [n, S], as weights of the states."""
+    """dJ/dh and dJ/dg in closed form, with d_i(s), or `visits` [n, S], as weights of the states."""
     pi, pi_0 = _policies(h, g, coefs)
     reward = exact.regularised(mdp, pi, pi_0, *_temperature(coefs))
     v, q = exact.evaluate(mdp, pi, reward)
@@ -275,9 +275,7 @@ def test_sampled_divergence_takes_both_logarithms_at_the_task_policys_action_i18
     pi, pi_0 = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.2, 0.7])
     coefs = distral.coefficients(distral.ALGORITHMS["kl_1col"], 1.0)
     _, metrics = _expected_one_step_loss(np.log(pi), np.log(pi_0), coefs, "reward")
-    np.testing.assert_allclose(
-        metrics["loss/regulariser"], -1.16754609, atol=1e-8
-    )  # the spec's number
+    np.testing.assert_allclose(metrics["loss/regulariser"], -1.16754609, atol=1e-8)  # 0.6 log 7
     np.testing.assert_allclose(metrics["loss/kl_task_shared"], 1.16754609, atol=1e-8)
     np.testing.assert_allclose(metrics["loss/return"], -1.16754609, atol=1e-8)
 

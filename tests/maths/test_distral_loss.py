@@ -456,3 +456,13 @@ def test_bad_arguments_are_named(change, message):
 def test_bad_variants_are_named(variant, beta, message):
     with pytest.raises(ValueError, match=message):
         distral.coefficients(variant, beta)
+
+
+def test_targets_and_advantages_are_constants_of_their_terms():
+    ones, valid = jnp.ones(3), jnp.ones(3, bool)
+    by_v, by_target = jax.grad(distral.value_loss, (0, 1))(2.0 * ones, ones, 0.5, valid)
+    np.testing.assert_allclose(by_v, 1.0 / 3.0)
+    np.testing.assert_array_equal(by_target, 0.0)
+    by_log_pi, by_advantage = jax.grad(distral.policy_gradient_loss, (0, 1))(ones, ones, valid)
+    np.testing.assert_allclose(by_log_pi, -1.0 / 3.0)
+    np.testing.assert_array_equal(by_advantage, 0.0)

@@ -117,7 +117,6 @@ def distral_loss(
 
     log_pi_i = categorical_log_probs(logits, action_mask)
     log_pi_0 = categorical_log_probs(jnp.zeros_like(logits) if h is None else h, action_mask)
-    action = jnp.where(valid_t, action, 0)
     log_pi_i_a = jnp.take_along_axis(log_pi_i, action[:, None], axis=1)[:, 0]
     log_pi_0_a = jnp.take_along_axis(log_pi_0, action[:, None], axis=1)[:, 0]
 

@@ -133,7 +133,7 @@ def pseudocount_policy(counts: Array, pseudocount: Scalar = 1.0) -> Array:
 
     Args:
       counts: [..., A] how often the tasks together took each action; may have decayed to fractions.
-      pseudocount: c above 0, the paper's estimator has 1 (uniform where nothing was seen).
+      pseudocount: c above 0; the policy is uniform where nothing was seen.
 
     Returns:
       [..., A], rows sum to 1.

@@ -39,8 +39,7 @@ __all__ = [
 
 
 class Variant(NamedTuple):
-    """A row of Table 1. Change one with `_replace`, as in
-    ``ALGORITHMS["kl_ent_2col"]._replace(alpha=0.7)``.
+    """A row of Table 1; ``ALGORITHMS["kl_ent_2col"]._replace(alpha=0.7)`` makes another.
 
     Attributes:
       alpha: share of 1/beta that is divergence cost, in [0, 1]; the rest is entropy cost.
@@ -82,7 +81,11 @@ ALGORITHMS: dict[str, Variant] = {
 
 
 class Coefficients(NamedTuple):
-    """The four numbers that make an algorithm of the loss. Scalars, or [K] under a vmap over tasks.
+    """The four numbers that make an algorithm of the loss.
+
+    Scalars, or [K] under a vmap over tasks, so that each task may have costs of its own. Two-column
+    costs c_kl, c_ent [K] that differ in their ratio too are
+    ``Coefficients(c_kl, c_ent, alpha_beta_from_costs(c_kl, c_ent).alpha, 1.0)``.
 
     Attributes:
       c_kl: cost of a nat of KL(pi_i || pi_0), in units of reward; alpha / beta.
