@@ -1,0 +1,112 @@
+"""The Gram matrix and the weighted sum: against float64 NumPy, and their promise of memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
+
+# Sizes on both sides of every branch: one block, several blocks and a rest, many small leaves.
+SHAPES = {
+    "scalar and vector": [(), (7,)],
+    "below one block": [(30, 40), (1023,)],
+    "blocks and a rest": [(137, 151), (5, 4099)],
+    "whole blocks": [(16, 1024), (8192,)],
+}
+
+
+def make(k, shapes, dtype=jnp.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    leaves = [jnp.asarray(rng.normal(size=(k, *s)), jnp.float32).astype(dtype) for s in shapes]
+    return {str(i): leaf for i, leaf in enumerate(leaves)}
+
+
+def jacobian(grads):
+    leaves = [np.asarray(g.astype(jnp.float32), np.float64) for g in jax.tree.leaves(grads)]
+    return np.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+
+CASES = [(shapes, k, "float32") for shapes in SHAPES for k in (2, 10)]
+CASES += [("blocks and a rest", k, "float32") for k in (1, 3, 33)]
+CASES += [("blocks and a rest", k, "bfloat16") for k in (3, 10, 17)]
+
+
+@pytest.mark.parametrize("name, k, dtype", CASES)
+def test_equals_numpy(name, k, dtype):
+    shapes = SHAPES[name]
+    dtype = jnp.dtype(dtype)
+    grads = make(k, shapes, dtype)
+    weights = jnp.linspace(-1.0, 2.0, k)
+    gram = jax.jit(gram_matrix)(grads)
+    update = jax.jit(weighted_sum)(weights, grads)
+
+    j = jacobian(grads)
+    expected = j @ j.T
+    assert gram.shape == (k, k) and gram.dtype == jnp.float32
+    np.testing.assert_allclose(gram, expected, rtol=2e-6, atol=2e-6 * expected.diagonal().max())
+    assert [(u.shape, u.dtype) for u in update.values()] == [(s, dtype) for s in shapes]
+    flat = np.concatenate([np.asarray(u, np.float64).ravel() for u in update.values()])
+    rounding = 2**-8 if dtype == jnp.bfloat16 else 2**-22  # one rounding of the result
+    size = np.abs(np.asarray(weights, np.float64)) @ np.abs(j)
+    expected_flat = np.asarray(weights, np.float64) @ j
+    assert np.all(np.abs(flat - expected_flat) <= rounding * np.abs(expected_flat) + 3e-7 * size)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_float64_stays_float64(k):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(k, 9000)))
+        gram, update = gram_matrix([x]), weighted_sum(jnp.ones(k), [x])[0]
+        assert gram.dtype == jnp.float64 and update.dtype == jnp.float64
+        np.testing.assert_allclose(gram, np.asarray(x) @ np.asarray(x).T, rtol=1e-11, atol=1e-9)
+        np.testing.assert_allclose(update, np.asarray(x).sum(0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_nan_stays_in_its_row_and_column(k):
+    x = make(k, [(20000,)])["0"].at[1, 0].set(jnp.nan)
+    bad = np.isnan(gram_matrix([x]))
+    assert bad[1].all() and bad[:, 1].all() and bad.sum() == 2 * k - 1
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_vmap_equals_loop(k):
+    x = jnp.stack([make(k, [(20000,)], seed=s)["0"] for s in range(3)])
+    each = jnp.stack([gram_matrix([row]) for row in x])
+    np.testing.assert_allclose(jax.vmap(lambda r: gram_matrix([r]))(x), each, rtol=1e-5, atol=0.02)
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_sharded_parameters_need_one_psum(k):
+    """Also shows that the loop over blocks passes shard_map's own check of varying values."""
+    x = make(k, [(4, 20000)])["0"]
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("model",))
+    spec = jax.P(None, "model")
+    partial = lambda x: jax.lax.psum(gram_matrix([x]), "model")
+    sharded = jax.jit(jax.shard_map(partial, mesh=mesh, in_specs=spec, out_specs=jax.P()))(x)
+    np.testing.assert_allclose(sharded, gram_matrix([x]), rtol=1e-5, atol=0.05)
+
+
+def temporaries(function, *shapes):
+    return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("k", [2, 10, 50])
+def test_temporary_memory_does_not_grow_with_the_parameters(k):
+    """From P = 1e5 to 1e7 (K * P floats are 80 MB to 2 GB there). Compiled, not run."""
+    w = jax.ShapeDtypeStruct((k,), jnp.float32)
+    sizes = [jax.ShapeDtypeStruct((k, p), jnp.float32) for p in (12 * 8192, 1221 * 8192)]
+    gram = [temporaries(gram_matrix, [x]) for x in sizes]
+    update = [temporaries(weighted_sum, w, [x]) for x in sizes]
+    assert gram[1] <= gram[0] + 1024 and gram[1] < 2**20
+    assert max(update) < 4096
+
+
+@pytest.mark.parametrize("k", [10, 50])
+def test_bfloat16_gradients_are_not_widened_as_a_whole(k):
+    p = 10**6
+    x = jax.ShapeDtypeStruct((k, p), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((k,), jnp.float32)
+    assert temporaries(gram_matrix, [x]) < 2**20
+    assert temporaries(weighted_sum, w, [x]) <= 16 * p  # a few float32 updates, not K of them
