@@ -119,7 +119,8 @@ def host_scorer(
         seed = int(jax.random.randint(key, (), 0, 2**30))
         pool = suite.make_pool(episodes, seed, 1)
         try:
-            timestep, actor_state = pool.reset(0), agent.init_actor(episodes)
+            timestep = pool.reset(0)
+            actor_state = rollout.host_actor(agent.init_actor, episodes)
             alive = np.ones(env_index.shape, bool)
             total = Score(
                 np.zeros(alive.shape, np.float32), np.zeros_like(alive), np.zeros(alive.shape, int)

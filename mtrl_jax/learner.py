@@ -65,16 +65,20 @@ def _sharding(devices: Sequence[jax.Device]) -> jax.NamedSharding:
 
 def replicate(tree: ArrayTree, devices: Sequence[jax.Device]) -> ArrayTree:
     """Leaves `[*x]` to `[D, *x]`, one copy a device; typed keys included."""
-    d = len(devices)
-    stacked = jax.tree.map(
-        lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (d, *jnp.shape(x))), tree
+    copies = jax.jit(
+        lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *x.shape)), tree)
     )
-    return jax.device_put(stacked, _sharding(devices))
+    return jax.device_put(copies(tree), _sharding(devices))
 
 
 def first(tree: ArrayTree) -> ArrayTree:
     """Leaves `[D, *x]` to `[*x]` on one device; `x[0]` would be a program over all devices."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+    return _drop_device_axis(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+
+
+@jax.jit
+def _drop_device_axis(tree: ArrayTree) -> ArrayTree:
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def shard(tree: ArrayTree, devices: Sequence[jax.Device], axis: int) -> ArrayTree:

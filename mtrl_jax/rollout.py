@@ -152,8 +152,13 @@ def init_host_loop(pool: Pool, num_envs: int, init_actor: Callable[[int], ArrayT
     groups = range(pool.num_groups)
     return HostLoop(
         tuple(pool.reset(g) for g in groups),
-        tuple(init_actor(num_envs // pool.num_groups) for _ in groups),
+        tuple(host_actor(init_actor, num_envs // pool.num_groups) for _ in groups),
     )
+
+
+def host_actor(init_actor: Callable[[int], ArrayTree], num_envs: int) -> ArrayTree:
+    """The agent's first memory, put where acting leaves it: anything else would compile `act` twice."""
+    return jax.device_put(init_actor(num_envs), jax.local_devices()[0])
 
 
 def collect(
@@ -216,8 +221,6 @@ def act_at(act: Act) -> Callable[..., tuple[Array, Array, ArrayTree]]:
     """`act` for the host loop: one jitted call that also derives its keys, as `unroll` does."""
 
     def call(policy, actor_state, timestep, key, t, env_index):
-        keys = step_keys(key, t, env_index)
-        keys = jax.vmap(jax.vmap(jax.random.split))(keys)[..., 0]
-        return act(policy, actor_state, timestep, keys)
+        return act(policy, actor_state, timestep, step_keys(key, t, env_index))
 
     return jax.jit(call)

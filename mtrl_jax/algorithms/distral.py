@@ -185,16 +185,16 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
     row = jnp.zeros((1, 1))
     carry = columns.initial_carry(parts.config.core, parts.config.core_size, (1,))
 
-    def column(net: columns.Column, key: Key) -> ArrayTree:
-        args = (observation, row.astype(jnp.int32), row, row > 0, carry)
-        return net.init(key, *args)["params"]
-
-    shared_key, task_key = jax.random.split(key)
-    keys = jax.random.split(task_key, num_tasks)
-    has = parts.variant
+    args = (observation, row.astype(jnp.int32), row, row > 0, carry)
+    # One program for all columns, which differ in nothing but their heads: compiling is what init costs.
+    keys = jax.random.split(key, num_tasks + 1)
+    every = jax.vmap(lambda k: parts.task.init(k, *args)["params"])(keys)
+    shared = jax.tree.map(lambda x: x[0], every)
+    if parts.variant.has_task_column:
+        shared = {name: x for name, x in shared.items() if name != "value"}
     params = learner.Params(
-        shared=column(parts.shared, shared_key) if has.has_shared_column else {},
-        task=jax.vmap(lambda k: column(parts.task, k))(keys) if has.has_task_column else {},
+        shared=shared if parts.variant.has_shared_column else {},
+        task=jax.tree.map(lambda x: x[1:], every) if parts.variant.has_task_column else {},
     )
     return State(params, learner.init_optimisers(parts.transforms, params))
 

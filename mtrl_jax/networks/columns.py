@@ -83,9 +83,7 @@ class Column(nn.Module):
           without a value head), and the core's state after the last row.
         """
         t, b = first.shape
-        dense = lambda n, scale, name: nn.Dense(
-            n, kernel_init=nn.initializers.orthogonal(scale), name=name
-        )
+        dense = lambda n, scale, name: nn.Dense(n, kernel_init=_init(scale), name=name)
         if self.kind == "onehot":
             x = one_hot(observation.reshape(t, b, -1), self.vocabulary)
         elif self.kind == "conv":
@@ -102,16 +100,21 @@ class Column(nn.Module):
                 x = jnp.concatenate(
                     [x, jax.nn.one_hot(prev_action, self.num_actions), prev_reward[..., None]], -1
                 )
-            x = nn.relu(dense(width, np.sqrt(2), f"dense{i}")(x))
+            x = nn.relu(dense(width, 2.0, f"dense{i}")(x))
         if self.core == "lstm":
             x, carry = _lstm(self.core_size, x, first, carry)
         logits = jnp.zeros((t, b, self.num_actions))
         value = jnp.zeros((t, b))
         if self.has_policy:
-            logits = dense(self.num_actions, 0.01, "policy")(x).astype(jnp.float32)
+            logits = dense(self.num_actions, 1e-4, "policy")(x).astype(jnp.float32)
         if self.has_value:
             value = dense(1, 1.0, "value")(x)[..., 0].astype(jnp.float32)
         return logits, value, carry
+
+
+def _init(scale: float) -> Any:
+    # Not orthogonal: its batched QR (one program for all tasks' columns) deadlocks XLA:CPU of jax 0.10.
+    return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
 
 
 def _lstm(size: int, x: Array, first: Array, carry: Any) -> tuple[Array, Any]:
@@ -120,7 +123,7 @@ def _lstm(size: int, x: Array, first: Array, carry: Any) -> tuple[Array, Any]:
         carry = jax.tree.map(lambda c: jnp.where(reset[:, None], 0.0, c), carry)
         return cell(carry, features)
 
-    cell = nn.OptimizedLSTMCell(size, name="lstm")
+    cell = nn.OptimizedLSTMCell(size, recurrent_kernel_init=_init(1.0), name="lstm")
     scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
     carry, x = scan(cell, carry, (x, first))
     return x, carry
