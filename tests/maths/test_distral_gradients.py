@@ -53,6 +53,7 @@ def _objective(mdp, h, g, coefs):
 
 def _finite_differences(mdp, h, g, coefs, step=1e-5):
     """Central differences of the exact objective in every element of h and g."""
+    h, g = h.copy(), g.copy()  # a dispatched computation may still be reading the caller's arrays
     gradients = []
     for x in (h, g):
         gradient = np.zeros(x.shape)
