@@ -73,7 +73,9 @@ def replicate(tree: ArrayTree, devices: Sequence[jax.Device]) -> ArrayTree:
 
 def first(tree: ArrayTree) -> ArrayTree:
     """Leaves `[D, *x]` to `[*x]` on one device; `x[0]` would be a program over all devices."""
-    return _drop_device_axis(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+    shards = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+    # The shard of a mesh of one device still names the mesh: acting would compile for both spellings.
+    return _drop_device_axis(jax.device_put(shards, jax.local_devices()[0]))
 
 
 @jax.jit
