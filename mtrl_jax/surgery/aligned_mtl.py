@@ -6,6 +6,7 @@ import optax
 
 from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.quadratic import unit_gram
 from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
 
 __all__ = ["aligned_mtl", "aligned_mtl_weights"]
@@ -21,22 +22,30 @@ def aligned_mtl_weights(gram: Array, scale: str = "min") -> Array:
       scale: which eigenvalue sigma is: 'min' (the paper), 'median' or 'rmse' (their mean).
 
     Returns:
-      float32 `[K]`. Eigenvalues below K float32 roundings of the largest count as zero; 1/K each
+      float32 `[K]`. Singular values below K float32 roundings of the largest count as 0; 1/K each
       if all are.
     """
     k = gram.shape[0]
-    largest = jnp.max(jnp.diagonal(gram))
-    values, vectors = jnp.linalg.eigh(gram / jnp.where(largest > 0, largest, 1.0))
-    kept = values > values[-1] * k * jnp.finfo(gram.dtype).eps  # ascending
+    cosines, norms, _ = unit_gram(gram)
+    largest = jnp.max(norms)
+    norms = norms / jnp.where(largest > 0, largest, 1.0)
+    # G = L L' with L from the cosine matrix: the SVD of L is accurate to the square root of what
+    # the eigenvalues of G would be when the norms of the tasks differ.
+    values, vectors = jnp.linalg.eigh(cosines)
+    smallest = values[-1] * k * jnp.finfo(gram.dtype).eps
+    root = norms[:, None] * vectors * jnp.sqrt(jnp.where(values > smallest, values, 0.0))[None]
+    left, singular, _ = jnp.linalg.svd(root)
+    kept = singular > singular[0] * k * jnp.finfo(gram.dtype).eps  # descending
     rank = kept.sum()
     if scale == "min":
-        sigma = jnp.min(jnp.where(kept, values, jnp.inf))
+        sigma = singular[jnp.maximum(rank - 1, 0)]
     elif scale == "median":
-        sigma = values[k - 1 - rank // 2]  # of an even number the lower one
+        sigma = singular[rank // 2]  # of an even number the lower one
     else:
-        sigma = jnp.where(kept, values, 0.0).sum() / jnp.maximum(rank, 1)
-    factors = jnp.where(kept, jnp.sqrt(sigma / jnp.where(kept, values, 1.0)), 0.0)
-    w = jnp.dot(vectors, factors * vectors.mean(0), precision="highest")
+        mean = jnp.where(kept, singular**2, 0.0).sum() / jnp.maximum(rank, 1)
+        sigma = jnp.sqrt(mean)
+    factors = jnp.where(kept, sigma / jnp.where(kept, singular, 1.0), 0.0)
+    w = jnp.dot(left, factors * left.mean(0), precision="highest")
     return jnp.where(rank > 0, w, 1.0 / k)
 
 

@@ -29,10 +29,11 @@ def mgda_weights(gram: Array) -> Array:
     """
     cosines, norms, inverse = unit_gram(gram)
     dead = norms == 0
-    scale = jnp.max(norms)  # so that the right-hand side stays in range
+    # By the smallest norm, which takes most weight: everything below is then of order 1 at most.
+    relative = inverse * jnp.min(jnp.where(dead, jnp.inf, norms))
     matrix = cosines + RIDGE * jnp.eye(gram.shape[0], dtype=gram.dtype)
-    x, _ = complementarity(matrix, -inverse * scale)
-    w = jnp.where(dead.any(), dead.astype(gram.dtype), x * inverse * scale)
+    x, _ = complementarity(matrix, jnp.where(dead, 0.0, -relative))
+    w = jnp.where(dead.any(), dead.astype(gram.dtype), jnp.where(dead, 0.0, x * relative))
     return w / w.sum()
 
 

@@ -1,0 +1,75 @@
+"""The quadratic programmes and the power equation against SciPy, and NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+from surgery_reference import conflict, gauss, hard, spread
+
+from mtrl_jax.surgery.powers import solve_power_equation
+from mtrl_jax.surgery.quadratic import complementarity, dual_cone_weights
+
+project = jax.jit(dual_cone_weights)
+
+
+def cases(k, size):
+    rng = np.random.default_rng(k)
+    yield from (kind(rng, k, size) for kind in (gauss, conflict, spread))
+
+
+@pytest.mark.parametrize("k", [3, 12])
+def test_projection_onto_the_dual_cone(k):
+    preference = np.linspace(0.5, 1.5, k)
+    for jacobian in [*cases(k, k + 3), *cases(k, 2 * k // 3)]:  # full rank, and deficient
+        # The correction is sum_i x_i g_i with x >= 0, as short as possible: a non-negative least
+        # square.
+        norms = np.linalg.norm(jacobian, axis=1, keepdims=True)
+        plain = jacobian.T @ preference
+        x, _ = nnls((jacobian / norms).T, -plain)
+        want = plain + (jacobian / norms).T @ x
+        gram = jnp.asarray(jacobian @ jacobian.T, jnp.float32)
+        v = np.asarray(project(gram, jnp.asarray(preference, jnp.float32)), np.float64)
+        assert (v >= preference - 1e-5).all()
+        size = np.linalg.norm(plain)
+        np.testing.assert_allclose(jacobian.T @ v, want, rtol=0, atol=1e-3 * size)
+        assert ((jacobian / norms) @ (jacobian.T @ v)).min() > -2e-5 * size
+
+
+def test_nothing_is_changed_where_nothing_conflicts():
+    jacobian = np.abs(np.random.default_rng(0).normal(size=(5, 8)))
+    preference = jnp.linspace(0.1, 0.9, 5)
+    got = dual_cone_weights(jnp.asarray(jacobian @ jacobian.T, jnp.float32), preference)
+    np.testing.assert_array_equal(got, preference)
+
+
+def test_complementarity_from_any_start_and_on_anything():
+    rng = np.random.default_rng(1)
+    solve = jax.jit(complementarity)
+    for _ in range(20):
+        factor = rng.normal(size=(6, 6))
+        matrix = factor @ factor.T + 0.1 * np.eye(6)
+        matrix /= np.sqrt(np.diag(matrix))[:, None] * np.sqrt(np.diag(matrix))[None]
+        q = rng.normal(size=6)
+        x, free = solve(
+            jnp.asarray(matrix, jnp.float32), jnp.asarray(q, jnp.float32), np.ones(6, bool)
+        )
+        x = np.asarray(x, np.float64)
+        slack = matrix @ x + q
+        assert (x >= 0).all() and (slack > -1e-4).all() and abs(x * slack).max() < 1e-4
+        assert ((x > 0) <= np.asarray(free)).all()
+    # A rank-one matrix, NaN and a wrong sign on the diagonal still end.
+    for matrix in (np.ones((6, 6)), np.full((6, 6), np.nan), -np.eye(6)):
+        solve(jnp.asarray(matrix, jnp.float32), -jnp.ones(6), np.zeros(6, bool))
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.2, 2.0])
+def test_power_equation(power):
+    solve = jax.jit(solve_power_equation)
+    for jacobian in cases(5, 9):
+        gram = jacobian @ jacobian.T
+        w = np.asarray(solve(jnp.asarray(gram, jnp.float32), power), np.float64)
+        np.testing.assert_allclose(gram @ w * w**power, np.ones(5), rtol=3e-3)
+    for jacobian in hard(5, 9).values():
+        w = solve(jnp.asarray(jacobian @ jacobian.T, jnp.float32), power)
+        assert np.isfinite(w).all() and (np.asarray(w) >= 0).all()
