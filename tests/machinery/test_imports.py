@@ -36,9 +36,10 @@ FORBIDDEN = {
     "evaluate": _LEARNING,
 }
 
-# Libraries that a unit may name; units not listed may use all of the package's dependencies.
+# Libraries that a unit may import when it is imported itself (a function that draws may import its
+# plotting library); units not listed may use all of the package's dependencies.
 LIBRARIES = {
-    "surgery": {"jax", "optax"},
+    "surgery": {"jax", "optax", "numpy"},
     "types": {"jax", "numpy"},
     "_checks": {"jax", "numpy"},
     "returns": {"jax", "numpy", "chex"},
@@ -48,15 +49,24 @@ LIBRARIES = {
 
 
 def _imports(path):
-    """(line, absolute module name) of every import in a file, those inside functions included."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """(line, absolute module name, whether at the top level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    within = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names = []
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: write the module's whole name"
-            yield node.lineno, node.module
+            names = [node.module]
             if node.module == "mtrl_jax":
-                yield from ((node.lineno, f"mtrl_jax.{alias.name}") for alias in node.names)
+                names += [f"mtrl_jax.{alias.name}" for alias in node.names]
+        yield from ((node.lineno, name, id(node) not in within) for name in names)
 
 
 def _violations(files, root):
@@ -68,7 +78,7 @@ def _violations(files, root):
         if unit not in RANK:
             yield f"{path}: mtrl_jax.{unit} has no layer in LAYERS"
             continue
-        for line, name in _imports(path):
+        for line, name, at_top in _imports(path):
             library, *rest = name.split(".")
             where = f"{path}:{line}: {name}"
             if library in ("experiments", "tests", "benchmarks"):
@@ -80,7 +90,7 @@ def _violations(files, root):
                 if RANK.get(other, len(LAYERS)) >= RANK[unit] or other in FORBIDDEN.get(unit, ()):
                     yield f"{where} may not be imported by {unit}"
             elif library != "mtrl_jax" and library not in sys.stdlib_module_names:
-                if library not in LIBRARIES.get(unit, {library}):
+                if at_top and library not in LIBRARIES.get(unit, {library}):
                     yield f"{where} is not among the libraries of {unit}"
 
 
@@ -98,6 +108,7 @@ def test_imports_go_one_way():
         ("losses/x.py", "import flax.linen as nn"),
         ("surgery/x.py", "def f():\n    from mtrl_jax.types import Array"),
         ("surgery/x.py", "import chex"),
+        ("surgery/x.py", "if True:\n    import flax"),
         ("envs/x.py", "import mtrl_jax.losses.distral"),
         ("learner.py", "from mtrl_jax.envs.maze import maze8"),
         ("train.py", "from experiments import common"),
