@@ -89,22 +89,25 @@ def test_an_iteration_changes_q_only_where_it_counted():
 
 
 def test_one_row_is_the_update_of_the_paper():
-    env, goals = two_rooms.TwoRooms(), jnp.array([20])
+    # 500 tasks side by side, so that some reach the goal, where the target is the reward alone.
+    env, goals, tasks = two_rooms.TwoRooms(), jnp.full(500, 20), np.arange(500)
     rng = np.random.default_rng(1)
-    q, counts = rng.normal(size=(1, N, A)), rng.integers(9, size=(N, A)).astype(float)
+    q, counts = rng.normal(size=(500, 44, A)), rng.integers(9, size=(44, A)).astype(float)
     state = soft_q.State(jnp.asarray(q, jnp.float32), jnp.asarray(counts, jnp.float32))
+    index = functools.partial(two_rooms.state_index, state="cell")
     carry = soft_q.start(env, goals, state, jax.random.key(2))
     new, log = jax.jit(soft_q.iterate, static_argnums=(0, 2, 6))(
-        env, goals, two_rooms.state_index, soft_q.Settings(alpha=0.7), carry, jax.random.key(3), 1
+        env, goals, index, soft_q.Settings(alpha=0.7), carry, jax.random.key(3), 1
     )
-    s = int(two_rooms.state_index(carry.timestep.observation[0]))
-    s_t = int(two_rooms.state_index(new.timestep.observation[0]))
-    ((_, row, a),) = np.argwhere(np.asarray(new.state.q) != np.asarray(state.q))
-    pi_0 = (1.0 + counts[s_t]) / (A + counts[s_t].sum())
-    value = np.log(np.sum(pi_0**0.7 * np.exp(5.0 * q[0, s_t]))) / 5.0
-    target = float(new.timestep.reward[0]) + 0.95 * float(new.timestep.discount[0]) * value
-    assert row == s and log.steps == 1
-    np.testing.assert_allclose(new.state.q[0, s, a], 0.9 * q[0, s, a] + 0.1 * target, rtol=1e-5)
+    s, s_t = (np.asarray(x.timestep.observation)[:, 0] for x in (carry, new))
+    a = np.asarray(new.timestep.observation)[:, 1] - 1
+    reward, discount = np.asarray(new.timestep.reward), np.asarray(new.timestep.discount)
+    assert log.steps == 500 and 2 <= log.episodes == np.sum(discount == 0) <= 50
+    pi_0 = (1.0 + counts[s_t]) / (A + counts[s_t].sum(-1, keepdims=True))
+    value = np.log(np.sum(pi_0**0.7 * np.exp(5.0 * q[tasks, s_t]), axis=-1)) / 5.0
+    want = q.copy()
+    want[tasks, s, a] = 0.9 * q[tasks, s, a] + 0.1 * (reward + 0.95 * discount * value)
+    np.testing.assert_allclose(new.state.q, want, rtol=1e-5, atol=1e-6)
 
 
 def test_without_distillation_counts_do_not_matter():
