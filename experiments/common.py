@@ -16,7 +16,7 @@ from absl import app, flags
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs import suites
 
-_DEFAULT = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+_DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; the same command on the same one continues it.\n"
     "(default: runs/<binary>/<suite>-<algorithm>-seed<seed>)"
@@ -30,12 +30,12 @@ _NUM_SEEDS = flags.DEFINE_integer(
 _SUITE = flags.DEFINE_string("suite", suites.DEFAULT_SUITE, "Tasks; see --list_suites.")
 _LIST_SUITES = flags.DEFINE_bool("list_suites", False, "Print the suites and exit.")
 _PERMUTE_ACTIONS = flags.DEFINE_integer(
-    "permute_actions", None, "Seed of a permutation of the actions for each task: a control in which "
-    "one shared policy must fail. (default: the suite's own actions)", 0
+    "permute_actions", None, "Seed of a permutation of the actions for each task: a control in which
+    " "one shared policy must fail. (default: the suite's own actions)", 0
 )  # fmt: skip
 _TOTAL = flags.DEFINE_integer(
-    "total_env_steps", None, "Environment steps in all, summed over tasks and environments; rounded up "
-    "to whole dispatches. (default: the suite's)", 1
+    "total_env_steps", None, "Environment steps in all, summed over tasks and environments; rounded
+    up " "to whole dispatches. (default: the suite's)", 1
 )  # fmt: skip
 _NUM_ENVS = flags.DEFINE_integer(
     "num_envs_per_task", None, "Environments of each task, over all devices. (default: the suite's)"
@@ -68,9 +68,7 @@ def start() -> None:
     """Joins the other processes, if any. Call before anything touches a device."""
     absl.logging.set_verbosity(absl.logging.WARNING)
     if _NUM_PROCESSES.value > 1:
-        jax.distributed.initialize(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-        )
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _LIST_SUITES.value:
         for name, line in suites.list_suites().items():
             print(f"{name:24} {line}")
@@ -171,7 +169,7 @@ class Progress:
 
 
 def main(fn: Callable[[], None]) -> None:
-    """Parses flags and runs `fn`. Bad input ends in one sentence and exit code 2, before any work."""
+    """Parses flags and runs `fn`. Bad input ends in one sentence and exit code 2."""
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:

@@ -26,7 +26,10 @@ _ALGORITHM = flags.DEFINE_enum(
     "algorithm", "kl_ent_2col", list(ALGORITHMS), "A row of the paper's Table 1."
 )
 _SURGERY = flags.DEFINE_enum(
-    "surgery", "sum", list(surgery.METHODS), "How the tasks' gradients of the shared column combine."
+    "surgery",
+    "sum",
+    list(surgery.METHODS),
+    "How the tasks' gradients of the shared column combine.",
 )
 _CORE = flags.DEFINE_enum("core", "none", ["none", "lstm"], "Recurrent core of every column.")
 _ALONE = flags.DEFINE_bool(
@@ -36,7 +39,7 @@ _ALONE = flags.DEFINE_bool(
 # What a suite needs to show something on two CPU cores; any flag or override wins over it.
 PRESETS: dict[str, dict[str, Any]] = {
     "minigrid_ladder": {
-        "run": {"total_env_steps": 1_500_000, "num_envs_per_task": 32},
+        "run": {"total_env_steps": 1_000_000, "num_envs_per_task": 16},
         "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
                    "learning_rate": 1e-3, "hidden": (64, 64)},
     },
@@ -88,7 +91,9 @@ def main() -> None:
         result = train.run(run_config, suite, agent, run_folder, settings, progress)
         progress.close()
         if not result.finished:
-            print(f"Stopped at step {result.step:,}; saved. The same command continues: {run_folder}")
+            print(
+                f"Stopped at step {result.step:,}; saved. The same command continues: {run_folder}"
+            )
             return
         rows[title] = metrics.read_jsonl(run_folder / "metrics.jsonl")
     _report(suite, run_config, rows, folder)
@@ -126,19 +131,26 @@ def _report(
             for scores in columns.values()
         ]
         print(task.ljust(width), *(f"{cell:>20}" for cell in cells))
-    results = {label: {k: np.asarray(v).tolist() for k, v in s.items()} for label, s in columns.items()}
+    results = {
+        label: {k: np.asarray(v).tolist() for k, v in s.items()} for label, s in columns.items()
+    }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     picture = folder / "plots" / "learning_curves.png"
     levels = {task: float(np.mean(columns["random"][f"{task}/return"])) for task in spec.task_names}
     plots.learning_curves(
-        {title: [r] for title, r in rows.items()}, spec.task_names, picture, levels={"random": levels}
+        {title: [r] for title, r in rows.items()},
+        spec.task_names,
+        picture,
+        levels={"random": levels},
     )
     print(f"""
 learning curves  {picture}
 checkpoints      {folder / "checkpoints"}
 to continue      the same command with a larger --total_env_steps (now {config.total_env_steps})
 to evaluate      python -m experiments.evaluate --workdir={folder}
-to compare runs  python -m experiments.plot --runs={",".join([str(folder), str(folder / "alone")][: len(rows)])}""")
+to compare runs  python -m experiments.plot --runs={
+        ",".join([str(folder), str(folder / "alone")][: len(rows)])
+    }""")
 
 
 if __name__ == "__main__":

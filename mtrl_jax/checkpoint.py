@@ -17,7 +17,7 @@ from mtrl_jax.types import ArrayTree
 
 
 def abstract(tree: ArrayTree) -> ArrayTree:
-    """Shapes and dtypes of `tree` on one explicit device: restores what any number of devices saved."""
+    """Shapes and dtypes of `tree` on one explicit device: reads what any number saved."""
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def leaf(x):
@@ -46,7 +46,8 @@ def open_manager(folder: pathlib.Path, keep: int = 2) -> Iterator[ocp.Checkpoint
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict[str, Any]) -> None:
-    """Starts writing `state` (arrays of one device, or NumPy) and `meta` (JSON) as checkpoint `step`.
+    """Starts writing `state` (arrays of one device, or NumPy) and `meta` (JSON) as checkpoint
+    `step`.
 
     Raises:
       RuntimeError: if that step or a later one exists already.

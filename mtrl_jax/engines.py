@@ -1,8 +1,8 @@
 """The two paths of a run, behind one record: compiled whole, or a host loop beside the learner.
 
-On a functional suite `updates_per_dispatch` rollouts and updates are one program. On a host suite the
-pool steps while the learner updates: the policy that collects rollout n + 1 is always the one of before
-update n, whatever the timing, so the numbers do not depend on it.
+On a functional suite `updates_per_dispatch` rollouts and updates are one program. On a host suite
+the pool steps while the learner updates: the policy that collects rollout n + 1 is always the one
+of before update n, whatever the timing, so the numbers do not depend on it.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ NUM_GROUPS = 2  # groups of host environments that take turns
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """How long and on what a run goes. Counts are environment steps over all tasks and environments.
+    """How long and on what a run goes. Counts are environment steps over all tasks and
+    environments.
 
     Reset rows count as steps: they cost as much. Totals are rounded up to whole dispatches.
     """
@@ -84,8 +85,8 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
         )
     if host and config.num_seeds > 1:
         raise ValueError(
-            "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as one "
-            f"program); got {config.num_seeds}"
+            "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as "
+            f"one program); got {config.num_seeds}"
         )
 
 
@@ -198,7 +199,7 @@ class _HostCarry(NamedTuple):
     next_policy: ArrayTree
     stats: rollout.EpisodeStats
     pool: Any
-    loop: rollout.HostLoop | None
+    loop: Any
     pending: Metrics | None
 
 

@@ -75,8 +75,7 @@ def functional_scorer(
     def score(policy: ArrayTree, key: Key) -> Score:
         reset_key, unroll_key = jax.random.split(key)
         loop = rollout.init_env_loop(suite, reset_key, env_index, agent.init_actor)
-        _, step = functional.auto_reset(suite.env)
-        step = rollout.over_tasks_and_envs(step, 3)
+        _, step = functional.auto_reset_batch(suite.env)
 
         def one(carry, t):
             env_state, timestep, actor_state, score, alive = carry
@@ -156,12 +155,13 @@ def scorer(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1; got {episodes}")
-    make = functional_scorer if isinstance(suite, FunctionalSuite) else host_scorer
-    return make(suite, agent, episodes, distilled=distilled)
+    if isinstance(suite, FunctionalSuite):
+        return functional_scorer(suite, agent, episodes, distilled=distilled)
+    return host_scorer(suite, agent, episodes, distilled=distilled)
 
 
 def summary(spec: EnvSpec, score: Score) -> dict[str, Any]:
-    """Means over episodes: `<task>/return`, `<task>/success` (where it means anything), `/length`."""
+    """Means over episodes, `<task>/{return, success, length}`; success where it means anything."""
     metrics = {}
     for k, name in enumerate(spec.task_names):
         metrics[f"{name}/return"] = np.mean(score.episode_return[..., k, :], axis=-1)

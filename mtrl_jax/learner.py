@@ -5,8 +5,8 @@
 Learner state is replicated (every device holds the same bytes), environments and their rollouts are
 sharded over E. Inside this file both carry a leading device axis D; outside it nobody sees one.
 
-On several CPU devices jax 0.10 aborts the process when some fifty pmapped all-reduces are in flight, so
-callers read one metric after every dispatch, which is the synchronisation too.
+On several CPU devices jax 0.10 aborts the process when some fifty pmapped all-reduces are in
+flight, so callers read one metric after every dispatch, which is the synchronisation too.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ AXIS = "device"
 
 
 class Params(NamedTuple):
-    """Network parameters: `shared` `[*param]` seen by all tasks, `task` `[K, *param]`. Either may be {}."""
+    """Parameters: `shared` `[*param]` seen by all tasks, `task` `[K, *param]`; either may be {}."""
 
     shared: ArrayTree
     task: ArrayTree
@@ -37,7 +37,7 @@ class OptState(NamedTuple):
 
 
 class Transforms(NamedTuple):
-    """`shared` takes `[K, *param]` and returns `[*param]` (surgery first); `task` sees one task's leaves."""
+    """`shared` maps `[K, *param]` to `[*param]`, surgery first; `task` sees one task's leaves."""
 
     shared: optax.GradientTransformationExtraArgs
     task: optax.GradientTransformation
@@ -74,7 +74,8 @@ def replicate(tree: ArrayTree, devices: Sequence[jax.Device]) -> ArrayTree:
 def first(tree: ArrayTree) -> ArrayTree:
     """Leaves `[D, *x]` to `[*x]` on one device; `x[0]` would be a program over all devices."""
     shards = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
-    # The shard of a mesh of one device still names the mesh: acting would compile for both spellings.
+    # The shard of a mesh of one device still names the mesh: acting would compile for both
+    # spellings.
     return _drop_device_axis(jax.device_put(shards, jax.local_devices()[0]))
 
 
@@ -84,7 +85,7 @@ def _drop_device_axis(tree: ArrayTree) -> ArrayTree:
 
 
 def shard(tree: ArrayTree, devices: Sequence[jax.Device], axis: int) -> ArrayTree:
-    """Splits axis `axis` (E) of every leaf over the devices: `[..., E, ...]` to `[D, ..., E / D, ...]`."""
+    """Deals axis `axis` (E) of every leaf out: `[..., E, ...]` to `[D, ..., E / D, ...]`."""
     d = len(devices)
 
     def split(x):
@@ -108,12 +109,12 @@ def unshard(tree: ArrayTree, axis: int) -> ArrayTree:
 def pmap(
     fn: Callable[..., Any], devices: Sequence[jax.Device], donate_argnums: tuple[int, ...] = ()
 ) -> Callable[..., Any]:
-    """`jax.pmap` over the leading axis of every argument. Build it once: construction costs 100 ms."""
+    """`jax.pmap` over the leading axis of every argument. Build it once: that costs 100 ms."""
     return jax.pmap(fn, axis_name=AXIS, devices=list(devices), donate_argnums=donate_argnums)
 
 
 def pmean(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
-    """Mean over devices; the identity for `axis_name=None`, so that updates also run under plain jit."""
+    """Mean over devices; the identity for `axis_name=None`, so that updates run under jit too."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
@@ -123,7 +124,7 @@ def psum(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
 
 
 def init_optimisers(transforms: Transforms, params: Params) -> OptState:
-    """Fresh optimiser states; each task's is its own, so that tasks never meet in a moment or a norm."""
+    """Fresh optimiser states; each task has its own: tasks never meet in a moment or a norm."""
     return OptState(
         shared=transforms.shared.init(params.shared) if jax.tree.leaves(params.shared) else (),
         task=jax.vmap(transforms.task.init)(params.task) if jax.tree.leaves(params.task) else (),
@@ -141,7 +142,8 @@ def gradient_step(
     """One step of every task on its own batch.
 
     Args:
-      loss_fn: `(shared, task, batch_k) -> (scalar, metrics)`, of one task; `task` leaves `[*param]`.
+      loss_fn: `(shared, task, batch_k) -> (scalar, metrics)`, of one task; `task` leaves
+        `[*param]`.
       transforms: what turns gradients into updates.
       params: current parameters.
       opt_state: from `init_optimisers`.

@@ -1,8 +1,8 @@
 """Where numbers go: one JSON object a line, TensorBoard events, a progress bar. Two methods each.
 
-`metrics.jsonl` is append-only and what plots and reports read. Whatever depends on the clock has a key
-under `time/`, so that two equal runs differ nowhere else. A resumed run first drops the lines behind its
-checkpoint.
+`metrics.jsonl` is append-only and what plots and reports read. Whatever depends on the clock has a
+key under `time/`, so that two equal runs differ nowhere else. A resumed run first drops the lines
+behind its checkpoint.
 """
 
 import json
@@ -64,7 +64,7 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files; the mean over seeds where there are several. Events from `purge_step` on are void."""
+    """Event files, of the mean over seeds. Earlier events from `purge_step` on become void."""
 
     def __init__(self, folder: pathlib.Path, purge_step: int = 0):
         import tensorboardX  # only runs that write need it

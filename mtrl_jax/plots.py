@@ -35,7 +35,7 @@ def bootstrap_interval(
 
 
 def learning_curves(
-    runs: Mapping[str, Sequence[Sequence[dict[str, Any]]]],
+    runs: Mapping[str, Sequence[list[dict[str, Any]]]],
     task_names: Sequence[str],
     path: pathlib.Path,
     *,
@@ -45,7 +45,8 @@ def learning_curves(
     """One panel a task, one line a label: the mean over runs and seeds, with a 95 % interval.
 
     Args:
-      runs: label to its runs, each the rows of a metrics.jsonl; runs of one label share their steps.
+      runs: label to its runs, each the rows of a metrics.jsonl; runs of one label share their
+        steps.
       task_names: panels.
       path: the PNG to write.
       quantity: what follows `task/<name>/` in the rows.

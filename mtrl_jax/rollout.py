@@ -1,12 +1,13 @@
-"""Two ways to make the same `Rollout`: `lax.scan` over a functional suite, or the host loop over a pool.
+"""Two ways to make the same `Rollout`: `lax.scan` over a functional suite, or the host loop over a
+pool.
 
-Randomness is a function of where it is used and of nothing else: step t of update u in environment n
-draws from fold_in(fold_in(fold_in(root, u), t), n), n being the environment's global index. So a resumed
-run draws what the uninterrupted one would have, and one device what eight would.
+Randomness is a function of where it is used and of nothing else: step t of update u in environment
+n draws from fold_in(fold_in(fold_in(root, u), t), n), n being the environment's global index. So a
+resumed run draws what the uninterrupted one would have, and one device what eight would.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,9 @@ class EpisodeStats(NamedTuple):
     success: Array  # bool
 
 
-def env_indices(num_tasks: int, num_envs: int, process_index: int = 0) -> np.ndarray:
-    """Global numbers of this process's environments, int32 `[K, E]`; no two processes share one."""
-    count = num_tasks * num_envs
-    return np.arange(count, dtype=np.int32).reshape(num_tasks, num_envs) + process_index * count
+def env_indices(num_tasks: int, num_envs: int) -> np.ndarray:
+    """Global numbers of all environments, int32 `[K, E]`."""
+    return np.arange(num_tasks * num_envs, dtype=np.int32).reshape(num_tasks, num_envs)
 
 
 def step_keys(key: Key, t: Array | int, env_index: Array) -> Key:
@@ -95,19 +95,12 @@ def episode_statistics(stats: EpisodeStats, timestep: Timestep) -> tuple[Episode
 # ------------------------------------------------------------------------------- functional path
 
 
-def over_tasks_and_envs(fn: Callable[..., Any], num_args: int) -> Callable[..., Any]:
-    """vmaps `fn(*args, task)` over E (task shared), then over K (task `[K, ...]`)."""
-    over_envs = jax.vmap(fn, in_axes=(0,) * num_args + (None,))
-    return jax.vmap(over_envs, in_axes=(0,) * (num_args + 1))
-
-
 def init_env_loop(
     suite: FunctionalSuite, key: Key, env_index: Array, init_actor: Callable[[int], ArrayTree]
 ) -> EnvLoop:
-    """Resets `env_index.shape` = `[K, E]` environments; `init_actor(E)` gives the agent's memory."""
-    reset, _ = functional.auto_reset(suite.env)
-    keys = step_keys(key, 0, env_index)
-    env_state, timestep = over_tasks_and_envs(reset, 1)(keys, suite.tasks)
+    """Resets environments `env_index.shape`; `init_actor(E)` gives the agent's memory."""
+    reset, _ = functional.auto_reset_batch(suite.env)
+    env_state, timestep = reset(step_keys(key, 0, env_index), suite.tasks)
     return EnvLoop(
         env_state, timestep, init_actor(env_index.shape[1]), env_index, init_stats(env_index.shape)
     )
@@ -117,8 +110,7 @@ def unroll(
     suite: FunctionalSuite, act: Act, policy: ArrayTree, loop: EnvLoop, key: Key, num_steps: int
 ) -> tuple[EnvLoop, Rollout]:
     """T = `num_steps` steps of every environment inside one scan; `key` belongs to this rollout."""
-    _, step = functional.auto_reset(suite.env)
-    step = over_tasks_and_envs(step, 3)
+    _, step = functional.auto_reset_batch(suite.env)
 
     def one(carry, t):
         env_state, timestep, actor_state = carry
@@ -141,7 +133,7 @@ def unroll(
 
 
 class HostLoop(NamedTuple):
-    """The host's side of a pool, one entry a group: the row not yet acted on, and the agent's memory."""
+    """A pool's row not yet acted on and the agent's memory, one entry a group."""
 
     timestep: tuple[Timestep, ...]
     actor_state: tuple[ArrayTree, ...]
@@ -157,7 +149,7 @@ def init_host_loop(pool: Pool, num_envs: int, init_actor: Callable[[int], ArrayT
 
 
 def host_actor(init_actor: Callable[[int], ArrayTree], num_envs: int) -> ArrayTree:
-    """The agent's first memory, put where acting leaves it: anything else would compile `act` twice."""
+    """The agent's first memory, put where acting leaves it: else `act` would compile twice."""
     return jax.device_put(init_actor(num_envs), jax.local_devices()[0])
 
 
@@ -174,8 +166,8 @@ def collect(
 
     Args:
       pool: where the environments are.
-      act: jitted `(policy, actor_state, timestep, key, t, env_index) -> (action, log_prob, state)` of
-        one group, usually `act_at`.
+      act: jitted `(policy, actor_state, timestep, key, t, env_index) -> (action, log_prob, state)`
+        of one group, usually `act_at`.
       policy: what `act` reads, on one device.
       loop: from `init_host_loop` or the last call.
       key: of this rollout.
@@ -183,7 +175,8 @@ def collect(
       num_steps: T.
 
     Returns:
-      The loop, and a rollout of NumPy arrays that nobody else holds (`actor_state` stays on the device).
+      The loop, and a rollout of NumPy arrays that nobody else holds (`actor_state` stays on the
+      device).
     """
     k, e = env_index.shape
     width = e // pool.num_groups

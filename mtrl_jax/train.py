@@ -1,8 +1,8 @@
 """The loop, written once: rollout -> update -> log -> evaluate -> checkpoint, and resume.
 
 Killing a run at any moment and starting it again continues it from its newest checkpoint. On a
-functional suite the end result equals the uninterrupted run's bit for bit, metrics included; on a host
-suite the learner does, and new episodes begin.
+functional suite the end result equals the uninterrupted run's bit for bit, metrics included; on a
+host suite the learner does, and new episodes begin.
 """
 
 import contextlib
@@ -51,7 +51,8 @@ def run(
       on_progress: called after every dispatch.
 
     Raises:
-      ValueError: for settings that cannot run or a directory that is not this run's; nothing written.
+      ValueError: for settings that cannot run or a directory that is not this run's; nothing
+        written.
       FloatingPointError: if a loss or gradient is not finite; the last checkpoint is of before.
     """
     engines.check(config, suite)
@@ -153,7 +154,7 @@ def _open_writer(folder: pathlib.Path, step: int, chief: bool) -> metrics.Writer
 
 
 def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:
-    """Raises FloatingPointError naming the task, if a loss or gradient norm `[..., K]` is not finite."""
+    """Raises FloatingPointError, naming the task, unless losses and gradient norms are finite."""
     for name in ("loss/total", "grad/shared_norm", "grad/task_norm"):
         bad = ~np.isfinite(values[name]) if name in values else np.zeros((1, 1), bool)
         if bad.any():
@@ -165,11 +166,11 @@ def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:
 
 
 def _accumulate(window: dict[str, Any], values: Metrics) -> dict[str, Any]:
-    """Sums of everything since the last log row; JSON values, so that a checkpoint can hold them."""
+    """Sums since the last log row; JSON values, so that a checkpoint can hold them."""
     if not values:
         return window
     sums = {k: np.asarray(v, np.float64).sum(0) for k, v in values.items()}
-    sums["updates"] = np.float64(len(next(iter(values.values()))))
+    sums["updates"] = np.asarray(float(len(next(iter(values.values())))))
     return {k: (np.asarray(window.get(k, 0.0)) + v).tolist() for k, v in sums.items()}
 
 

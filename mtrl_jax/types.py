@@ -28,17 +28,17 @@ class Timestep(NamedTuple):
 
     One convention for functional environments and for pools (the one of `dm_env` and envpool): an
     episode of L actions takes L + 1 rows, the first of which is a *reset row*. The row that ends an
-    episode carries the true final observation, so `observation` is always what to bootstrap from; the
-    action chosen on that row is ignored, and the row after it is the next reset row.
+    episode carries the true final observation, so `observation` is always what to bootstrap from;
+    the action chosen on that row is ignored, and the row after it is the next reset row.
 
     Attributes:
       observation: what the agent acts on, dtype and shape as in `EnvSpec`.
       reward: float32, of the transition into this row; meaningless where not `valid`.
-      discount: float32, of the transition into this row: 0.0 exactly at true termination, else 1.0, so
-        that truncation bootstraps.
+      discount: float32, of the transition into this row: 0.0 exactly at true termination, else 1.0,
+        so that truncation bootstraps.
       first: bool, True on a reset row.
-      valid: bool, False exactly where the transition into this row is not the environment's answer to
-        the action sent (reset rows). Nothing may learn from such a transition.
+      valid: bool, False exactly where the transition into this row is not the environment's answer
+        to the action sent (reset rows). Nothing may learn from such a transition.
       success: bool, the environment says that the task was solved by this transition.
     """
 
@@ -57,8 +57,8 @@ class EnvSpec(NamedTuple):
       task_names: K names, used in metrics, tables and file names.
       observation_shape: of one environment.
       observation_dtype: NumPy dtype.
-      vocabulary: None, or an int array `observation_shape`: the number of classes of each categorical
-        element of an integer observation, which a torso turns into one-hot vectors.
+      vocabulary: None, or an int array `observation_shape`: the number of classes of each
+        categorical element of an integer observation, which a torso turns into one-hot vectors.
       num_actions: A, size of the shared discrete action space.
       action_mask: bool `[K, A]`, False for actions that a task does not have.
       episode_limit: int `[K]`, most actions in an episode (0: no limit known).
@@ -82,8 +82,8 @@ class EnvSpec(NamedTuple):
 class FunctionalEnv(Protocol):
     """A pure-JAX environment family: one environment, one task, no side effects, no auto-reset.
 
-    `task` is a pytree of arrays (a layout, a goal, a rule); the tasks of a suite are such pytrees with
-    a leading K, so that one vmap covers tasks and one covers environments.
+    `task` is a pytree of arrays (a layout, a goal, a rule); the tasks of a suite are such pytrees
+    with a leading K, so that one vmap covers tasks and one covers environments.
     """
 
     def reset(self, key: Key, task: ArrayTree) -> tuple[ArrayTree, Timestep]: ...
@@ -107,8 +107,8 @@ class Pool(Protocol):
     """K tasks of E host environments each, as NumPy. Built from `(name, seed)`, never restored.
 
     Environments are numbered 0..E-1 within each task and dealt to `num_groups` equal groups
-    (contiguous ranges of E), each of which steps by itself, so that one group's environments run while
-    another group's results are used.
+    (contiguous ranges of E), each of which steps by itself, so that one group's environments run
+    while another group's results are used.
     """
 
     spec: EnvSpec
@@ -140,16 +140,16 @@ class Rollout(NamedTuple):
     """T steps of K tasks with E environments each; both environment paths fill the same record.
 
     Attributes:
-      timestep: leaves `[T + 1, K, E, ...]`. Row t is what action t was chosen on; row t + 1 holds the
-        reward, discount and validity of that transition. Row T is row 0 of the next rollout.
+      timestep: leaves `[T + 1, K, E, ...]`. Row t is what action t was chosen on; row t + 1 holds
+        the reward, discount and validity of that transition. Row T is row 0 of the next rollout.
       action: int32 `[T, K, E]`.
       log_prob: float32 `[T, K, E]`, of the action under the policy that chose it.
       actor_state: the agent's memory before row 0, leaves `[K, E, ...]`.
     """
 
     timestep: Timestep
-    action: Array
-    log_prob: Array
+    action: Any
+    log_prob: Any
     actor_state: ArrayTree
 
 
@@ -163,10 +163,10 @@ class Agent(NamedTuple):
       init_actor: `(E) -> actor_state`, the agent's memory at the start, leaves `[K, E, ...]`.
       policy: `(state) -> policy`, the part of the state that acting reads.
       act: `(policy, actor_state, timestep, keys, *, distilled=False) -> (action, log_prob,
-        actor_state)` with leaves `[K, E, ...]`; `distilled` asks for the shared policy instead of the
-        task's own.
-      update: `(state, rollout, axis_name) -> (state, metrics)`; metrics are scalars or `[K]`, averaged
-        over the devices of `axis_name` (None outside pmap).
+        actor_state)` with leaves `[K, E, ...]`; `distilled` asks for the shared policy instead of
+        the task's own.
+      update: `(state, rollout, axis_name) -> (state, metrics)`; metrics are scalars or `[K]`,
+        averaged over the devices of `axis_name` (None outside pmap).
       unroll_length: T, steps of a rollout.
       has_distilled: whether there is a shared policy to evaluate.
     """

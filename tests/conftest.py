@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, rank promotion raises, a compile cache shared by the workers of a run."""
+"""Eight virtual CPU devices, rank promotion raises, a compile cache shared by all workers."""
 
 import os
 import pathlib

@@ -6,9 +6,11 @@ algorithms of the paper's Table 1 are rows of `losses.distral.ALGORITHMS`.
 
 Departures:
   1. A synchronous batched actor-critic stands for asynchronous A3C.
-  2. Adam by default (RMSProp is an option): the shared column's gradient in one-column form is scaled by
+  2. Adam by default (RMSProp is an option): the shared column's gradient in one-column form is
+     scaled by
      alpha / beta ~ 1e-3, where RMSProp's epsilon decides the step.
-  3. The clip by global norm acts on each task's parameters apart and on the shared ones after surgery,
+  3. The clip by global norm acts on each task's parameters apart and on the shared ones after
+     surgery,
      so that no task changes another's step except through the shared column.
 """
 
@@ -55,14 +57,14 @@ class Config:
 
 
 class State(NamedTuple):
-    """Everything learnt. With `separate`, every leaf leads with K and holds K states of one task."""
+    """Everything learnt. With `separate`, every leaf leads with K: K states of one task."""
 
     params: learner.Params
     opt_state: learner.OptState
 
 
 class ActorState(NamedTuple):
-    """The agent's memory, leaves `[K, E, ...]`; cores are () without recurrence or without a column."""
+    """The agent's memory, leaves `[K, E, ...]`; cores are () where there is none."""
 
     prev_action: Array  # int32 [K, E]
     shared_core: ArrayTree
@@ -116,7 +118,8 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
     scales = config.task_cost_scales
     if scales and (len(scales) != spec.num_tasks or min(scales) <= 0):
         raise ValueError(
-            f"task_cost_scales must hold {spec.num_tasks} positive numbers, one per task; got {scales}"
+            f"task_cost_scales must hold {spec.num_tasks} positive numbers, one per task; "
+            f"got {scales}"
         )
     variant = losses.ALGORITHMS[config.algorithm]
     return variant if config.alpha == -1.0 else variant._replace(alpha=config.alpha)
@@ -135,7 +138,7 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
     """
     variant = check(spec, config)
     num_tasks = 1 if config.separate else spec.num_tasks
-    parts = _make_parts(spec, config, variant, num_tasks, num_updates)
+    parts = make_parts(spec, config, variant, num_tasks, num_updates)
     mask = jnp.asarray(spec.action_mask)
     scales = jnp.asarray(config.task_cost_scales or (1.0,) * spec.num_tasks)
 
@@ -186,7 +189,8 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
     carry = columns.initial_carry(parts.config.core, parts.config.core_size, (1,))
 
     args = (observation, row.astype(jnp.int32), row, row > 0, carry)
-    # One program for all columns, which differ in nothing but their heads: compiling is what init costs.
+    # One program for all columns, which differ in nothing but their heads: compiling is what init
+    # costs.
     keys = jax.random.split(key, num_tasks + 1)
     every = jax.vmap(lambda k: parts.task.init(k, *args)["params"])(keys)
     shared = jax.tree.map(lambda x: x[0], every)
@@ -208,9 +212,10 @@ def act(
     def one_task(task, mask, actor, timestep, keys):
         row = jax.tree.map(lambda x: x[None], timestep)
         prev_action = actor.prev_action[None]
-        h, g, _, cores = _columns(parts, params.shared, task, row, prev_action, actor)
+        h, g, _, cores = columns_of(parts, params.shared, task, row, prev_action, actor)
         logits = losses.task_policy_logits(h, g, parts.coefficients)
-        log_probs = distributions.categorical_log_probs((h if distilled else logits)[0], mask)
+        chosen: Any = h if distilled else logits
+        log_probs = distributions.categorical_log_probs(chosen[0], mask)
         action = jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
         log_prob = jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0]
         return action, log_prob, ActorState(action, *cores)
@@ -233,7 +238,7 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
     """Mean over environments of `losses.distral_loss` for one task; leaves of `batch` without K."""
     config, rows = parts.config, batch.timestep
     prev_action = jnp.concatenate([batch.actor_state.prev_action[None], batch.action])
-    h, g, v, _ = _columns(parts, shared, task, rows, prev_action, batch.actor_state)
+    h, g, v, _ = columns_of(parts, shared, task, rows, prev_action, batch.actor_state)
     cut = lambda x: None if x is None else x[:-1]
     costs = parts.coefficients._replace(
         c_kl=parts.coefficients.c_kl * batch.cost_scale,
@@ -253,27 +258,31 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
     return total.mean(), jax.tree.map(jnp.mean, metrics)
 
 
-def _columns(
+def columns_of(
     parts: _Parts, shared: ArrayTree, task: ArrayTree, rows: Timestep, prev_action: Array,
     actor: ActorState,
-) -> tuple[Array | None, Array | None, Array, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
+) -> tuple[Array | None, Array | None, Any, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
     """h and g `[T, E, A]` (None where there is no such column), v `[T, E]`, and both cores."""
-    variant, h, g, cores = parts.variant, None, None, [(), ()]
+    variant = parts.variant
+    h, g, v, shared_core, task_core = None, None, None, (), ()
     inputs = (
         rows.observation,
         jnp.where(rows.first, -1, prev_action),
         jnp.where(rows.valid, rows.reward * parts.config.reward_scale, 0.0),
         rows.first,
     )
-    v: Any = None
     if variant.has_shared_column:
-        h, v, cores[0] = parts.shared.apply({"params": shared}, *inputs, actor.shared_core)
+        h, v, shared_core = _apply(parts.shared, shared, inputs, actor.shared_core)
     if variant.has_task_column:
-        g, v, cores[1] = parts.task.apply({"params": task}, *inputs, actor.task_core)
-    return h, g, v, (cores[0], cores[1])
+        g, v, task_core = _apply(parts.task, task, inputs, actor.task_core)
+    return h, g, v, (shared_core, task_core)
 
 
-def _make_parts(
+def _apply(column: columns.Column, params: ArrayTree, inputs: tuple[Array, ...], core: Any) -> Any:
+    return column.apply({"params": params}, *inputs, core)
+
+
+def make_parts(
     spec: EnvSpec, config: Config, variant: losses.Variant, num_tasks: int, num_updates: int
 ) -> _Parts:
     column = lambda has_value: columns.from_spec(
@@ -287,7 +296,8 @@ def _make_parts(
         "rmsprop": lambda: optax.rmsprop(rate, decay=0.99, eps=config.adam_epsilon),
     }[config.optimiser]
     task = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make())
-    shared = optax.chain(surgery.METHODS[config.surgery](num_tasks=num_tasks), task)
+    operate: Any = surgery.METHODS[config.surgery]
+    shared = optax.chain(operate(num_tasks=num_tasks), task)
     return _Parts(
         config,
         variant,

@@ -1,8 +1,11 @@
-"""A column: torso, optional LSTM core, a policy head and a value head. One task's, or the shared one.
+"""A column: torso, optional LSTM core, a policy head and a value head. One task's, or the shared
+one.
 
-Teh et al. 2017 (arXiv 1707.04175) use columns of one architecture for the distilled policy and for every
-task: a torso over the observation, and a recurrent core that also sees the previous action and reward.
-K task columns are `jax.vmap` over the parameters of one column; no special module is needed.
+Teh et al. 2017 (arXiv 1707.04175) use columns of one architecture for the distilled policy and for
+every
+task: a torso over the observation, and a recurrent core that also sees the previous action and
+reward. K task columns are `jax.vmap` over the parameters of one column; no special module is
+needed.
 """
 
 from typing import Any
@@ -31,8 +34,8 @@ def torso_kind(spec: EnvSpec) -> str:
     if rank <= 2 and np.issubdtype(spec.observation_dtype, np.floating):
         return "mlp"
     raise ValueError(
-        "observation must be categorical (with a vocabulary), a (C, H, W) image of at least 36 x 36, "
-        f"or a float vector; got {np.dtype(spec.observation_dtype)}{spec.observation_shape}"
+        "observation must be categorical (with a vocabulary), a (C, H, W) image of at least 36 x "
+        f"36, or a float vector; got {np.dtype(spec.observation_dtype)}{spec.observation_shape}"
     )
 
 
@@ -113,7 +116,8 @@ class Column(nn.Module):
 
 
 def _init(scale: float) -> Any:
-    # Not orthogonal: its batched QR (one program for all tasks' columns) deadlocks XLA:CPU of jax 0.10.
+    # Not orthogonal: its batched QR (one program for all tasks' columns) deadlocks XLA:CPU of jax
+    # 0.10.
     return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
 
 
