@@ -30,12 +30,12 @@ _NUM_SEEDS = flags.DEFINE_integer(
 _SUITE = flags.DEFINE_string("suite", suites.DEFAULT_SUITE, "Tasks; see --list_suites.")
 _LIST_SUITES = flags.DEFINE_bool("list_suites", False, "Print the suites and exit.")
 _PERMUTE_ACTIONS = flags.DEFINE_integer(
-    "permute_actions", None, "Seed of a permutation of the actions for each task: a control in which
-    " "one shared policy must fail. (default: the suite's own actions)", 0
+    "permute_actions", None, "Seed of a permutation of the actions for each task: a control in "
+    "which one shared policy must fail. (default: the suite's own actions)", 0
 )  # fmt: skip
 _TOTAL = flags.DEFINE_integer(
-    "total_env_steps", None, "Environment steps in all, summed over tasks and environments; rounded
-    up " "to whole dispatches. (default: the suite's)", 1
+    "total_env_steps", None, "Environment steps in all, summed over tasks and environments; "
+    "rounded up to whole dispatches. (default: the suite's)", 1
 )  # fmt: skip
 _NUM_ENVS = flags.DEFINE_integer(
     "num_envs_per_task", None, "Environments of each task, over all devices. (default: the suite's)"
