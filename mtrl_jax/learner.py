@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mtrl_jax import surgery
 from mtrl_jax.types import ArrayTree, Metrics
 
 AXIS = "device"
@@ -152,7 +153,9 @@ def gradient_step(
 
     Returns:
       New parameters and states, and metrics: leaves `[K]` of `loss_fn`'s, `loss/total` `[K]`,
-      `grad/shared_norm` `[K]`, `grad/task_norm` `[K]`, all averaged over devices.
+      `grad/shared_norm` `[K]`, `grad/task_norm` `[K]`, all averaged over devices. Where the
+      transform keeps surgery's diagnostics of several tasks, also `grad/conflicts` (pairs of
+      tasks) and `grad/cosine` (mean over pairs), scalars.
     """
     grad_fn = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
     (losses, metrics), grads = jax.vmap(grad_fn, in_axes=(None, 0, 0))(
@@ -169,9 +172,23 @@ def gradient_step(
             g_shared, shared_state, shared, task_losses=losses
         )
         shared = optax.apply_updates(shared, updates)
+        norms |= _interference(shared_state)
     if jax.tree.leaves(task):
         norms["grad/task_norm"] = jax.vmap(optax.tree.norm)(g_task)
         updates, task_state = jax.vmap(transforms.task.update)(g_task, task_state, task)
         task = optax.apply_updates(task, updates)
     metrics = {**metrics, **norms, "loss/total": losses}
     return Params(shared, task), OptState(shared_state, task_state), metrics
+
+
+def _interference(state: ArrayTree) -> Metrics:
+    """How the tasks' gradients of the shared parameters met in the last step."""
+    record = surgery.diagnostics(state)
+    k = record.cosine.shape[0]
+    if k < 2:
+        return {}
+    off_diagonal = record.cosine.sum() - jnp.trace(record.cosine)
+    return {
+        "grad/conflicts": record.conflicts.astype(jnp.float32),
+        "grad/cosine": off_diagonal / (k * (k - 1)),
+    }

@@ -103,7 +103,7 @@ def run(
                 if due["log"]:
                     seconds = time.monotonic() - began
                     rate = {"time/steps_per_second": (step - first_step) / seconds}
-                    row, window = {**_log_row(window, spec), **rate}, {}
+                    row, window = {**_log_row(window, spec, config.num_seeds), **rate}, {}
                     writer.write(step, row)
                 if due["eval"]:
                     scores = _evaluate(config, spec, agent, scorers, engine.state(carry), step)
@@ -174,7 +174,7 @@ def _accumulate(window: dict[str, Any], values: Metrics) -> dict[str, Any]:
     return {k: (np.asarray(window.get(k, 0.0)) + v).tolist() for k, v in sums.items()}
 
 
-def _log_row(window: dict[str, Any], spec: EnvSpec) -> dict[str, Any]:
+def _log_row(window: dict[str, Any], spec: EnvSpec, num_seeds: int) -> dict[str, Any]:
     """Means over the window: `task/<name>/...` for what is per task, the rest as it is."""
     window = {k: np.asarray(v) for k, v in window.items()}
     updates, count = window.pop("updates"), window.pop("episode/count")
@@ -185,7 +185,7 @@ def _log_row(window: dict[str, Any], spec: EnvSpec) -> dict[str, Any]:
     if not spec.has_success:
         del means["episode/success"]
     for name, value in means.items():
-        if value.ndim and value.shape[-1] == spec.num_tasks:
+        if value.ndim == (2 if num_seeds > 1 else 1):  # else one number for all tasks
             for k, task in enumerate(spec.task_names):
                 row[f"task/{task}/{name}"] = value[..., k]
         else:

@@ -200,7 +200,10 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
         shared=shared if parts.variant.has_shared_column else {},
         task=jax.tree.map(lambda x: x[1:], every) if parts.variant.has_task_column else {},
     )
-    return State(params, learner.init_optimisers(parts.transforms, params))
+    opt_state = learner.init_optimisers(parts.transforms, params)
+    # Runs and tasks that were initialised by one program must not share surgery's random orders.
+    reseeded = surgery.reseed(opt_state.shared, key)
+    return State(params, opt_state._replace(shared=reseeded))
 
 
 def act(
@@ -297,7 +300,7 @@ def make_parts(
     }[config.optimiser]
     task = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make())
     operate: Any = surgery.METHODS[config.surgery]
-    shared = optax.chain(operate(num_tasks=num_tasks), task)
+    shared = optax.chain(operate(num_tasks=num_tasks, diagnostics=True), task)
     return _Parts(
         config,
         variant,
