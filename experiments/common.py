@@ -109,6 +109,36 @@ def workdir(binary: str, name: str) -> pathlib.Path:
     return pathlib.Path(_WORKDIR.value or default)
 
 
+def existing_workdir() -> pathlib.Path:
+    """The run that --workdir names, for binaries that read one.
+
+    Raises:
+      ValueError: if the flag is missing or there is no such directory.
+    """
+    if _WORKDIR.value is None:
+        raise ValueError("--workdir must name the directory of a run")
+    if not pathlib.Path(_WORKDIR.value).is_dir():
+        raise ValueError(f"--workdir: {_WORKDIR.value} is not a directory")
+    return pathlib.Path(_WORKDIR.value)
+
+
+def seed() -> int:
+    """The value of --seed."""
+    return _SEED.value
+
+
+def refuse_others(*used: str) -> None:
+    """For a binary that uses few of the flags that it imports: the others must not look obeyed.
+
+    Raises:
+      ValueError: if one was given.
+    """
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith("experiments.") else ():
+            if flag.present and flag.name not in used:
+                raise ValueError(f"--{flag.name} means nothing here")
+
+
 def override(config: Any, pairs: Sequence[str]) -> Any:
     """Applies `name=value` pairs to a frozen dataclass, converting by the type of the field.
 
@@ -134,7 +164,9 @@ def override(config: Any, pairs: Sequence[str]) -> Any:
 
 def _parse(kind: Any, text: str) -> Any:
     if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower()) is True
+        if text.lower() not in ("true", "1", "false", "0"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1")
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         return tuple(inner(part) for part in text.split("x") if part)

@@ -34,9 +34,15 @@ def _dtypes(tree: ArrayTree) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def open_manager(folder: pathlib.Path, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
-    """A manager of `folder` (created), which finishes what it is writing before it lets go."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+def open_manager(
+    folder: pathlib.Path, keep: int = 2, *, read_only: bool = False
+) -> Iterator[ocp.CheckpointManager]:
+    """A manager of `folder` (created), which finishes what it is writing before it lets go.
+
+    With `read_only` nothing is made, written or removed: for a look into a run that may be going on.
+    """
+    keeps = None if read_only else keep
+    options = ocp.CheckpointManagerOptions(max_to_keep=keeps, read_only=read_only)
     manager = ocp.CheckpointManager(folder.absolute(), options=options)
     try:
         yield manager

@@ -34,13 +34,71 @@ def bootstrap_interval(
     return low, high
 
 
+def wilson_interval(
+    successes: np.ndarray, trials: int, *, z: float = 1.959964
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of a probability from counts; unlike the bootstrap, not empty at 0 or all successes.
+
+    Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 22 (1927).
+    With p = successes / trials:
+
+        (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    Args:
+      successes: counts `[...]`.
+      trials: n.
+      z: quantile of the normal distribution; 1.96 covers 95 %.
+
+    Returns:
+      Lower and upper ends `[...]`.
+    """
+    p = np.asarray(successes) / trials
+    centre = p + z**2 / (2 * trials)
+    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
+    return (centre - half) / (1 + z**2 / trials), (centre + half) / (1 + z**2 / trials)
+
+
+def task_key(task: str, quantity: str) -> str:
+    """Where the rows hold a quantity of one task.
+
+    `episode/return` is under `task/<task>/episode/return`, and `eval/task_policy/return` under
+    `eval/task_policy/<task>/return`.
+    """
+    if quantity.startswith("eval/"):
+        policy, _, name = quantity.rpartition("/")
+        return f"{policy}/{task}/{name}"
+    return f"task/{task}/{quantity}"
+
+
+def curve(
+    group: Sequence[Sequence[dict[str, Any]]], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over metrics, seed by seed, at the steps where every run and seed has all of them.
+
+    Args:
+      group: runs, each the rows of a metrics.jsonl.
+      names: keys of the rows, for example one a task.
+
+    Returns:
+      Steps `[N]`, and values `[N, S]`, S being the seeds of all runs together.
+    """
+    found = [[metrics.series(rows, name) for name in names] for rows in group]
+    steps = [s[np.isfinite(v).all(1)] for run in found for s, v in run]
+    shared = np.array(sorted(set.intersection(*(set(s.tolist()) for s in steps))))
+    if not shared.size:
+        return shared, np.zeros((0, 1))
+    values = [np.mean([v[np.isin(s, shared)] for s, v in run], axis=0) for run in found]
+    return shared, np.concatenate(values, axis=1)
+
+
 def learning_curves(
-    runs: Mapping[str, Sequence[list[dict[str, Any]]]],
+    runs: Mapping[str, Sequence[Sequence[dict[str, Any]]]],
     task_names: Sequence[str],
     path: pathlib.Path,
     *,
     quantity: str = "episode/return",
     levels: Mapping[str, Mapping[str, float]] | None = None,
+    mean_panel: bool = False,
 ) -> None:
     """One panel a task, one line a label: the mean over runs and seeds, with a 95 % interval.
 
@@ -49,44 +107,55 @@ def learning_curves(
         steps.
       task_names: panels.
       path: the PNG to write.
-      quantity: what follows `task/<name>/` in the rows.
+      quantity: as in `task_key`.
       levels: label to task to a constant, drawn as a dotted line (a random policy, say).
+      mean_panel: one more panel, with the mean over tasks.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns = min(4, len(task_names))
-    lines = -(-len(task_names) // columns)
+    panels = {task.removeprefix("MiniGrid-"): [task] for task in task_names}
+    if mean_panel:
+        panels["mean over tasks"] = list(task_names)
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    top = 0.1 + 0.25 * -(-len({**runs, **(levels or {})}) // columns)  # inches, for the legend
     figure, axes = plt.subplots(
-        lines, columns, figsize=(3.4 * columns, 2.7 * lines + 0.5), squeeze=False, sharex=True
+        lines, columns, figsize=(3.4 * columns, 2.7 * lines + top), squeeze=False, sharex=True
     )
-    for panel, task in zip(axes.flat, task_names, strict=False):
+    for panel, (title, tasks) in zip(axes.flat, panels.items(), strict=False):
         for colour, (label, group) in zip(COLOURS * 9, runs.items(), strict=False):
-            curves = [metrics.series(rows, f"task/{task}/{quantity}") for rows in group]
-            shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
-            if not shared:
+            steps, values = curve(group, [task_key(task, quantity) for task in tasks])
+            if not steps.size:
                 continue
-            values = np.concatenate([v[np.isin(s, shared)] for s, v in curves], axis=1)
-            panel.plot(shared, values.mean(1), color=colour, label=label, linewidth=1.6)
+            panel.plot(steps, values.mean(1), color=colour, label=label, linewidth=1.6)
             if values.shape[1] > 1:
                 low, high = bootstrap_interval(values)
-                panel.fill_between(shared, low, high, color=colour, alpha=0.2, linewidth=0)
+                panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         for label, values_of in (levels or {}).items():
-            panel.axhline(values_of[task], color="#777777", linestyle=":", label=label)
-        panel.set_title(task.removeprefix("MiniGrid-"), fontsize=9)
+            level = np.mean([values_of[task] for task in tasks])
+            panel.axhline(level, color="#777777", linestyle=":", label=label)
+        panel.set_title(title, fontsize=9)
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         panel.grid(alpha=0.25)
-    for panel in axes.flat[len(task_names) :]:
+    for panel in axes.flat[len(panels) :]:
         panel.axis("off")
     for panel in axes[-1]:
         panel.set_xlabel("environment steps, all tasks", fontsize=8)
     for row in axes:
         row[0].set_ylabel(quantity.replace("/", " "), fontsize=8)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=4, frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+    legend = {}  # a label may be missing from a panel: no episode of that task has ended yet
+    for panel in axes.flat:
+        handles, labels = panel.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    order = [label for label in [*runs, *(levels or {})] if label in legend]
+    figure.legend(
+        [legend[label] for label in order], order,
+        loc="upper center", ncols=columns, frameon=False, fontsize=9,
+    )  # fmt: skip
+    figure.tight_layout(rect=(0, 0, 1, 1 - top / figure.get_figheight()))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

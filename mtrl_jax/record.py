@@ -10,9 +10,9 @@ import numpy as np
 
 from mtrl_jax import rollout
 from mtrl_jax.envs import functional
-from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite, Key
+from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite, Key, Timestep
 
-__all__ = ["can_render", "episode_frames", "write_gif"]
+__all__ = ["MAX_ACTIONS", "can_render", "episode_frames", "write_gif"]
 
 MAX_ACTIONS = 1000  # of a recording; an Atari episode can be many times as long
 
@@ -34,8 +34,8 @@ def episode_frames(
     """Plays one episode of every task and draws each of its rows.
 
     Args:
-      suite: of either kind; a functional one needs `env.render(state, task)`, a host one a pool that
-        takes `render=True` and has `render(group)`.
+      suite: of either kind; a functional one needs `env.render(state, task)`, a host one a
+        `make_pool(num_envs, seed, num_groups, render=True)` whose pool has `render(group)`.
       agent: who acts.
       policy: `agent.policy(state)`.
       key: of the episode; nothing else is random.
@@ -53,60 +53,98 @@ def episode_frames(
     if not can_render(suite):
         raise ValueError("suite must have environments with a render function; this one has none")
     reset_key, act_key = jax.random.split(key)
-    start = _start_functional if isinstance(suite, FunctionalSuite) else _start_host
-    env = start(suite, reset_key)
     env_index = rollout.env_indices(suite.spec.num_tasks, 1)
     act = rollout.act_at(
         lambda policy, actor, timestep, keys: agent.act(
             policy, actor, timestep, keys, distilled=distilled
         )
     )
+    if isinstance(suite, FunctionalSuite):
+        pool: Any = _FunctionalPool(suite, reset_key)
+    else:
+        pool = suite.make_pool(1, int(jax.random.randint(reset_key, (), 0, 2**30)), 1, render=True)
     try:
-        timestep = env.reset()
+        timestep = pool.reset(0)
         actor = rollout.host_actor(agent.init_actor, 1)
-        frames = [[picture] for picture in env.render(range(suite.spec.num_tasks))]
-        running = list(range(suite.spec.num_tasks))
+        frames = [[picture] for picture in pool.render(0)]
+        running = np.ones(len(frames), bool)
         for t in range(max_actions):
             action, _, actor = act(policy, actor, timestep, act_key, t, env_index)
-            timestep = env.step(action, t)
-            running = [k for k in running if not timestep.first[k, 0]]
-            if not running:
+            pool.send(0, np.asarray(action))
+            timestep = pool.recv(0)
+            running &= ~np.asarray(timestep.first)[:, 0]
+            if not running.any():
                 break
-            for k, picture in zip(running, env.render(running), strict=True):
-                frames[k].append(picture)
+            for k, picture in enumerate(pool.render(0)):
+                if running[k]:
+                    frames[k].append(picture)
     finally:
-        env.close()
+        pool.close()
     return frames
 
 
-class _start_functional:
-    """K functional environments, one a task, behind reset, step and render."""
+class _FunctionalPool:
+    """A functional suite with one environment a task, seen as a pool of one group that can draw."""
 
     def __init__(self, suite: FunctionalSuite, key: Key):
-        self._suite, self._key = suite, key
-        self._index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, 1))
-        reset, step = functional.auto_reset(suite.env)
-        self._reset = jax.jit(rollout.over_tasks_and_envs(reset, 1))
-        self._step = jax.jit(rollout.over_tasks_and_envs(step, 3))
+        reset, step = functional.auto_reset_batch(suite.env)
+        index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, 1))
+        self._suite, self._t = suite, 0
+        self._reset = jax.jit(lambda: reset(rollout.step_keys(key, 0, index), suite.tasks))
+        self._step = jax.jit(
+            lambda t, state, action: step(
+                rollout.step_keys(key, t, index), state, action, suite.tasks
+            )
+        )
 
-    def reset(self) -> Any:
-        keys = rollout.step_keys(self._key, 0, self._index)
-        self._state, timestep = self._reset(keys, self._suite.tasks)
+    def reset(self, group: int) -> Timestep:
+        self._state, timestep = self._reset()
         return timestep
 
-    def step(self, action: Any, t: int) -> Any:
-        keys = rollout.step_keys(self._key, t + 1, self._index)
-        self._state, timestep = self._step(keys, self._state, action, self._suite.tasks)
-        return jax.device_get(timestep)
+    def send(self, group: int, action: np.ndarray) -> None:
+        self._t += 1
+        self._state, self._timestep = self._step(self._t, self._state, action)
 
-    def render(self, tasks: Sequence[int]) -> list[np.ndarray]:
-        state, layouts = jax.device_get((self._state.env, self._suite.tasks))
+    def recv(self, group: int) -> Timestep:
+        return self._timestep
+
+    def render(self, group: int) -> list[np.ndarray]:
+        env: Any = self._suite.env
+        states, tasks = jax.device_get((self._state.env, self._suite.tasks))
+        take = lambda tree, *index: jax.tree.map(lambda x: x[index], tree)
         return [
-            self._suite.env.render(  # type: ignore[attr-defined]
-                jax.tree.map(lambda x: x[k, 0], state), jax.tree.map(lambda x: x[k], layouts)
-            )
-            for k in tasks
+            env.render(take(states, k, 0), take(tasks, k))
+            for k in range(self._suite.spec.num_tasks)
         ]
 
     def close(self) -> None:
         pass
+
+
+def write_gif(frames: Sequence[np.ndarray], path: pathlib.Path, *, fps: float = 10.0) -> None:
+    """Writes an endless GIF, the last picture shown for a second longer; folders are made.
+
+    Args:
+      frames: uint8 `[H, W, 3]` of one size.
+      path: the file.
+      fps: pictures a second; the format rounds it to hundredths of a second a picture.
+
+    Raises:
+      ValueError: if there is no picture, or they are not uint8 `[H, W, 3]` of one size.
+    """
+    from PIL import Image
+
+    shapes = {(frame.dtype.name, frame.shape) for frame in frames}
+    if len(shapes) != 1 or not all(d == "uint8" and s[2:] == (3,) for d, s in shapes):
+        raise ValueError(f"frames must be uint8 [H, W, 3] of one size; got {sorted(shapes)}")
+    # One palette, or colours flicker; from the whole episode, or what comes late has no colour.
+    some = [frames[n] for n in np.linspace(0, len(frames) - 1, 16).astype(int)]
+    palette = Image.fromarray(np.concatenate(some)).quantize(255)
+    pictures = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
+    milliseconds = [round(100 / fps) * 10] * len(pictures)
+    milliseconds[-1] += 1000
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
