@@ -15,7 +15,7 @@ LAYERS = (
     {"types", "_checks", "surgery"},
     {"returns", "distributions", "networks", "envs", "learner", "checkpoint", "metrics", "workdir"},
     {"losses", "rollout", "plots", "replay", "episodic"},
-    {"algorithms", "engines", "evaluate"},
+    {"algorithms", "engines", "evaluate", "record"},
     {"train", "benchmark"},
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
@@ -26,7 +26,8 @@ FORBIDDEN = {
     "surgery": set(RANK),  # usable in a project that has none of the rest
     "types": set(RANK),
     "envs": _LEARNING | {"learner", "checkpoint", "metrics", "workdir"},
-    "learner": _LEARNING | {"envs", "checkpoint", "metrics", "workdir"},
+    # The learner applies surgery to the tasks' gradients; it sees neither a loss nor an environment.
+    "learner": _LEARNING - {"surgery"} | {"envs", "checkpoint", "metrics", "workdir"},
     "networks": _LEARNING | {"envs", "learner"},
     "losses": {"networks", "envs", "learner", "checkpoint", "metrics", "workdir", "surgery"},
     "checkpoint": _LEARNING | {"envs", "learner"},
@@ -34,6 +35,7 @@ FORBIDDEN = {
     "rollout": _LEARNING | {"learner"},
     "engines": _LEARNING,
     "evaluate": _LEARNING,
+    "record": _LEARNING,
 }
 
 # Libraries that a unit may import when it is imported itself (a function that draws may import its
