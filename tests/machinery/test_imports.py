@@ -26,7 +26,7 @@ FORBIDDEN = {
     "surgery": set(RANK),  # usable in a project that has none of the rest
     "types": set(RANK),
     "envs": _LEARNING | {"learner", "checkpoint", "metrics", "workdir"},
-    # The learner applies surgery to the tasks' gradients; it sees neither a loss nor an environment.
+    # The learner applies surgery to the tasks' gradients and sees no loss and no environment.
     "learner": _LEARNING - {"surgery"} | {"envs", "checkpoint", "metrics", "workdir"},
     "networks": _LEARNING | {"envs", "learner"},
     "losses": {"networks", "envs", "learner", "checkpoint", "metrics", "workdir", "surgery"},
