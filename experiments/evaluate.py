@@ -3,8 +3,8 @@ r"""Restores a run, plays whole episodes of every task with its policies, and re
     python -m experiments.evaluate --workdir=runs/distral/minigrid_ladder-kl_ent_2col-seed0
     python -m experiments.evaluate --workdir=runs/... --episodes=500 --seed=1 --nogifs
 
-Prints a table, and writes evaluation.json and gifs/<task>.gif into the directory of the run. What is
-there already is only read; the run may go on training, its newest checkpoint counts.
+Prints a table, and writes evaluation.json and gifs/<task>.gif into the directory of the run. The
+rest of it is only read; it may go on training meanwhile, its newest checkpoint counts.
 """
 
 import dataclasses

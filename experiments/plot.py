@@ -4,8 +4,8 @@ r"""Compares runs: learning curves of every task and of their mean, runs of one 
     python -m experiments.plot --runs=a,b,c --labels=before,before,after --metric=episode/success
     python -m experiments.plot --runs=a,b --metric=eval/distilled_policy/return --out=distilled.png
 
-A run's label is its algorithm, unless --labels says otherwise. The band is a 95 % bootstrap interval
-of the mean over seeds, those inside a run and those of runs of one label.
+A run's label is its algorithm, unless --labels says otherwise. The band is a 95 % bootstrap
+interval of the mean over seeds, those inside a run and those of runs of one label.
 """
 
 import pathlib

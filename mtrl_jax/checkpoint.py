@@ -3,6 +3,9 @@
 Restored: everything that the caller puts into the tree (learner, optimiser, surgery and environment
 state, running episode sums) and the JSON beside it. Not restored: host environments, which have no
 state to save; a run on them starts new episodes.
+
+Of several processes the first alone reads and writes, for all of them: the files are those of one
+process, and only its disk has to last.
 """
 
 import contextlib
@@ -39,7 +42,7 @@ def open_manager(
 ) -> Iterator[ocp.CheckpointManager]:
     """A manager of `folder` (created), which finishes what it is writing before it lets go.
 
-    With `read_only` nothing is made, written or removed: for a look into a run that may be going on.
+    With `read_only` nothing is made, written or removed: a look into a run that may be going on.
     """
     keeps = None if read_only else keep
     options = ocp.CheckpointManagerOptions(max_to_keep=keeps, read_only=read_only)

@@ -119,7 +119,7 @@ def learning_curves(
     panels = {task.removeprefix("MiniGrid-"): [task] for task in task_names}
     if mean_panel:
         panels["mean over tasks"] = list(task_names)
-    columns = min(4, len(panels))
+    columns = min(len(panels), min((4, 3), key=lambda n: -len(panels) % n))  # few gaps
     lines = -(-len(panels) // columns)
     top = 0.1 + 0.25 * -(-len({**runs, **(levels or {})}) // columns)  # inches, for the legend
     figure, axes = plt.subplots(
@@ -142,7 +142,8 @@ def learning_curves(
         panel.grid(alpha=0.25)
     for panel in axes.flat[len(panels) :]:
         panel.axis("off")
-    for panel in axes[-1]:
+    for panel in axes.flat[max(len(panels) - columns, 0) : len(panels)]:  # lowest of each column
+        panel.tick_params(labelbottom=True)
         panel.set_xlabel("environment steps, all tasks", fontsize=8)
     for row in axes:
         row[0].set_ylabel(quantity.replace("/", " "), fontsize=8)

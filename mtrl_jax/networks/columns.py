@@ -42,8 +42,10 @@ def torso_kind(spec: EnvSpec) -> str:
 def one_hot(x: Array, vocabulary: tuple[int, ...]) -> Array:
     """Integers `[..., N]` with `vocabulary[n]` classes each to float32 `[..., sum(vocabulary)]`."""
     element = np.repeat(np.arange(len(vocabulary)), vocabulary)
-    value = np.concatenate([np.arange(n) for n in vocabulary]).astype(np.uint8)
-    return (x[..., element] == jnp.asarray(value, x.dtype)).astype(jnp.float32)
+    value = np.concatenate([np.arange(n) for n in vocabulary])
+    repeated = x[..., element]
+    equal = repeated == jnp.broadcast_to(jnp.asarray(value, x.dtype), repeated.shape)
+    return equal.astype(jnp.float32)
 
 
 class Column(nn.Module):
