@@ -8,6 +8,7 @@ from mtrl_jax.surgery.checks import check_choice, check_positive
 from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
 from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["cagrad", "cagrad_weights"]
 
@@ -77,7 +78,7 @@ def cagrad_weights(gram: Array, c: Array | float) -> Array:
     low, high = jnp.min(b) - 1e-6 * radius, jnp.min(b + radius * norms)
     nothing = jnp.zeros((k,), gram.dtype)
     start = (0.5 * (low + high), jnp.zeros((k,), bool), nothing, low, high, jnp.inf, 0)
-    start = jax.tree.map(jnp.asarray, start)
+    start = vary_like(jax.tree.map(jnp.asarray, start), gram)
     x = jax.lax.while_loop(unfinished, improve, start)[2]
     length = jnp.sqrt(jnp.maximum(jnp.dot(x, jnp.dot(cosines, x, precision="highest")), 0.0))
     x = x * jnp.where(length > 0, radius / jnp.where(length > 0, length, 1.0), 0.0)

@@ -137,7 +137,10 @@ def _find(opt_state: Any) -> tuple[list[tuple[str, SurgeryState]], Any, list[Any
 def _of_state(state: SurgeryState) -> Diagnostics:
     if state.record is None:
         raise ValueError("nothing was recorded: make the transform with diagnostics=True.")
-    gram, weights, before, after = state.record
+    # The leaves, not the fields: nnx.Optimizer wraps each array of an optax state in a variable.
+    values = jax.tree.leaves(state.record)
+    gram, before, after = values[0], values[-2], values[-1]
+    weights = None if state.record.weights is None else values[1]
     if gram.ndim != 3:
         raise ValueError(
             f"the state carries {gram.ndim - 3} extra leading axes (seeds or devices): use "
@@ -161,7 +164,7 @@ def _of_state(state: SurgeryState) -> Diagnostics:
         norm_after=after,
         weights=weights,
         update_cosine=alignment,
-        curvature=None if state.curvature is None else state.curvature.value,
+        curvature=None if state.curvature is None else jax.tree.leaves(state.curvature.value)[0],
     )
 
 

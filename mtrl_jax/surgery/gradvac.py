@@ -8,6 +8,7 @@ from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.orders import random_orders
 from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["gradvac", "gradvac_weights"]
 
@@ -53,7 +54,7 @@ def gradvac_weights(
         new = jnp.where(alive, (1.0 - beta) * t + beta * phi, t)
         return (c.at[rows, j].add(a), s + a[:, None] * gram[j], target.at[rows, j].set(new)), None
 
-    start = (jnp.eye(k, dtype=gram.dtype), gram, target)
+    start = vary_like((jnp.eye(k, dtype=gram.dtype), gram, target), gram)
     (c, _, target), _ = jax.lax.scan(visit, start, orders.T)
     return c.sum(0), target
 

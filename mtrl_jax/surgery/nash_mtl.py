@@ -8,6 +8,7 @@ from mtrl_jax.surgery.checks import check_positive
 from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.powers import solve_power_equation
 from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["clip_weights", "nash_mtl", "nash_mtl_weights"]
 
@@ -84,7 +85,9 @@ def nash_mtl(
 
     def weights(inputs, kept):
         fresh = lambda: nash_mtl_weights(inputs.gram)
-        w = jax.lax.cond(inputs.step % update_every == 0, fresh, lambda: kept)
+        w = jax.lax.cond(
+            inputs.step % update_every == 0, fresh, lambda: vary_like(kept, inputs.gram)
+        )
         return clip_weights(w, inputs.gram, limit), w
 
     init = lambda k: jnp.ones((k,), jnp.float32)

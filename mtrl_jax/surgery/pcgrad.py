@@ -8,6 +8,7 @@ from mtrl_jax.surgery.checks import check_choice, static_int
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["pcgrad", "pcgrad_weights"]
 
@@ -42,7 +43,7 @@ def pcgrad_weights(gram: Array, orders: Array) -> Array:
         a = jnp.maximum(-s[rows, j], 0.0) * inverse[j]
         return (c.at[rows, j].add(a), s + a[:, None] * gram[j]), None
 
-    start = (jnp.eye(k, dtype=gram.dtype), gram)
+    start = (vary_like(jnp.eye(k, dtype=gram.dtype), gram), gram)
     (c, _), _ = jax.lax.scan(visit, start, orders.T)
     return c.sum(0)
 
@@ -53,7 +54,7 @@ def pcgrad(
     seed: Seed = 0,
     reduction: str = "sum",
     order: str = "independent",
-    num_orders: int = 1,
+    num_orders: int | None = None,
     mask: Mask = None,
     scope: str = "global",
     diagnostics: bool | str = True,
@@ -99,7 +100,7 @@ def pcgrad(
             orders = random_orders(key, k, shared=order == "shared")
             return pcgrad_weights(inputs.gram, orders)
 
-        n = static_int("num_orders", num_orders)
+        n = 1 if num_orders is None else static_int("num_orders", num_orders)
         if n == 1 or order == "fixed":
             w = draw(inputs.key)
         else:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax.surgery.quadratic import RIDGE, unit_gram
+from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["solve_power_equation"]
 
@@ -52,6 +53,7 @@ def solve_power_equation(gram: Array, power: Array | float) -> Array:
         return a * (1.0 + change), jnp.max(jnp.abs(change)), step + 1
 
     start = s ** (1.0 / (1.0 + p))
-    a, _, _ = jax.lax.while_loop(unfinished, newton, (start, jnp.asarray(jnp.inf), 0))
+    begin = vary_like((start, jnp.asarray(jnp.inf), jnp.asarray(0)), gram)
+    a, _, _ = jax.lax.while_loop(unfinished, newton, begin)
     scale = jnp.exp((p - 1.0) / (1.0 + p) * middle)
     return jnp.where(alive, scale * a * inverse, 0.0)

@@ -15,6 +15,8 @@ with the square root of the precision.
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax.surgery.varying import vary_like
+
 __all__ = ["RIDGE", "complementarity", "dual_cone_weights", "solve_psd", "unit_gram"]
 
 Array = jax.Array
@@ -76,9 +78,10 @@ def complementarity(matrix: Array, q: Array, free: Array | None = None) -> tuple
         return free, x, wrong, jnp.minimum(best, count), patience, step + 1
 
     free = jnp.zeros((k,), bool) if free is None else free
+    free = vary_like(free, q)
     x, wrong = solve(free)
     start = (free, x, wrong, jnp.asarray(k + 1), jnp.asarray(3), jnp.asarray(0))
-    free, x, *_ = jax.lax.while_loop(unfinished, exchange, start)
+    free, x, *_ = jax.lax.while_loop(unfinished, exchange, vary_like(start, q))
     return jnp.maximum(x, 0.0), free
 
 

@@ -248,7 +248,8 @@ def _grams(leaves, parts, whole, axis_name, k):
     def stack(want):
         chosen = [[leaves[i] for i in part if want(i)] for part in parts]
         zeros = jnp.zeros((k, k), jnp.float32)
-        return jnp.stack([gram_matrix(part) if part else zeros for part in chosen])
+        grams = [gram_matrix(part) if part else zeros for part in chosen]
+        return jnp.stack(grams).astype(jnp.float32)  # also where gradients are float64
 
     if axis_name is None:
         return stack(lambda i: True)

@@ -18,7 +18,8 @@ def loss(params, batch):
 
 
 def loop(fn, params, batches):
-    return [jax.value_and_grad(fn)(params, jax.tree.map(lambda x: x[k], batches)) for k in range(4)]
+    value_and_grad = jax.jit(jax.value_and_grad(fn))
+    return [value_and_grad(params, tuple(x[k] for x in batches)) for k in range(4)]
 
 
 @pytest.mark.parametrize("method", ["vmap", "map"])
