@@ -5,7 +5,7 @@ import pathlib
 import sys
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import absl.logging
 import jax
@@ -13,10 +13,13 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
+from mtrl_jax import processes
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs import suites
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+INTERRUPTED = 130  # exit code after Ctrl-C, by convention
+
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; the same command on the same one continues it.\n"
     "(default: runs/<binary>/<suite>-<algorithm>-seed<seed>)"
@@ -67,7 +70,14 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this one is."
 def start() -> None:
     """Joins the other processes, if any. Call before anything touches a device."""
     absl.logging.set_verbosity(absl.logging.WARNING)
+    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+        raise ValueError(
+            f"--process_id must lie in [0, {_NUM_PROCESSES.value}), the number of processes; got "
+            f"{_PROCESS_ID.value}"
+        )
     if _NUM_PROCESSES.value > 1:
+        if _COORDINATOR.value is None:
+            raise ValueError("--coordinator_address must be given for several processes")
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _LIST_SUITES.value:
         for name, line in suites.list_suites().items():
@@ -179,25 +189,57 @@ def overrides() -> list[str]:
 
 
 class Progress:
-    """A bar with steps, steps a second, time left and the latest return of every task."""
+    """A bar with steps, steps a second, time left and the latest return of every task.
+
+    It appears with the first call, when a run has passed its checks; a file or pipe gets a line
+    every ten seconds instead.
+    """
 
     def __init__(self, title: str, task_names: Sequence[str]):
+        self._title = title
         self._names = task_names
-        slow = {} if sys.stderr.isatty() else {"mininterval": 10.0}
-        self._bar = tqdm.tqdm(
-            desc=title, unit="step", unit_scale=True, dynamic_ncols=True, smoothing=0.1, **slow
-        )
+        self._bar: Any = None
 
     def __call__(self, step: int, total: int, row: dict[str, Any]) -> None:
-        if self._bar.total is None:
-            self._bar.total = total
+        if not processes.is_chief():
+            return
+        if self._bar is None:
+            tty = sys.stderr.isatty()
+            where = {"dynamic_ncols": True} if tty else {"file": _Lines(), "mininterval": 10.0}
+            self._bar = tqdm.tqdm(
+                desc=self._title, total=total, initial=step, unit="step", unit_scale=True,
+                smoothing=0.1, **where,
+            )  # fmt: skip
+        if row:
+            self._show(row)
+        self._bar.update(step - self._bar.n)
+
+    def _show(self, row: dict[str, Any]) -> None:
         returns = (row.get(f"task/{name}/episode/return", np.nan) for name in self._names)
         shown = " ".join(f"{np.mean(value):.2f}" for value in returns)
         self._bar.set_postfix_str(f"returns {shown}", refresh=False)
-        self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Lines:
+    """Standard error for a progress bar where no cursor can go back: whole lines, no empty ones."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def stop(step: int, folder: pathlib.Path) -> NoReturn:
+    """Ends a run that was asked to stop, by Ctrl-C or SIGTERM, and has saved."""
+    if processes.is_chief():
+        print(f"Stopped at step {step:,}; saved. The same command continues: {folder}")
+    sys.exit(INTERRUPTED)
 
 
 def main(fn: Callable[[], None]) -> None:
@@ -220,10 +262,13 @@ def main(fn: Callable[[], None]) -> None:
             _fail(str(error), 2)
         except (FloatingPointError, ImportError) as error:
             _fail(str(error), 1)
+        except KeyboardInterrupt:
+            print("Stopped; the same command continues from the last checkpoint.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=parse)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)

@@ -7,6 +7,7 @@ r"""Trains Distral, or any of its relatives, on a suite of tasks.
 The same command continues a run that was stopped, killed or given more --total_env_steps.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -17,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common
-from mtrl_jax import engines, evaluate, metrics, plots, surgery, train
+from mtrl_jax import engines, evaluate, metrics, plots, processes, surgery, train
 from mtrl_jax.algorithms import distral
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import Agent, EnvSpec
@@ -87,16 +88,14 @@ def main() -> None:
         settings = json.loads(json.dumps(settings))  # tuples as config.json will hold them
         per_update = run_values.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
         agent = make_agent(suite.spec, settings, -(-run_config.total_env_steps // per_update))
-        progress = common.Progress(title, suite.spec.task_names)
-        result = train.run(run_config, suite, agent, run_folder, settings, progress)
-        progress.close()
+        with contextlib.closing(common.Progress(title, suite.spec.task_names)) as progress:
+            result = train.run(run_config, suite, agent, run_folder, settings, progress)
         if not result.finished:
-            print(
-                f"Stopped at step {result.step:,}; saved. The same command continues: {run_folder}"
-            )
-            return
-        rows[title] = metrics.read_jsonl(run_folder / "metrics.jsonl")
-    _report(suite, run_config, rows, folder)
+            common.stop(result.step, run_folder)
+        if processes.is_chief():
+            rows[title] = metrics.read_jsonl(run_folder / "metrics.jsonl")
+    if processes.is_chief():
+        _report(suite, run_config, rows, folder)
 
 
 def _random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:

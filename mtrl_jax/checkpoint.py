@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 
 from mtrl_jax.types import ArrayTree
 
+Manager = ocp.CheckpointManager
+
 
 def abstract(tree: ArrayTree) -> ArrayTree:
     """Shapes and dtypes of `tree` on one explicit device: reads what any number saved."""
@@ -44,8 +46,16 @@ def open_manager(
 
     With `read_only` nothing is made, written or removed: a look into a run that may be going on.
     """
-    keeps = None if read_only else keep
-    options = ocp.CheckpointManagerOptions(max_to_keep=keeps, read_only=read_only)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else keep, read_only=read_only, create=False
+    )
+    if jax.process_count() > 1:  # else Orbax expects all processes at its barriers
+        here = jax.process_index()
+        options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"alone{here}"
+        )
+    if not read_only:
+        folder.mkdir(parents=True, exist_ok=True)
     manager = ocp.CheckpointManager(folder.absolute(), options=options)
     try:
         yield manager
@@ -61,6 +71,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict
     Raises:
       RuntimeError: if that step or a later one exists already.
     """
+    if jax.process_count() > 1:  # Orbax takes arrays of one process for a mistake
+        state = jax.device_get(state)
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         meta=ocp.args.JsonSave({**meta, "leaves": _dtypes(state)}),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import learner, rollout
+from mtrl_jax import learner, processes, rollout
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
 
 NUM_GROUPS = 2  # groups of host environments that take turns
@@ -48,7 +48,7 @@ class Engine(NamedTuple):
       advance: `(carry, update) -> (carry, metrics)`; metrics are NumPy leaves `[N, ...]` of the N
         updates that finished, `[N, S, ...]` with several seeds, {} if none has.
       flush: `(carry) -> (carry, metrics)`, waits for what still runs.
-      save: `(carry) -> tree` for a checkpoint.
+      save: `(carry) -> tree` for a checkpoint, of all processes, which must all ask for it.
       load: `(tree) -> carry`.
       state: `(carry) -> state` of the agent, `[S, ...]` with several seeds.
       updates: how many updates one `advance` makes.
@@ -73,10 +73,9 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
             raise ValueError(f"{field.name} must be at least 1; got {value}")
     if not 0 <= config.seed < 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
-    processes = jax.process_count()
-    share = len(learner.local_devices(config.num_devices)) * processes
+    share = len(learner.local_devices(config.num_devices)) * jax.process_count()
     host = isinstance(suite, HostSuite)
-    parts = math.lcm(share, NUM_GROUPS * processes) if host else share
+    parts = math.lcm(share, NUM_GROUPS * jax.process_count()) if host else share
     if config.num_envs_per_task % parts:
         groups = f", {NUM_GROUPS} groups of host environments" if host else ""
         raise ValueError(
@@ -120,8 +119,7 @@ def over_seeds(config: RunConfig, fn: Callable[..., Any], in_axes: Any = 0) -> C
 
 def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
     """Global numbers of this process's environments, int32 `[K, E / processes]`."""
-    index = rollout.env_indices(spec.num_tasks, config.num_envs_per_task)
-    return np.split(index, jax.process_count(), axis=1)[jax.process_index()]
+    return processes.share(rollout.env_indices(spec.num_tasks, config.num_envs_per_task), axis=1)
 
 
 def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engine:
@@ -168,14 +166,15 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
 
     def save(carry):
         state, loop = carry
-        return {"state": learner.first(state), "loop": learner.unshard(loop, axis)}
+        environments = processes.gather(learner.unshard(loop, axis), axis)
+        return {"state": learner.first(state), "loop": environments}
 
     return Engine(
         start=lambda: put(*jax.jit(over_seeds(config, init))(root_key(config))),
         advance=advance,
         flush=lambda carry: (carry, {}),
         save=save,
-        load=lambda tree: put(tree["state"], tree["loop"]),
+        load=lambda tree: put(tree["state"], processes.share(tree["loop"], axis)),
         state=lambda carry: learner.first(carry[0]),
         updates=config.updates_per_dispatch,
         close=lambda carry: None,

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, engines, evaluate, metrics, workdir
+from mtrl_jax import checkpoint, engines, evaluate, metrics, processes, workdir
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Metrics
+
+STOP_EVERY = 10  # updates between two questions of several processes whether to stop
 
 # (steps done, steps in all, latest log row)
 OnProgress = Callable[[int, int, dict[str, Any]], None]
@@ -48,45 +50,46 @@ def run(
       agent: the algorithm, bound to its numbers.
       folder: the run's directory, new, empty, or of a run with equal `settings`.
       settings: flat JSON values that identify the run, written to config.json.
-      on_progress: called after every dispatch.
+      on_progress: called before the first dispatch and after every one.
 
     Raises:
       ValueError: for settings that cannot run or a directory that is not this run's; nothing
         written.
-      FloatingPointError: if a loss or gradient is not finite; the last checkpoint is of before.
+      FloatingPointError: if a loss, gradient or parameter is not finite; the last checkpoint is of
+        before.
+
+    Several processes call this with equal arguments; the first of them writes, and its `folder` is
+    the only one.
     """
+    chief, several = processes.is_chief(), jax.process_count() > 1
     engines.check(config, suite)
-    workdir.check(folder, settings)
-    workdir.create(folder, settings)
+    with processes.all_or_none():
+        if chief and not workdir.check(folder, settings):
+            workdir.create(folder, settings)
     engine = engines.make(config, suite, agent)
     spec = suite.spec
     per_update = agent.unroll_length * spec.num_tasks * config.num_envs_per_task
     per_dispatch = per_update * engine.updates
     total = -(-config.total_env_steps // per_dispatch) * per_dispatch
-    chief = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
         # ------------------------------------------------------------------ resume or start
-        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
-        carry = engine.start()
-        window: dict[str, Any] = {}
-        step = saved = -1
-        restored = checkpoint.restore_latest(manager, checkpoint.abstract(engine.save(carry)))
-        if restored is not None:
-            step, tree, meta = restored
-            saved, carry, window = step, engine.load(tree), meta["window"]
-        metrics.drop_after(folder / "metrics.jsonl", step)
-        writer = _open_writer(folder, step, chief)
-        stack.callback(writer.close)
+        manager = None
+        if chief:
+            manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
+        step, carry, window = _restore(manager, engine)
+        saved = step
+        writer = stack.enter_context(_writer(folder, settings, step))
         interrupted = stack.enter_context(_interrupts())
         scorers = _scorers(config, suite, agent)
+        on_progress(max(step, 0), total, {})
         if step < 0:
             step = 0
             writer.write(0, _evaluate(config, spec, agent, scorers, engine.state(carry), 0))
         # ------------------------------------------------------------------ the loop
-        began, first_step, row = time.monotonic(), step, {}
+        began, first_step, row, stop = time.monotonic(), step, {}, False
         try:
-            while step < total and not interrupted.is_set():
+            while step < total and not stop:
                 carry, values = engine.advance(carry, step // per_update)
                 previous, step = step, step + per_dispatch
                 last = step >= total
@@ -96,7 +99,9 @@ def run(
                 }
                 _check_finite(values, spec, step)
                 window = _accumulate(window, values)
-                if any(due.values()) or interrupted.is_set():
+                asks = not several or every(previous, step, STOP_EVERY * per_update)
+                wish = asks and interrupted.is_set()
+                if any(due.values()) or wish or (asks and several):
                     carry, values = engine.flush(carry)
                     _check_finite(values, spec, step)
                     window = _accumulate(window, values)
@@ -109,11 +114,12 @@ def run(
                     scores = _evaluate(config, spec, agent, scorers, engine.state(carry), step)
                     writer.write(step, scores)
                 if due["checkpoint"]:
-                    checkpoint.save(manager, step, engine.save(carry), {"window": window})
+                    _save(manager, engine, agent, step, carry, window)
                     saved = step
                 on_progress(step, total, row)
+                stop = asks and processes.any_process(wish)
             if step > max(saved, 0):  # interrupted
-                checkpoint.save(manager, step, engine.save(carry), {"window": window})
+                _save(manager, engine, agent, step, carry, window)
         finally:
             engine.close(carry)
         return Result(engine.state(carry), step, step >= total)
@@ -144,13 +150,54 @@ def _interrupts() -> Iterator[threading.Event]:
             signal.signal(number, old)
 
 
-def _open_writer(folder: pathlib.Path, step: int, chief: bool) -> metrics.Writer:
-    if not chief:
-        return metrics.NullWriter()
-    return metrics.Writers([
+def _restore(
+    manager: checkpoint.Manager | None, engine: engines.Engine
+) -> tuple[int, Any, dict[str, Any]]:
+    """Step, carry and log window of the newest checkpoint, or -1 and a fresh start; read by the
+    chief, whose manager it is."""
+    carry, found = engine.start(), None
+    fresh = engine.save(carry)
+    with processes.all_or_none():
+        if manager is not None:
+            found = checkpoint.restore_latest(manager, checkpoint.abstract(fresh))
+    step, tree, meta = found or (-1, fresh, {"window": {}})
+    step = int(processes.from_chief(np.array([step]), np.array([0]))[0])
+    if step >= 0:
+        carry = engine.load(processes.from_chief(tree, fresh))
+    return step, carry, meta["window"]
+
+
+def _save(
+    manager: checkpoint.Manager | None, engine: engines.Engine, agent: Agent, step: int, carry: Any,
+    window: dict[str, Any],
+) -> None:  # fmt: skip
+    """Writes a checkpoint, but never one that a run could not continue from."""
+    tree = engine.save(carry)
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(agent.policy(tree["state"]))):
+        raise FloatingPointError(
+            f"a parameter is not finite at environment step {step}; the last checkpoint is of "
+            "before"
+        )
+    if manager is not None:
+        checkpoint.save(manager, step, tree, {"window": window})
+
+
+@contextlib.contextmanager
+def _writer(folder: pathlib.Path, settings: dict[str, Any], step: int) -> Iterator[metrics.Writer]:
+    """Where a run goes on writing from `step`; what was written behind that is dropped."""
+    if not processes.is_chief():
+        yield metrics.NullWriter()
+        return
+    workdir.create(folder, settings)  # a run that continues may have become longer
+    metrics.drop_after(folder / "metrics.jsonl", step)
+    writer = metrics.Writers([
         metrics.JsonlWriter(folder / "metrics.jsonl"),
         metrics.TensorBoardWriter(folder / "tensorboard", purge_step=step + 1),
     ])  # fmt: skip
+    try:
+        yield writer
+    finally:
+        writer.close()
 
 
 def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:

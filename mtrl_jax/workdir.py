@@ -26,6 +26,13 @@ def check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
     Raises:
       ValueError: if it cannot be written, holds something else, or holds a run of other settings.
     """
+    try:
+        return _check(workdir, config)
+    except OSError as error:
+        raise ValueError(f"workdir: {workdir} cannot be used: {error}") from error
+
+
+def _check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
     existing = workdir
     while not existing.exists():
         existing = existing.parent
@@ -53,11 +60,18 @@ def check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
 
 
 def create(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Makes the directory and writes config.json in one atomic step."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    """Makes the directory and writes config.json in one atomic step.
+
+    Raises:
+      ValueError: if it cannot be written, which `check` does not see everywhere.
+    """
     temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(temporary, workdir / "config.json")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(config, indent=1) + "\n")
+        os.replace(temporary, workdir / "config.json")
+    except OSError as error:
+        raise ValueError(f"workdir: {workdir} cannot be written: {error}") from error
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
 LAYERS = (
-    {"types", "_checks", "surgery"},
+    {"types", "_checks", "processes", "surgery"},
     {"returns", "distributions", "networks", "envs", "learner", "checkpoint", "metrics", "workdir"},
     {"losses", "rollout", "plots", "replay", "episodic"},
     {"algorithms", "engines", "evaluate", "record"},
