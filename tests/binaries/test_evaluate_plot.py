@@ -1,0 +1,177 @@
+"""`experiments.evaluate` and `experiments.plot` on tiny runs, each command in its own process."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Compiling is what these commands spend their time on.
+_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def _run(binary, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{binary}", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | _ENVIRONMENT,
+        timeout=400,
+    )  # fmt: skip
+
+
+def _train(folder, suite, *arguments):
+    done = _run(
+        "distral", f"--workdir={folder}", f"--suite={suite}", "--noalone", "--eval_episodes=2",
+        "--config_overrides=hidden=8,unroll_length=4", *arguments,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def functional_run(tmp_path_factory):
+    """Two seeds of maze8, two environments a task."""
+    return _train(
+        tmp_path_factory.mktemp("runs") / "maze", "maze8", "--num_envs_per_task=2", "--num_seeds=2",
+        "--total_env_steps=1280", "--log_every=640", "--algorithm=kl_ent_1col",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def host_run(tmp_path_factory):
+    """MiniGrid on two of its tasks."""
+    suite = "envpool:MiniGrid-Empty-5x5-v0,MiniGrid-DoorKey-5x5-v0"
+    return _train(
+        tmp_path_factory.mktemp("runs") / "minigrid", suite, "--num_envs_per_task=2",
+        "--total_env_steps=32", "--algorithm=a3c", "--log_every=16",
+    )  # fmt: skip
+
+
+def _one_sentence(done, *words):
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    for word in words:
+        assert str(word) in lines[0]
+
+
+def _pictures(path):
+    with Image.open(path) as gif:
+        return [np.asarray((gif.seek(n), gif.convert("RGB"))[1]) for n in range(gif.n_frames)]
+
+
+def test_evaluate_a_functional_run(functional_run):
+    before = {p: p.stat().st_mtime_ns for p in (functional_run / "checkpoints").rglob("*")}
+    done = _run("evaluate", f"--workdir={functional_run}", "--episodes=3", "--seed=5")
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in (functional_run / "checkpoints").rglob("*")} == before
+
+    scores = json.loads((functional_run / "evaluation.json").read_text())
+    assert (scores["step"], scores["episodes"], scores["seed"]) == (1280, 3, 5)
+    assert len(scores["task_policy"]) == 8
+    for policy in ("task_policy", "distilled_policy"):
+        for task, of in scores[policy].items():
+            assert of["length"] == {"mean": 200.0, "low": 200.0, "high": 200.0}
+            for one in of.values():
+                assert one["low"] <= one["mean"] <= one["high"]
+            row = next(x for x in done.stdout.splitlines() if x.startswith(task))
+            assert f"{scores['task_policy'][task]['return']['mean']:.2f} [" in row
+            frames = _pictures(
+                functional_run / "gifs" / f"{task}{'-distilled' * (policy != 'task_policy')}.gif"
+            )
+            assert len(frames) > 20  # of 201; equal neighbours are one picture shown for longer
+            assert any((frame != frames[0]).any() for frame in frames)
+    assert scores["task_policy"] != scores["distilled_policy"]
+    assert str(functional_run / "evaluation.json") in done.stdout
+
+
+def test_evaluate_a_host_run(host_run):
+    done = _run("evaluate", f"--workdir={host_run}", "--episodes=2")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((host_run / "evaluation.json").read_text())
+    assert scores["step"] == 32
+    assert "distilled_policy" not in scores  # a3c has none
+    tasks = ["MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-5x5-v0"]
+    assert list(scores["task_policy"]) == tasks
+    for task in tasks:
+        of = scores["task_policy"][task]
+        assert 0 <= of["success"]["low"] <= of["success"]["mean"] <= of["success"]["high"] <= 1
+        assert of["success"]["high"] > of["success"]["low"]  # two episodes prove nothing
+        assert 1 <= of["length"]["mean"] <= 250
+        assert len(_pictures(host_run / "gifs" / f"{task}.gif")) > 1
+    assert "task policies: 100%" in done.stderr  # the progress bar
+
+
+def test_plot_compares_runs(functional_run, tmp_path):
+    out = tmp_path / "new" / "curves.png"
+    done = _run(
+        "plot", f"--runs={functional_run},{functional_run}/.", "--labels=one,two", f"--out={out}",
+        "--metric=eval/distilled_policy/return",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert done.stdout.splitlines()[-1].split() == ["curves", str(out)]
+    lines = [x.split() for x in done.stdout.splitlines() if x.startswith(("one ", "two "))]
+    rows = [json.loads(x) for x in (functional_run / "metrics.jsonl").read_text().splitlines()]
+    last = [r for r in rows if any(k.startswith("eval/distilled_policy/") for k in r)][-1]
+    returns = [
+        np.mean(v) for k, v in last.items()
+        if k.startswith("eval/distilled_policy/") and k.endswith("/return")
+    ]  # fmt: skip
+    assert len(lines) == 2 and len(returns) == 8
+    for line in lines:
+        assert float(line[1]) == pytest.approx(np.mean(returns), rel=5e-3)
+        assert line[-2:] == ["2", "seeds"]
+
+
+def test_plot_refuses_what_cannot_be_compared(functional_run, host_run):
+    plot = lambda *arguments: _run("plot", *arguments)
+    _one_sentence(
+        plot(f"--runs={functional_run},{host_run}"), "different tasks", functional_run, host_run
+    )
+    _one_sentence(
+        plot(f"--runs={functional_run}", "--metric=loss/nothing"), "loss/nothing", "loss/entropy"
+    )
+    _one_sentence(plot(f"--runs={functional_run},{functional_run}/."), "same run", "--labels")
+    _one_sentence(plot(f"--runs={functional_run}", "--labels=a,b"), "--labels", "got 2")
+    _one_sentence(plot(f"--runs={functional_run}", "--suite=maze8"), "--suite")
+    _one_sentence(plot(), "--runs")
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path, host_run):
+    evaluate = lambda *arguments: _run("evaluate", *arguments)
+    (tmp_path / "empty").mkdir()
+    _one_sentence(evaluate(), "--workdir must name")
+    _one_sentence(evaluate(f"--workdir={tmp_path / 'none'}"), tmp_path / "none", "not a directory")
+    _one_sentence(evaluate(f"--workdir={tmp_path / 'empty'}"), "config.json")
+    _one_sentence(evaluate(f"--workdir={host_run}", "--core=lstm"), "--core")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"binary": "something"}')
+    _one_sentence(evaluate(f"--workdir={foreign}"), foreign, "distral")
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "config.json").write_bytes((host_run / "config.json").read_bytes())
+    _one_sentence(evaluate(f"--workdir={young}"), young, "no checkpoint yet")
+    assert [p.name for p in young.iterdir()] == ["config.json"]
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("binary", "own", "absent"),
+    [
+        ("distral", ["--algorithm", "--suite", "--workdir", "--num_seeds"], []),
+        ("evaluate", ["--workdir", "--episodes", "--gifs", "--seed"], ["--suite", "--core"]),
+        ("plot", ["--runs", "--labels", "--metric", "--out"], ["--suite", "--workdir"]),
+    ],
+)
+def test_help_shows_the_flags_that_count(binary, own, absent):
+    done = _run(binary, "--help")
+    flags = {line.split(":")[0].strip().replace("[no]", "") for line in done.stdout.splitlines()}
+    assert set(own) <= flags and not set(absent) & flags
+    assert f"python -m experiments.{binary}" in done.stdout
