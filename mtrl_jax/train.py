@@ -99,9 +99,8 @@ def run(
                 }
                 _check_finite(values, spec, step)
                 window = _accumulate(window, values)
-                asks = not several or every(previous, step, STOP_EVERY * per_update)
-                wish = asks and interrupted.is_set()
-                if any(due.values()) or wish or (asks and several):
+                asks = several and every(previous, step, STOP_EVERY * per_update)
+                if any(due.values()) or asks:
                     carry, values = engine.flush(carry)
                     _check_finite(values, spec, step)
                     window = _accumulate(window, values)
@@ -117,8 +116,13 @@ def run(
                     _save(manager, engine, agent, step, carry, window)
                     saved = step
                 on_progress(step, total, row)
-                stop = asks and processes.any_process(wish)
+                stop = interrupted.is_set()
+                if several:
+                    stop = asks and processes.any_process(stop)
             if step > max(saved, 0):  # interrupted
+                carry, values = engine.flush(carry)
+                _check_finite(values, spec, step)
+                window = _accumulate(window, values)
                 _save(manager, engine, agent, step, carry, window)
         finally:
             engine.close(carry)

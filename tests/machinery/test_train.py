@@ -1,0 +1,209 @@
+"""The loop: what it logs, when it stops, and that stopping and going on changes nothing."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from mtrl_jax import engines, learner, metrics, train
+from tests.machinery import tiny
+from tests.machinery.test_workdir import snapshot
+
+PER_UPDATE = tiny.T * tiny.K * tiny.E
+DISPATCH = 5 * PER_UPDATE
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
+
+
+def run(folder, on_progress=lambda *_: None, agent=None, host=False, **changes):
+    suite = tiny.host_suite() if host else tiny.suite()
+    config = tiny.run_config(**changes)
+    settings = {"seed": config.seed, "total_env_steps": config.total_env_steps}
+    agent = agent or tiny.toy_agent(suite.spec)
+    return train.run(config, suite, agent, folder, settings, on_progress)
+
+
+def rows(folder, clock=False):
+    every = metrics.read_jsonl(folder / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if clock or not k.startswith("time/")} for r in every]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of four dispatches without a break."""
+    folder = tmp_path_factory.mktemp("whole")
+    with tiny.quick_compiles():
+        return run(folder), folder
+
+
+def test_a_run_leaves_what_it_says(whole):
+    result, folder = whole
+    assert result.finished and result.step == 4 * DISPATCH
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "metrics.jsonl", "checkpoints", "tensorboard",
+    }  # fmt: skip
+    logged = rows(folder, clock=True)
+    assert [r["step"] for r in logged] == [0, *(n * DISPATCH for n in (1, 2, 3, 4, 4))]
+    assert all(name.startswith("eval/") or name == "step" for name in logged[0])
+    name = tiny.suite().spec.task_names[1]
+    assert logged[1][f"task/{name}/episode/count"] > 0
+    assert logged[1]["time/steps_per_second"] > 0
+    assert {"return", "success", "length"} == {k.rsplit("/", 1)[1] for k in logged[-1] if "/" in k}
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        str(4 * DISPATCH), str(2 * DISPATCH),
+    ]  # fmt: skip
+
+
+def test_log_rows_are_means_over_their_window(whole):
+    # The same updates, told one by one.
+    _, folder = whole
+    suite = tiny.suite()
+    engine = engines.make(tiny.run_config(), suite, tiny.toy_agent(suite.spec))
+    carry = engine.start()
+    for n, row in enumerate(rows(folder)[1:4]):
+        carry, values = engine.advance(carry, 5 * n)
+        for k, name in enumerate(suite.spec.task_names):
+            count = values["episode/count"][:, k].sum()
+            returns = values["episode/return"][:, k].sum()
+            np.testing.assert_allclose(row[f"task/{name}/episode/count"], count)
+            np.testing.assert_allclose(row[f"task/{name}/episode/return"], returns / count)
+            losses = values["loss/total"][:, k]
+            assert losses.shape == (5,)
+            np.testing.assert_allclose(row[f"task/{name}/loss/total"], losses.mean(), 1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_and_continues_the_same(tmp_path, whole, number):
+    result, folder = whole
+
+    def stop(step, total, row):
+        if step == DISPATCH:  # of which there is no checkpoint otherwise
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    stopped = run(tmp_path, stop)
+    assert signal.getsignal(number) is before
+    assert not stopped.finished and stopped.step == DISPATCH
+    assert (tmp_path / "checkpoints" / str(stopped.step)).is_dir()
+    seen = []
+    continued = run(tmp_path, lambda step, *_: seen.append(step))
+    assert seen[0] == stopped.step  # from there, not from the start
+    assert continued.finished
+    tiny.assert_trees_equal(continued.state, result.state)
+    assert rows(tmp_path) == rows(folder)
+
+
+def test_a_finished_run_is_not_trained_again_but_may_be_made_longer(tmp_path, whole):
+    result, _ = whole
+    short = run(tmp_path, total_env_steps=2 * DISPATCH)
+    assert short.finished and short.step == 2 * DISPATCH
+    again = run(tmp_path, total_env_steps=2 * DISPATCH)
+    tiny.assert_trees_equal(again.state, short.state)
+    longer = run(tmp_path)
+    assert longer.step == 4 * DISPATCH
+    tiny.assert_trees_equal(longer.state, result.state)
+    assert [r["step"] for r in rows(tmp_path)] == [0, *(n * DISPATCH for n in (1, 2, 2, 3, 4, 4))]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    suite = tiny.suite()
+    bad = tiny.toy_agent(suite.spec, nan_at=16)  # in the fourth dispatch
+    name = suite.spec.task_names[-1]
+    with pytest.raises(
+        FloatingPointError, match=f"^loss/total of task {name} .* step {4 * DISPATCH}"
+    ):
+        run(tmp_path, agent=bad)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [str(2 * DISPATCH)]
+    assert [r["step"] for r in rows(tmp_path)] == [0, *(n * DISPATCH for n in (1, 2, 3))]
+    # What was kept is good: with the fault repaired, the run goes on from there to the end.
+    seen = []
+    result = run(tmp_path, lambda step, *_: seen.append(step))
+    assert result.finished and seen[0] == 2 * DISPATCH
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state.params))
+
+
+def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
+    suite = tiny.suite()
+    agent = tiny.toy_agent(suite.spec)
+
+    def update(state, experience, axis_name):
+        new, values = agent.update(state, experience, axis_name)
+        w = jax.numpy.where(new.updates >= 20, jax.numpy.inf, new.params.task["w"])
+        return new._replace(params=learner.Params({}, {"w": w})), values
+
+    with pytest.raises(FloatingPointError, match=f"a parameter is not finite .* {4 * DISPATCH}"):
+        run(tmp_path, agent=agent._replace(update=update))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [str(2 * DISPATCH)]
+
+
+def test_the_host_path_stops_saves_and_ends_its_pool(tmp_path):
+    made = []
+    suite = tiny.host_suite()
+    inner = suite.make_pool
+    suite = suite._replace(make_pool=lambda *args: made.append(inner(*args)) or made[-1])
+    never = 100 * PER_UPDATE
+    config = tiny.run_config(
+        total_env_steps=12 * PER_UPDATE, checkpoint_every=never, log_every=never
+    )
+
+    def stop(step, total, row):
+        if step == 7 * PER_UPDATE:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    agent = tiny.toy_agent(suite.spec)
+    stopped = train.run(config, suite, agent, tmp_path, {}, stop)
+    assert not stopped.finished and stopped.step == 7 * PER_UPDATE
+    assert int(stopped.state.updates) == stopped.step // PER_UPDATE  # the one in flight included
+    assert len(made) > 1 and all(pool.closed for pool in made)
+    seen = []
+    ended = train.run(config, suite, agent, tmp_path, {}, lambda step, *_: seen.append(step))
+    assert seen[0] == stopped.step and ended.finished
+    assert int(ended.state.updates) == 12
+    (row,) = [r for r in rows(tmp_path) if "task/memory_0/loss/total" in r]
+    assert row["step"] == 12 * PER_UPDATE
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_envs_per_task": 0}, "num_envs_per_task must be at least 1; got 0"),
+        ({"num_envs_per_task": 3, "num_devices": 2}, "must be a multiple of 2"),
+        ({"num_devices": 99}, "num_devices must be between 0 .* got 99"),
+        ({"num_devices": -1}, "num_devices must be between 0 .* got -1"),
+        ({"total_env_steps": 0}, "total_env_steps must be at least 1"),
+        ({"seed": -1}, "seed must lie in"),
+        ({"eval_episodes": 0}, "eval_episodes must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused_before_anything_is_written(
+    tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_seeds_need_a_functional_suite(tmp_path):
+    with pytest.raises(ValueError, match="num_seeds must be 1 on a host suite"):
+        run(tmp_path / "run", host=True, num_seeds=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_runs_directory_is_left_alone(tmp_path, whole):
+    _, folder = whole
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match="holds a run with seed=0, this one has 1"):
+        run(folder, seed=1)
+    assert snapshot(folder) == before
+
+
+def test_every():
+    fired = [step for step in range(7, 100, 7) if train.every(step - 7, step, 20)]
+    assert fired == [21, 42, 63, 84]
+    assert not train.every(20, 39, 20) and train.every(19, 20, 20)
