@@ -22,7 +22,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, by convention
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; the same command on the same one continues it.\n"
-    "(default: runs/<binary>/<suite>-<algorithm>-seed<seed>)"
+    "(default when training: runs/<binary>/<suite>-<algorithm>-seed<seed>)"
 )  # fmt: skip
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Root of all randomness; with several seeds the first of them.", 0

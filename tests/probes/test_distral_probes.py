@@ -300,7 +300,7 @@ def test_surgery_of_the_shared_gradient_leaves_the_tasks_solvable():
 def test_only_a_recurrent_core_remembers_the_cue(core, low, high):
     """The last of four actions is asked for the cue; the best return without memory is 0.
 
-    At a small entropy cost an agent without a core learns to hand the cue on from action to previous
+    At a small entropy cost an agent without a core learns to hand the cue on through its previous
     action. That costs the entropy of every action on the way, here more than it brings.
     """
     suite = probe_envs.memory(length=4)

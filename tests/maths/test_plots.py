@@ -1,0 +1,103 @@
+"""Intervals against SciPy, curves out of rows, and what ends up in the picture."""
+
+import matplotlib.figure
+import numpy as np
+import pytest
+import scipy.stats
+
+from mtrl_jax import plots
+
+
+def test_bootstrap_interval_against_scipy():
+    values = np.random.default_rng(0).gamma(2.0, size=(3, 12))
+    low, high = plots.bootstrap_interval(values, samples=20_000)
+    for n in range(3):
+        theirs = scipy.stats.bootstrap(
+            (values[n],), np.mean, n_resamples=20_000, method="percentile", rng=1
+        ).confidence_interval
+        np.testing.assert_allclose((low[n], high[n]), theirs, rtol=0.02)
+    assert (low < values.mean(1)).all() and (values.mean(1) < high).all()
+
+
+def test_bootstrap_interval_of_equal_values_is_empty():
+    low, high = plots.bootstrap_interval(np.full((2, 5), 1.5))
+    np.testing.assert_array_equal(low, [1.5, 1.5])
+    np.testing.assert_array_equal(high, [1.5, 1.5])
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_bootstrap_interval_covers_as_often_as_it_says(level):
+    values = np.random.default_rng(1).normal(size=(2000, 40))
+    low, high = plots.bootstrap_interval(values, samples=400, level=level)
+    assert np.mean((low < 0) & (0 < high)) == pytest.approx(level, abs=0.03)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (57, 100), (1, 1)])
+def test_wilson_interval_against_scipy(successes, trials):
+    theirs = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(plots.wilson_interval(successes, trials), theirs, atol=1e-6)
+
+
+def test_where_the_rows_hold_a_quantity():
+    assert plots.task_key("t", "episode/return") == "task/t/episode/return"
+    assert plots.task_key("t", "eval/task_policy/success") == "eval/task_policy/t/success"
+
+
+def test_curve_keeps_the_steps_that_all_runs_and_seeds_know():
+    one = [
+        {"step": 1, "a": [1.0, 2.0], "b": [3.0, 6.0]},
+        {"step": 2, "a": [5.0, None], "b": [1.0, 1.0]},  # one seed unknown
+        {"step": 3, "a": [7.0, 8.0], "b": [9.0, 0.0]},
+        {"step": 4, "a": [7.0, 8.0]},
+        {"step": 5, "a": [0.0, 1.0], "b": [4.0, 5.0]},
+    ]
+    other = [{"step": n, "a": 10.0 * n, "b": 0.0} for n in (0, 1, 2, 3)]
+    steps, values = plots.curve([one, other], ["a", "b"])
+    np.testing.assert_array_equal(steps, [1, 3])
+    np.testing.assert_allclose(values, [[2.0, 4.0, 5.0], [8.0, 4.0, 15.0]])
+    steps, values = plots.curve([one, other], ["a", "nothing"])
+    assert steps.size == 0 and values.shape[0] == 0
+
+
+def test_learning_curves_draw_means_intervals_and_levels(tmp_path, monkeypatch):
+    """Looks at the lines that are drawn, and at the file."""
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    names = [f"task{n}" for n in range(5)]
+    rows = [
+        {"step": 10 * n, **{f"task/{t}/episode/return": [n + k, n + k + 2.0]}}
+        for n in range(4)
+        for k, t in enumerate(names)
+    ]
+    merged = [
+        {k: v for row in rows if row["step"] == step for k, v in row.items()}
+        for step in (0, 10, 20, 30)
+    ]
+    alone = [{"step": 10 * n, "task/task1/episode/return": 0.5} for n in range(4)]
+    path = tmp_path / "new" / "curves.png"
+    plots.learning_curves(
+        {"both": [merged], "one": [alone]}, names, path, mean_panel=True,
+        levels={"random": {t: 0.25 * k for k, t in enumerate(names)}},
+    )  # fmt: skip
+    assert path.read_bytes().startswith(b"\x89PNG")
+    panels = {axis.get_title(): axis for axis in figures[0].axes if axis.get_title()}
+    assert list(panels) == [*names, "mean over tasks"]
+    for k, name in enumerate(names):
+        lines = {line.get_label(): line for line in panels[name].lines}
+        assert set(lines) == {"both", "random"} | ({"one"} if k == 1 else set())
+        np.testing.assert_array_equal(lines["both"].get_xdata(), [0, 10, 20, 30])
+        np.testing.assert_allclose(lines["both"].get_ydata(), np.arange(4) + k + 1)
+        np.testing.assert_allclose(lines["random"].get_ydata(), 0.25 * k)
+        band = panels[name].collections[0].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == (k, k + 5)  # two seeds: the interval is their range
+    mean = {line.get_label(): line for line in panels["mean over tasks"].lines}
+    np.testing.assert_allclose(mean["both"].get_ydata(), np.arange(4) + 3)
+    np.testing.assert_allclose(mean["random"].get_ydata(), 0.5)
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert legend == ["both", "one", "random"]
