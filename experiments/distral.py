@@ -71,6 +71,7 @@ def main() -> None:
     )
     config = common.override(config, common.overrides())
     run_config = common.run_config(preset["run"])
+    engines.check(run_config, suite)
     name = f"{suite_settings['suite']}-{config.algorithm}-seed{run_config.seed}"
     folder = common.workdir("distral", name)
     runs = {config.algorithm: (config, folder)}

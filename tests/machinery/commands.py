@@ -12,8 +12,8 @@ from mtrl_jax import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 PER_DISPATCH = 10 * 2 * 8 * 4  # updates, T, K, E
-TINY = (
-    "--suite=maze8", "--noalone", "--num_envs_per_task=4", "--num_devices=0",
+TINY = (  # one column for all tasks: the algorithm that compiles soonest
+    "--suite=maze8", "--algorithm=a3c_multitask", "--noalone", "--num_envs_per_task=4", "--num_devices=0",
     "--eval_every=1000000", "--eval_episodes=1", "--config_overrides=hidden=4,unroll_length=2",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from mtrl_jax import checkpoint
 from mtrl_jax.envs import suites
 from tests.machinery import commands, host_run, tiny
 
-DISPATCHES = 48
+DISPATCHES = 32
 
 
 def command(folder):

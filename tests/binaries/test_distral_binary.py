@@ -1,0 +1,211 @@
+"""The distral binary from the outside: what it prints, and one sentence for every bad input."""
+
+import contextlib
+import io
+import json
+import pathlib
+import sys
+
+import jax
+import pytest
+from absl.testing import flagsaver
+
+from experiments import common, distral
+from mtrl_jax import train, workdir
+from tests.machinery import commands
+from tests.machinery.test_workdir import snapshot
+
+SENTENCE = ("--suite=maze8", "--noalone")
+
+
+def call(*args: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `python -m experiments.distral <args>`."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        flagsaver.flagsaver(),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", ["distral", *args])
+        common.main(distral.main)
+    return ended.value.code or 0, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def never_train(monkeypatch):
+    """Whoever gets as far as making an engine was not refused in time."""
+    monkeypatch.setattr(train.engines, "make", lambda *_: pytest.fail("a run began"))
+
+
+BAD = {
+    "suite": (("--suite=mazes8",), "unknown suite 'mazes8'; did you mean maze8?"),
+    "empty suite": (("--suite=envpool:",), "at least one"),
+    "envpool id": (("--suite=envpool:Pongg-v5",), "Pongg-v5"),
+    "algorithm": (("--algorithm=ppo",), "--algorithm=ppo: value should be one of"),
+    "flag": (("--suiet=maze8",), "Unknown command line flag 'suiet'"),
+    "no flag": (("maze8",), "unexpected argument 'maze8'; flags start with --"),
+    "not a number": (("--total_env_steps=many",), "--total_env_steps=many"),
+    "too few": (("--total_env_steps=0",), "--total_env_steps=0"),
+    "no seeds": (("--num_seeds=0",), "--num_seeds=0"),
+    "core": (("--core=gru",), "--core=gru: value should be one of"),
+    "surgery": (("--surgery=magic",), "--surgery=magic: value should be one of"),
+    "alpha above": (("--config_overrides=alpha=1.5",), "alpha must lie in [0, 1]"),
+    "alpha below": (("--config_overrides=alpha=-0.5",), "alpha must lie in [0, 1]"),
+    "beta infinite": (("--config_overrides=entropy_cost=0",), "entropy_cost must be above 0"),
+    "beta negative": (("--config_overrides=entropy_cost=-1",), "entropy_cost must be above 0"),
+    "not finite": (("--config_overrides=entropy_cost=nan",), "entropy_cost must be above 0"),
+    "override": (("--config_overrides=alhpa=1",), "'alhpa=1' is not name=value of one of"),
+    "override value": (("--config_overrides=alpha=big",), "alpha takes"),
+    "no environments": (("--num_envs_per_task=0",), "num_envs_per_task must be at least 1; got 0"),
+    "uneven": (("--num_envs_per_task=7", "--num_devices=2"), "must be a multiple of 2"),
+    "devices": (("--num_devices=9",), "num_devices must be between 0 (all) and 8"),
+    "process": (("--num_processes=2", "--process_id=2"), "--process_id must lie in [0, 2)"),
+    "coordinator": (("--num_processes=2",), "--coordinator_address must be given"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, never_train, case):
+    args, message = BAD[case]
+    folder = tmp_path / "run"
+    code, out, err = call(*SENTENCE, f"--workdir={folder}", *args)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+    assert out == ""
+    assert not folder.exists()
+
+
+def test_mixed_action_spaces_are_refused(tmp_path, never_train):
+    folder = tmp_path / "run"
+    code, _, err = call("--suite=envpool:Pong-v5,CartPole-v1", f"--workdir={folder}")
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and "CartPole-v1" in err, err
+    assert not folder.exists()
+
+
+def test_directories_that_are_not_this_runs_are_refused(tmp_path, never_train):
+    (tmp_path / "file").write_text("")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    workdir.create(tmp_path / "other", {"binary": "distral", "suite": "minigrid_nav4"})
+    before = snapshot(tmp_path)
+    cases = {
+        "file/run": "is not a directory",
+        "file": "is not a directory",
+        "foreign": "holds other files and no config.json",
+        "other": "holds a run with",
+        "/proc/run": "/proc/run",
+    }
+    for path, message in cases.items():
+        code, out, err = call(*SENTENCE, f"--workdir={tmp_path / path}")
+        assert code == 2, path
+        assert err.startswith("error: workdir: ") and err.count("\n") == 1 and message in err, err
+        assert out == ""
+    assert snapshot(tmp_path) == before
+
+
+def test_suites_are_listed():
+    code, out, err = call("--list_suites")
+    assert code == 0 and err == ""
+    assert {"minigrid_ladder", "minigrid_nav4", "maze8"} <= {s.split()[0] for s in out.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError("bad\n  input"), 2), (FloatingPointError("bad input"), 1),
+     (ImportError("bad input"), 1)],
+)  # fmt: skip
+def test_what_a_run_raises_becomes_a_sentence(error, code, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(train, "run", fail)
+    assert call(*SENTENCE) == (code, "", "error: bad input\n")
+
+
+def test_ctrl_c_outside_the_loop_is_a_sentence(monkeypatch):
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", fail)
+    code, _, err = call(*SENTENCE)
+    assert code == common.INTERRUPTED == 130
+    assert err.startswith("Stopped; ") and err.count("\n") == 1
+
+
+def test_a_run_of_the_binary_and_a_damaged_checkpoint(tmp_path):
+    # One process from start to end with every output, then the same command on damaged files.
+    folder = tmp_path / "run"
+    total = 4 * commands.PER_DISPATCH
+    command = (
+        *commands.TINY, f"--workdir={folder}", f"--total_env_steps={total}",
+        f"--checkpoint_every={2 * commands.PER_DISPATCH}",
+    )  # fmt: skip
+    code, out, err = commands.finish(commands.start(command))
+    assert code == 0, err
+    assert "\r" not in err and "\x1b" not in err  # a pipe gets whole lines
+    assert f"{total / 1000:.2f}k/{total / 1000:.2f}k" in err.splitlines()[-1]
+    assert "nan%" not in out and "Traceback" not in err
+    table = out[out.index("Means of") :].splitlines()
+    assert table[1].split() == ["random", "a3c_multitask"]
+    assert [line.split()[0] for line in table[3:11]] == list(_task_names())
+    tail = dict(line.split(None, 1) for line in out.strip().splitlines()[-5:])
+    assert set(tail) == {"learning", "checkpoints", "to"}
+    for path in ("plots/learning_curves.png", "checkpoints", "results.json", "config.json"):
+        assert (folder / path).exists()
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["config/algorithm"] == "a3c_multitask"
+
+    for path in (folder / "checkpoints" / str(total) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    before = snapshot(folder)
+    code, out, err = commands.finish(commands.start(command))
+    assert code == 2, err
+    lines = err.strip().splitlines()
+    assert lines[-1].startswith("error: checkpoint ") and len(lines) == 1, err
+    assert "cannot be restored" in lines[0]
+    assert snapshot(folder) == before
+
+
+def _task_names() -> tuple[str, ...]:
+    from mtrl_jax.envs import suites
+
+    return suites.make("maze8").spec.task_names
+
+
+def test_progress_on_a_terminal_and_off_it(monkeypatch):
+    rows = [{}, {"task/a/episode/return": 0.5, "task/b/episode/return": jax.numpy.ones(2)}]
+    shown = {}
+    for tty in (True, False):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda tty=tty: tty, raising=False)
+        monkeypatch.setattr(sys, "stderr", stream)
+        with contextlib.closing(common.Progress("title", ("a", "b"))) as progress:
+            assert stream.getvalue() == ""  # nothing before the run has passed its checks
+            progress(0, 100, rows[0])
+            progress(100, 100, rows[1])
+        shown[tty] = stream.getvalue()
+    assert "\r" in shown[True] and "\r" not in shown[False]
+    for text in shown.values():
+        assert "title: 100%" in text and "100/100" in text and "returns 0.50 1.00" in text
+    assert all(line.strip() for line in shown[False].splitlines())
+
+
+def test_overrides():
+    from mtrl_jax.algorithms.distral import Config
+
+    pairs = ["hidden=64x32", "alpha=0.25", "separate=true", "unroll_length=1_0", "core=lstm"]
+    config = common.override(Config(), pairs)
+    assert config == Config(
+        hidden=(64, 32), alpha=0.25, separate=True, unroll_length=10, core="lstm"
+    )
+    with pytest.raises(ValueError, match="separate takes"):
+        common.override(Config(), ["separate=maybe"])
+
+
+assert pathlib.Path(distral.__file__).is_relative_to(commands.ROOT)

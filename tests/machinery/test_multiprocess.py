@@ -1,0 +1,84 @@
+"""Two processes of two devices train what one process of four devices trains."""
+
+import signal
+import socket
+
+import numpy as np
+
+from tests.machinery import commands, tiny
+from tests.machinery.test_resume import final_state
+
+DISPATCHES = 12
+
+
+def command(folder):
+    every = 2 * commands.PER_DISPATCH
+    return (
+        *commands.TINY, f"--workdir={folder}", f"--log_every={every}",
+        f"--checkpoint_every={every}", f"--total_env_steps={DISPATCHES * commands.PER_DISPATCH}",
+    )  # fmt: skip
+
+
+def start_two(folder, other):
+    """Two processes; the second is given a directory of its own, which it must not touch."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [
+        commands.start(
+            (
+                *command(path), f"--coordinator_address=localhost:{port}", "--num_processes=2",
+                f"--process_id={n}",
+            ),
+            num_devices=2,
+        )
+        for n, path in enumerate((folder, other))
+    ]  # fmt: skip
+
+
+def test_two_processes_equal_one(tmp_path):
+    one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
+    code, _, err = commands.finish(commands.start(command(one), num_devices=4))
+    assert code == 0, err
+
+    # Asking one of them to stop stops both, and what they saved together is continued by both.
+    chief, second = start_two(two, other)
+    begun = lambda: bool(commands.checkpoints(two))
+    code, _, err = commands.end_when(second, begun, signal.SIGINT)
+    assert code == 130, err
+    code, out, err = commands.finish(chief)
+    assert code == 130, err
+    last = commands.checkpoints(two)[-1]
+    assert f"Stopped at step {last:,}; saved." in out
+    assert last < DISPATCHES * commands.PER_DISPATCH
+
+    results = [commands.finish(process) for process in start_two(two, other)]
+    assert [code for code, *_ in results] == [0, 0], results
+    assert "checkpoints" in results[0][1]
+    said = results[1][1].splitlines()  # the first process speaks for all; gloo does as it likes
+    assert [line for line in said if not line.startswith("[Gloo]")] == []
+    assert not other.exists()
+
+    step, state = final_state(one)
+    other_step, other_state = final_state(two)
+    assert step == other_step == DISPATCHES * commands.PER_DISPATCH
+    tiny.assert_trees_close(other_state.params, state.params, 1e-5)
+    want, got = commands.rows(one), commands.rows(two)
+    assert [sorted(row) for row in got] == [sorted(row) for row in want]
+    names = [name for name in want[1] if name.endswith("loss/total")]
+    assert len(names) == 8
+    for row, other_row in zip(want[1:-1], got[1:-1], strict=True):
+        np.testing.assert_allclose(
+            [other_row[name] for name in names], [row[name] for name in names], 0, 1e-4
+        )
+
+
+def test_two_processes_refuse_together(tmp_path):
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "thesis.tex").write_text("mine")
+    processes = start_two(tmp_path / "two", tmp_path / "other")
+    (code, _, err), (second_code, _, second_err) = [commands.finish(p) for p in processes]
+    assert (code, second_code) == (2, 2), (err, second_err)
+    assert "error: workdir:" in err and "holds other files" in err
+    assert "error: another process of this run cannot go on" in second_err
+    assert [p.name for p in tmp_path.rglob("*")] == ["two", "thesis.tex"]
