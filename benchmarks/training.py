@@ -30,7 +30,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments.distral import PRESETS
-from mtrl_jax import engines, learner, rollout
+from mtrl_jax import engines, rollout
 from mtrl_jax.algorithms import distral
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, FunctionalSuite

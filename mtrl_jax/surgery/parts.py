@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 __all__ = ["flags", "groups"]
@@ -40,7 +41,7 @@ def flags(name: str, mask: Mask, tree: Any, task_axis: bool) -> list[bool]:
     except ValueError as error:
         raise ValueError(f"{name} must be a prefix of the tree of parameters: {error}") from None
     for (path, _), flag in zip(tree_flatten_with_path(tree)[0], chosen, strict=True):
-        if not isinstance(flag, (bool, jnp.bool_)):
+        if not isinstance(flag, (bool, np.bool_)):
             raise ValueError(f"{name} must hold booleans, got {flag!r} at {keystr(path)}.")
     return [bool(flag) for flag in chosen]
 
