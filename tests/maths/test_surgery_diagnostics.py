@@ -16,13 +16,23 @@ from mtrl_jax.surgery.plot import plot_diagnostics
 GRADS = jnp.asarray(FOUR, jnp.float32)
 
 
+def first(tx, grads=GRADS):
+    """The first update, and the diagnostics of the state after it."""
+
+    @jax.jit
+    def run(grads):
+        update, state = tx.update(grads, tx.init(jax.tree.map(lambda g: g[0], grads)))
+        return update, surgery.diagnostics(state)
+
+    return run(grads)
+
+
 @functools.cache
 def recorded():
-    tx = optax.chain(surgery.pcgrad(num_tasks=4), optax.clip_by_global_norm(1.0), optax.adam(1e-3))
-    state = tx.init(jnp.zeros(6))
-    update, _ = surgery.pcgrad(num_tasks=4).update(GRADS, state[0])
-    _, state = tx.update(GRADS, state)
-    return np.asarray(update, np.float64), surgery.diagnostics(state)
+    tx = surgery.pcgrad(num_tasks=4)
+    update, _ = first(tx)
+    _, d = first(optax.chain(tx, optax.clip_by_global_norm(1.0), optax.adam(1e-3)))
+    return np.asarray(update, np.float64), d
 
 
 def test_pairs_norms_and_conflicts():
@@ -66,16 +76,13 @@ def test_extreme_scales_and_zero_gradients():
 
 
 def test_norm_before_is_that_of_the_mean_for_methods_of_a_means_scale():
-    tx = surgery.upgrad(num_tasks=4)
-    d = surgery.diagnostics(tx.update(GRADS, tx.init(jnp.zeros(6)))[1])
+    _, d = first(surgery.imtl_g(num_tasks=4))
     np.testing.assert_allclose(d.norm_before, np.linalg.norm(FOUR.mean(0)), rtol=1e-5)
 
 
 def test_groups_add_up():
     tx = surgery.pcgrad(num_tasks=4, scope="leaf")
-    grads = {"a": GRADS[:, :4], "b": GRADS[:, 4:]}
-    update, state = tx.update(grads, tx.init({"a": jnp.zeros(4), "b": jnp.zeros(2)}))
-    d = surgery.diagnostics(state)
+    update, d = first(tx, {"a": GRADS[:, :4], "b": GRADS[:, 4:]})
     norms = np.linalg.norm(FOUR, axis=1)
     np.testing.assert_allclose(d.cosine, FOUR @ FOUR.T / norms[:, None] / norms[None], atol=1e-6)
     flat = np.concatenate([update["a"], update["b"]])
@@ -87,9 +94,7 @@ def test_groups_add_up():
 
 
 def test_graddrop_records_a_norm_and_no_weights():
-    tx = surgery.graddrop(num_tasks=4, diagnostics=True)
-    update, state = tx.update(GRADS, tx.init(jnp.zeros(6)))
-    d = surgery.diagnostics(state)
+    update, d = first(surgery.graddrop(num_tasks=4, diagnostics=True))
     assert d.weights is None and d.update_cosine is None
     np.testing.assert_allclose(d.norm_after, np.linalg.norm(update), rtol=1e-5)
 
@@ -99,7 +104,7 @@ def test_which_state_is_meant():
     two = optax.partition(
         {"x": surgery.pcgrad(num_tasks=4), "y": surgery.mgda(num_tasks=4)}, {"a": "x", "b": "y"}
     )
-    _, state = two.update({"a": GRADS, "b": GRADS}, two.init(params), params)
+    state = two.init(params)
     with pytest.raises(ValueError, match=r"found 2; surgery\.all_diagnostics"):
         surgery.diagnostics(state)
     each = surgery.all_diagnostics(state)
