@@ -162,8 +162,11 @@ def make_transform(
       takes leaves `[K, *param]` and returns `[*param]` in the dtype of the parameters (of the
       gradients, if `params` is not given).
 
-    A non-finite task gradient or loss makes the whole shared update NaN: it is never dropped in
-    silence. What the method remembers is then left as it was.
+    Nothing that is not finite is dropped in silence. A method that decides from the Gram matrix or
+    the losses makes the whole shared update NaN when they are not finite, and keeps what it
+    remembers; one that does not look (`mean`, `sum`, `graddrop`, random and loss weights) passes a
+    NaN on in the coordinates that have it. `optax.apply_if_finite` around the optimiser *behind*
+    surgery skips such steps.
     """
     check_choice("scope", scope, ("global", "leaf", "module"))
     check_choice("diagnostics", diagnostics, (True, False, "curvature"))
