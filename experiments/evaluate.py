@@ -141,7 +141,7 @@ def summary(spec: EnvSpec, score: evaluate.Score) -> dict[str, dict[str, dict[st
 
 def table(results: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
     """Lines of text: a row for each task and policy."""
-    lines = [("task", "policy", "return", "success", "length")]
+    lines: list[tuple[str, ...]] = [("task", "policy", "return", "success", "length")]
     for task in next(iter(results.values())):
         for policy, tasks in results.items():
             cells = [tasks[task].get(name) for name in lines[0][2:]]

@@ -114,7 +114,7 @@ def drop_after(path: pathlib.Path, step: int) -> None:
     os.replace(temporary, path)
 
 
-def series(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps `[N]` and values `[N, S]` of one metric, rows without a value left out."""
     kept = [(r["step"], np.atleast_1d(r[name])) for r in rows if r.get(name) is not None]
     kept = [(s, v.astype(float)) for s, v in kept]

@@ -147,7 +147,9 @@ def learning_curves(
         panel.set_xlabel("environment steps, all tasks", fontsize=8)
     for row in axes:
         row[0].set_ylabel(quantity.replace("/", " "), fontsize=8)
-    legend = {}  # a label may be missing from a panel: no episode of that task has ended yet
+    legend: dict[
+        str, Any
+    ] = {}  # a label may be missing from a panel: no episode of that task has ended yet
     for panel in axes.flat:
         handles, labels = panel.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))

@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PER_DISPATCH = 10 * 2 * 8 * 4  # updates, T, K, E
 TINY = (  # one column for all tasks: the algorithm that compiles soonest
     "--suite=maze8", "--algorithm=a3c_multitask", "--noalone", "--num_envs_per_task=4",
-    "--num_devices=0", "--eval_every=1000000", "--eval_episodes=1", "--config_overrides=hidden=4,unroll_length=2",
+    "--num_devices=0", "--eval_every=1000000", "--eval_episodes=1",
+    "--config_overrides=hidden=4,unroll_length=2",
 )  # fmt: skip
 
 
