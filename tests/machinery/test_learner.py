@@ -189,14 +189,15 @@ def test_permuting_tasks_permutes_everything():
 
 
 def test_separate_tasks_equal_runs_of_one_task_each():
-    separate = dataclasses.replace(tiny.CONFIG, separate=True)
-    engine = build(config=separate)
+    # All parameters are shared ones, so nothing but `separate` keeps the tasks apart.
+    one_column = dataclasses.replace(tiny.CONFIG, algorithm="a3c_multitask")
+    engine = build(config=dataclasses.replace(one_column, separate=True))
     carry = engine.start()
     start = jax.tree.map(np.array, engine.save(carry))
     carry, metrics = advance(engine, carry)
     end = engine.save(carry)
     for k, flip in enumerate((0.0, 1.0)):
-        alone = build(tiny.suite((flip,)))
+        alone = build(tiny.suite((flip,)), one_column)
         one = {
             "state": jax.tree.map(lambda x, k=k: x[k], start["state"]),
             "loop": jax.tree.map(lambda x, k=k: x[k : k + 1], start["loop"]),
@@ -210,11 +211,13 @@ def test_separate_tasks_equal_runs_of_one_task_each():
 
 
 def test_several_seeds_equal_runs_of_one_seed_each():
-    together = build(num_seeds=3)
+    suite = tiny.suite()
+    agent = tiny.toy_agent(suite.spec)
+    together = engines.make(tiny.run_config(num_seeds=3), suite, agent)
     carry, metrics = advance(together, together.start())
     state = together.state(carry)
     for n in range(3):
-        engine = build(seed=n)
+        engine = engines.make(tiny.run_config(seed=n), suite, agent)
         carry, own = advance(engine, engine.start())
         tiny.assert_trees_close(engine.state(carry), jax.tree.map(lambda x, n=n: x[n], state), 1e-5)
         tiny.assert_trees_close(own, jax.tree.map(lambda x, n=n: x[:, n], metrics), 1e-4)

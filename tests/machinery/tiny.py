@@ -25,7 +25,7 @@ K, E, T = 2, 8, 5
 CONFIG = distral.Config(hidden=(4,), unroll_length=T, entropy_cost=0.1, learning_rate=0.01)
 RUN = engines.RunConfig(
     total_env_steps=4 * 5 * T * K * E, num_envs_per_task=E, updates_per_dispatch=5,
-    log_every=5 * T * K * E, eval_every=10**9, checkpoint_every=10 * T * K * E, eval_episodes=4,
+    log_every=10 * T * K * E, eval_every=10**9, checkpoint_every=10 * T * K * E, eval_episodes=4,
 )  # fmt: skip
 
 
