@@ -12,8 +12,18 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
 LAYERS = (
-    {"types", "_checks", "processes", "surgery"},
-    {"returns", "distributions", "networks", "envs", "learner", "checkpoint", "metrics", "workdir"},
+    {"types", "_checks", "surgery"},
+    {
+        "returns",
+        "distributions",
+        "networks",
+        "envs",
+        "learner",
+        "processes",
+        "checkpoint",
+        "metrics",
+        "workdir",
+    },
     {"losses", "rollout", "plots", "replay", "episodic"},
     {"algorithms", "engines", "evaluate", "record"},
     {"train", "benchmark"},
