@@ -144,9 +144,19 @@ def refuse_others(*used: str) -> None:
       ValueError: if one was given.
     """
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in defined if module.startswith("experiments.") else ():
-            if flag.present and flag.name not in used:
-                raise ValueError(f"--{flag.name} means nothing here")
+        if module.startswith("experiments."):
+            refuse(*(flag.name for flag in defined if flag.name not in used))
+
+
+def refuse(*names: str) -> None:
+    """For a binary that uses most of the flags that it imports, but not these.
+
+    Raises:
+      ValueError: if one was given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} means nothing here")
 
 
 def override(config: Any, pairs: Sequence[str]) -> Any:

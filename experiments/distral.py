@@ -61,6 +61,30 @@ def make_agent(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) ->
     return distral.agent(spec, distral.Config(**values), num_updates)
 
 
+def train_one(
+    title: str, suite: Any, suite_settings: dict[str, Any], config: distral.Config,
+    run_config: engines.RunConfig, folder: pathlib.Path,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Trains one run, or what is left of it, and returns its metrics (of the chief process).
+
+    An interrupt ends the process, after saving.
+    """
+    settings = {
+        "binary": "distral",
+        **suite_settings,
+        **dataclasses.asdict(run_config),
+        **{f"config/{k}": v for k, v in dataclasses.asdict(config).items()},
+    }
+    settings = json.loads(json.dumps(settings))  # tuples as config.json will hold them
+    per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
+    agent = make_agent(suite.spec, settings, -(-run_config.total_env_steps // per_update))
+    with contextlib.closing(common.Progress(title, suite.spec.task_names)) as progress:
+        result = train.run(run_config, suite, agent, folder, settings, progress)
+    if not result.finished:
+        common.stop(result.step, folder)
+    return metrics.read_jsonl(folder / "metrics.jsonl") if processes.is_chief() else []
+
+
 def main() -> None:
     common.start()
     suite_settings = common.suite_settings()
@@ -78,28 +102,16 @@ def main() -> None:
     if _ALONE.value and not config.separate:
         runs["each task alone"] = (dataclasses.replace(config, separate=True), folder / "alone")
 
-    rows, agent = {}, None
-    for title, (run_values, run_folder) in runs.items():
-        settings = {
-            "binary": "distral",
-            **suite_settings,
-            **dataclasses.asdict(run_config),
-            **{f"config/{k}": v for k, v in dataclasses.asdict(run_values).items()},
-        }
-        settings = json.loads(json.dumps(settings))  # tuples as config.json will hold them
-        per_update = run_values.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
-        agent = make_agent(suite.spec, settings, -(-run_config.total_env_steps // per_update))
-        with contextlib.closing(common.Progress(title, suite.spec.task_names)) as progress:
-            result = train.run(run_config, suite, agent, run_folder, settings, progress)
-        if not result.finished:
-            common.stop(result.step, run_folder)
-        if processes.is_chief():
-            rows[title] = metrics.read_jsonl(run_folder / "metrics.jsonl")
+    rows = {
+        title: train_one(title, suite, suite_settings, values, run_config, run_folder)
+        for title, (values, run_folder) in runs.items()
+    }
     if processes.is_chief():
         _report(suite, run_config, rows, folder)
 
 
-def _random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
+def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
+    """`<task>/return` and more of a policy that draws actions uniformly."""
     agent = evaluate.random_agent(suite.spec)
     score = evaluate.scorer(suite, agent, config.eval_episodes)
     key = engines.stream(jax.random.key(config.seed), "eval")
@@ -111,7 +123,7 @@ def _report(
 ) -> None:
     """Prints the table, writes results.json and the learning curves, and says what to do next."""
     spec: EnvSpec = suite.spec
-    columns: dict[str, dict[str, Any]] = {"random": _random_scores(suite, config)}
+    columns: dict[str, dict[str, Any]] = {"random": random_scores(suite, config)}
     for title, run_rows in rows.items():
         final = [r for r in run_rows if any(k.startswith("eval/") for k in r)][-1]
         for policy in ("task_policy", "distilled_policy"):

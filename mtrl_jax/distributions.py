@@ -1,4 +1,4 @@
-"""Two distributions as functions: categorical over logits, and a Gaussian squashed by tanh.
+"""Distributions as functions: categorical over logits, and a Gaussian, plain or squashed by tanh.
 
 The last axis is the distribution's own (A actions, or N coordinates of an action); any leading
 axes are carried along, with no broadcasting between arguments. Results are float32 for narrower
@@ -25,7 +25,9 @@ __all__ = [
     "categorical_log_prob",
     "categorical_log_probs",
     "categorical_sample",
+    "gaussian_entropy",
     "gaussian_kl",
+    "gaussian_log_prob",
     "tanh_gaussian_entropy",
     "tanh_gaussian_log_prob",
     "tanh_gaussian_sample",
@@ -177,6 +179,35 @@ def tanh_gaussian_entropy(key: Key, mean: Array, log_std: Array, num_samples: in
         mean, log_std, tanh_gaussian_sample(k, mean, log_std)[1]
     )
     return -jnp.mean(jax.vmap(draw)(keys), axis=0)
+
+
+def gaussian_log_prob(mean: Array, log_std: Array, x: Array) -> Array:
+    """Log-density of a diagonal Gaussian, summed over coordinates.
+
+    log p(x) = sum_n [ -((x - mean) / std)^2 / 2 - log std - log(2 pi) / 2 ]
+
+    Args:
+      mean: [..., N].
+      log_std: [..., N].
+      x: [..., N].
+
+    Returns:
+      [...]. Carries gradient to all three.
+
+    Raises:
+      ValueError: unless the three have one shape.
+    """
+    check_shape("log_std", log_std, jnp.shape(mean), "[..., N]")
+    check_shape("x", x, jnp.shape(mean), "[..., N]")
+    mean, log_std, x = at_least_float32(mean), at_least_float32(log_std), at_least_float32(x)
+    z = (x - mean) * jnp.exp(-log_std)
+    return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
+
+
+def gaussian_entropy(log_std: Array) -> Array:
+    """Entropy of a diagonal Gaussian in nats, sum_n [ log std + log(2 pi e) / 2 ]; [..., N] to
+    [...]. Carries gradient."""
+    return jnp.sum(at_least_float32(log_std) + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
 
 
 def gaussian_kl(mean_p: Array, log_std_p: Array, mean_q: Array, log_std_q: Array) -> Array:

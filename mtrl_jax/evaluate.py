@@ -41,10 +41,14 @@ def _limit(spec: EnvSpec) -> int:
 
 
 def random_agent(spec: EnvSpec) -> Agent:
-    """Uniform over each task's actions; it learns nothing."""
+    """Uniform over each task's actions, or over their box; it learns nothing."""
     mask = jnp.asarray(spec.action_mask)
 
     def act(policy: ArrayTree, actor_state: ArrayTree, timestep: Timestep, keys: Key, **_: Any):
+        if spec.action_size:
+            draw = lambda key: jax.random.uniform(key, spec.action_shape, minval=-1.0)
+            log_prob = jnp.full(keys.shape, -spec.action_size * np.log(2.0), jnp.float32)
+            return jax.vmap(jax.vmap(draw))(keys), log_prob, actor_state
         logits = jnp.where(mask, 0.0, -jnp.inf)[:, None]
         logits = jnp.broadcast_to(logits, (*keys.shape, spec.num_actions))
         action = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
@@ -68,9 +72,7 @@ def functional_scorer(
     """A jitted `(policy, key) -> Score` over a functional suite; build it once."""
     env_index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, episodes))
     limit = _limit(suite.spec)
-
-    def act(policy, actor_state, timestep, keys):
-        return agent.act(policy, actor_state, timestep, keys, distilled=distilled)
+    act = rollout.acting(agent, distilled=distilled)
 
     def score(policy: ArrayTree, key: Key) -> Score:
         reset_key, unroll_key = jax.random.split(key)
@@ -105,28 +107,30 @@ def host_scorer(
 ) -> Callable[[ArrayTree, Key], Score]:  # fmt: skip
     """The same over a host suite; a new pool each call, seeded from the key.
 
-    `on_row(timestep, alive)` sees every row and which episodes still run, for recording.
+    Where the suite's environments are large (`max_envs`) the episodes are played in equal rounds,
+    with a new pool each. `on_row(timestep, alive)` sees every row of a round, and which of all
+    episodes have not ended, `[K, rounds * envs]`.
     """
-    env_index = rollout.env_indices(suite.spec.num_tasks, episodes)
-    act = rollout.act_at(
-        lambda policy, actor, timestep, keys: agent.act(
-            policy, actor, timestep, keys, distilled=distilled
-        )
-    )
+    rounds = -(-episodes // (suite.max_envs or episodes))
+    width = -(-episodes // rounds)
+    env_index = rollout.env_indices(suite.spec.num_tasks, width)
+    act = rollout.act_at(rollout.acting(agent, distilled=distilled))
 
-    def score(policy: ArrayTree, key: Key) -> Score:
+    def play(policy: ArrayTree, key: Key, number: int) -> Score:
         seed = int(jax.random.randint(key, (), 0, 2**30))
-        pool = suite.make_pool(episodes, seed, 1)
+        pool = suite.make_pool(width, seed, 1)
         try:
             timestep = pool.reset(0)
-            actor_state = rollout.host_actor(agent.init_actor, episodes)
+            actor_state = rollout.host_actor(agent.init_actor, width)
             alive = np.ones(env_index.shape, bool)
             total = Score(
                 np.zeros(alive.shape, np.float32), np.zeros_like(alive), np.zeros(alive.shape, int)
             )
             for t in range(_limit(suite.spec) + 1):
                 if on_row is not None:
-                    on_row(timestep, alive)
+                    ended, to_come = np.zeros_like(alive), np.ones_like(alive)
+                    rest = [to_come] * (rounds - number - 1)
+                    on_row(timestep, np.concatenate([ended] * number + [alive, *rest], axis=1))
                 action, _, actor_state = act(policy, actor_state, timestep, key, t, env_index)
                 pool.send(0, np.asarray(action))
                 timestep = pool.recv(0)
@@ -141,6 +145,11 @@ def host_scorer(
         finally:
             pool.close()
         return total
+
+    def score(policy: ArrayTree, key: Key) -> Score:
+        keys = [key, *(jax.random.fold_in(key, n) for n in range(1, rounds))]
+        played = [play(policy, key, n) for n, key in enumerate(keys)]
+        return Score(*(np.concatenate(x, axis=1)[:, :episodes] for x in zip(*played, strict=True)))
 
     return score
 

@@ -98,6 +98,7 @@ def learning_curves(
     *,
     quantity: str = "episode/return",
     levels: Mapping[str, Mapping[str, float]] | None = None,
+    task_panels: bool = True,
     mean_panel: bool = False,
 ) -> None:
     """One panel a task, one line a label: the mean over runs and seeds, with a 95 % interval.
@@ -105,10 +106,11 @@ def learning_curves(
     Args:
       runs: label to its runs, each the rows of a metrics.jsonl; runs of one label share their
         steps.
-      task_names: panels.
+      task_names: what the panels are of.
       path: the PNG to write.
       quantity: as in `task_key`.
       levels: label to task to a constant, drawn as a dotted line (a random policy, say).
+      task_panels: one panel for each task.
       mean_panel: one more panel, with the mean over tasks.
     """
     import matplotlib
@@ -116,14 +118,18 @@ def learning_curves(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = {task.removeprefix("MiniGrid-"): [task] for task in task_names}
+    panels = {}
+    if task_panels:
+        panels = {task.removeprefix("MiniGrid-"): [task] for task in task_names}
     if mean_panel:
         panels["mean over tasks"] = list(task_names)
     columns = min(len(panels), min((4, 3), key=lambda n: -len(panels) % n))  # few gaps
     lines = -(-len(panels) // columns)
-    top = 0.1 + 0.25 * -(-len({**runs, **(levels or {})}) // columns)  # inches, for the legend
+    width, height = (3.4, 2.7) if len(panels) > 1 else (6.8, 4.0)
+    per_line = max(int(width * columns // 1.7), 1)  # labels in a line of the legend
+    top = 0.1 + 0.25 * -(-len({**runs, **(levels or {})}) // per_line)  # inches, for the legend
     figure, axes = plt.subplots(
-        lines, columns, figsize=(3.4 * columns, 2.7 * lines + top), squeeze=False, sharex=True
+        lines, columns, figsize=(width * columns, height * lines + top), squeeze=False, sharex=True
     )
     for panel, (title, tasks) in zip(axes.flat, panels.items(), strict=False):
         for colour, (label, group) in zip(COLOURS * 9, runs.items(), strict=False):
@@ -156,7 +162,7 @@ def learning_curves(
     order = [label for label in [*runs, *(levels or {})] if label in legend]
     figure.legend(
         [legend[label] for label in order], order,
-        loc="upper center", ncols=columns, frameon=False, fontsize=9,
+        loc="upper center", ncols=per_line, frameon=False, fontsize=9,
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0, 1, 1 - top / figure.get_figheight()))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,11 +54,7 @@ def episode_frames(
         raise ValueError("suite must have environments with a render function; this one has none")
     reset_key, act_key = jax.random.split(key)
     env_index = rollout.env_indices(suite.spec.num_tasks, 1)
-    act = rollout.act_at(
-        lambda policy, actor, timestep, keys: agent.act(
-            policy, actor, timestep, keys, distilled=distilled
-        )
-    )
+    act = rollout.act_at(rollout.acting(agent, distilled=distilled))
     if isinstance(suite, FunctionalSuite):
         pool: Any = _FunctionalPool(suite, reset_key)
     else:

@@ -7,17 +7,37 @@ resumed run draws what the uninterrupted one would have, and one device what eig
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.envs import functional
-from mtrl_jax.types import Array, ArrayTree, FunctionalSuite, Key, Metrics, Pool, Rollout, Timestep
+from mtrl_jax.types import (
+    Agent,
+    Array,
+    ArrayTree,
+    FunctionalSuite,
+    Key,
+    Metrics,
+    Pool,
+    Rollout,
+    Timestep,
+)
 
 # act(policy, actor_state, timestep [K, E, ...], keys [K, E]) -> (action, log_prob, actor_state)
 Act = Callable[[ArrayTree, ArrayTree, Timestep, Key], tuple[Array, Array, ArrayTree]]
+
+
+def acting(agent: Agent, *, distilled: bool = False) -> Act:
+    """`agent.act` as scores and pictures want it: of which policy, and greedy if it says so."""
+    greedy: dict[str, Any] = {"greedy": True} if agent.greedy_eval else {}
+
+    def act(policy, actor_state, timestep, keys):
+        return agent.act(policy, actor_state, timestep, keys, distilled=distilled, **greedy)
+
+    return act
 
 
 class EnvLoop(NamedTuple):
@@ -185,7 +205,7 @@ def collect(
     rows = jax.tree.map(
         lambda x: np.empty((num_steps + 1, k, e, *x.shape[2:]), x.dtype), loop.timestep[0]
     )
-    action = np.empty((num_steps, k, e), np.int32)
+    action = np.empty((num_steps, k, e, *pool.spec.action_shape), pool.spec.action_dtype)
     log_prob = np.empty((num_steps, k, e), np.float32)
 
     def keep(t, g, timestep):

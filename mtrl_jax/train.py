@@ -88,6 +88,7 @@ def run(
             writer.write(0, _evaluate(config, spec, agent, scorers, engine.state(carry), 0))
         # ------------------------------------------------------------------ the loop
         began, first_step, row, stop = time.monotonic(), step, {}, False
+        cpu_began = time.process_time()  # of all threads; on an accelerator, the host's share
         try:
             while step < total and not stop:
                 carry, values = engine.advance(carry, step // per_update)
@@ -106,7 +107,10 @@ def run(
                     window = _accumulate(window, values)
                 if due["log"]:
                     seconds = time.monotonic() - began
-                    rate = {"time/steps_per_second": (step - first_step) / seconds}
+                    rate = {
+                        "time/steps_per_second": (step - first_step) / seconds,
+                        "time/cpu_seconds": time.process_time() - cpu_began,
+                    }
                     row, window = {**_log_row(window, spec, config.num_seeds), **rate}, {}
                     writer.write(step, row)
                 if due["eval"]:

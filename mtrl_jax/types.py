@@ -5,7 +5,7 @@ Axes, named once and used in every docstring:
     T  time steps of one rollout (rollouts are time-major)
     K  tasks; anything per task leads with K
     E  environments of one task
-    A  discrete actions
+    A  discrete actions, or coordinates of a continuous one
     D  devices; the axis exists inside `learner.py` only
     S  seeds of one run, outermost, on the functional path only
 
@@ -59,10 +59,13 @@ class EnvSpec(NamedTuple):
       observation_dtype: NumPy dtype.
       vocabulary: None, or an int array `observation_shape`: the number of classes of each
         categorical element of an integer observation, which a torso turns into one-hot vectors.
-      num_actions: A, size of the shared discrete action space.
+      num_actions: A, size of the shared discrete action space; 0 where actions are continuous.
       action_mask: bool `[K, A]`, False for actions that a task does not have.
       episode_limit: int `[K]`, most actions in an episode (0: no limit known).
       has_success: whether `Timestep.success` means anything.
+      action_size: 0 where actions are discrete, else the number of coordinates of a continuous one:
+        float32, [-1, 1] in each, whatever the environment's own bounds. The environment cuts off
+        what lies outside, so that an agent may draw from an unbounded distribution.
     """
 
     task_names: tuple[str, ...]
@@ -73,6 +76,16 @@ class EnvSpec(NamedTuple):
     action_mask: np.ndarray
     episode_limit: np.ndarray
     has_success: bool
+    action_size: int = 0
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Of one environment's action: () for a discrete one."""
+        return (self.action_size,) if self.action_size else ()
+
+    @property
+    def action_dtype(self) -> np.dtype:
+        return np.dtype(np.float32 if self.action_size else np.int32)
 
     @property
     def num_tasks(self) -> int:
@@ -119,7 +132,8 @@ class Pool(Protocol):
         ...
 
     def send(self, group: int, action: np.ndarray) -> None:
-        """Starts a step with int actions `[K, E / num_groups]`, checked here; returns at once."""
+        """Starts a step with actions `[K, E / num_groups, *spec.action_shape]`, checked here;
+        returns at once."""
         ...
 
     def recv(self, group: int) -> Timestep:
@@ -130,10 +144,15 @@ class Pool(Protocol):
 
 
 class HostSuite(NamedTuple):
-    """A suite whose environments live on the host; `make_pool(num_envs, seed, num_groups)`."""
+    """A suite whose environments live on the host; `make_pool(num_envs, seed, num_groups)`.
+
+    `max_envs`: most environments of a task in one pool that evaluation should ask for, where they
+    are large (0: no limit).
+    """
 
     spec: EnvSpec
     make_pool: Any
+    max_envs: int = 0
 
 
 class Rollout(NamedTuple):
@@ -142,7 +161,7 @@ class Rollout(NamedTuple):
     Attributes:
       timestep: leaves `[T + 1, K, E, ...]`. Row t is what action t was chosen on; row t + 1 holds
         the reward, discount and validity of that transition. Row T is row 0 of the next rollout.
-      action: int32 `[T, K, E]`.
+      action: int32 `[T, K, E]`, or float32 `[T, K, E, A]` where actions are continuous.
       log_prob: float32 `[T, K, E]`, of the action under the policy that chose it.
       actor_state: the agent's memory before row 0, leaves `[K, E, ...]`.
     """
@@ -169,6 +188,8 @@ class Agent(NamedTuple):
         averaged over the devices of `axis_name` (None outside pmap).
       unroll_length: T, steps of a rollout.
       has_distilled: whether there is a shared policy to evaluate.
+      greedy_eval: whether scores are of the likeliest actions instead of drawn ones; then `act`
+        takes one keyword more, `greedy`.
     """
 
     init: Any
@@ -178,3 +199,4 @@ class Agent(NamedTuple):
     update: Any
     unroll_length: int
     has_distilled: bool
+    greedy_eval: bool = False

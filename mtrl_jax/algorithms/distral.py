@@ -95,6 +95,8 @@ class _Parts(NamedTuple):
 def check(spec: EnvSpec, config: Config) -> losses.Variant:
     """The row of Table 1 that `config` asks for.
 
+    Numbers may be traced, for a vmap over settings; those have no value yet and pass.
+
     Raises:
       ValueError: naming the field, what came and what is allowed.
     """
@@ -110,8 +112,9 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
         raise ValueError(f"alpha must lie in [0, 1], or be -1 for the algorithm's own; got "
                          f"{config.alpha}")  # fmt: skip
     for name in ("entropy_cost", "learning_rate", "max_grad_norm", "unroll_length"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
+        value = getattr(config, name)
+        if not isinstance(value, jax.core.Tracer) and not value > 0:
+            raise ValueError(f"{name} must be above 0; got {value}")
     for name in ("discount", "lambda_", "final_learning_rate"):
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
@@ -211,11 +214,16 @@ def act(
     timestep: Timestep, keys: Key, *, distilled: bool = False,
 ) -> tuple[Array, Array, ActorState]:  # fmt: skip
     """Draws actions of pi_i, or of pi_0 if `distilled`, leaves `[K, E, ...]`."""
+    # One column chooses actions without looking at the other, whose memory must go on all the same.
+    alone = parts.variant.task_policy == "own" and parts.config.core == "none"
+    need_shared = distilled or not alone
 
     def one_task(task, mask, actor, timestep, keys):
         row = jax.tree.map(lambda x: x[None], timestep)
         prev_action = actor.prev_action[None]
-        h, g, _, cores = columns_of(parts, params.shared, task, row, prev_action, actor)
+        h, g, _, cores = columns_of(
+            parts, params.shared, task, row, prev_action, actor, need_shared=need_shared
+        )
         logits = losses.task_policy_logits(h, g, parts.coefficients)
         chosen: Any = h if distilled else logits
         log_probs = distributions.categorical_log_probs(chosen[0], mask)
@@ -263,10 +271,11 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
 
 def columns_of(
     parts: _Parts, shared: ArrayTree, task: ArrayTree, rows: Timestep, prev_action: Array,
-    actor: ActorState,
+    actor: ActorState, *, need_shared: bool = True,
 ) -> tuple[Array | None, Array | None, Any, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
     """h and g `[T, E, A]` (None where there is no such column), v `[T, E]`, and both cores."""
     variant = parts.variant
+    has_shared = variant.has_shared_column and need_shared
     h, g, v, shared_core, task_core = None, None, None, (), ()
     inputs = (
         rows.observation,
@@ -274,9 +283,14 @@ def columns_of(
         jnp.where(rows.valid, rows.reward * parts.config.reward_scale, 0.0),
         rows.first,
     )
-    if variant.has_shared_column:
+    if has_shared and variant.has_task_column:
+        cores = (actor.shared_core, actor.task_core)
+        (h, _, shared_core), (g, v, task_core) = columns.apply_pair(
+            parts.shared, parts.task, (shared, task), inputs, cores
+        )
+    elif has_shared:
         h, v, shared_core = _apply(parts.shared, shared, inputs, actor.shared_core)
-    if variant.has_task_column:
+    else:
         g, v, task_core = _apply(parts.task, task, inputs, actor.task_core)
     return h, g, v, (shared_core, task_core)
 

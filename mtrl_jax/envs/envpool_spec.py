@@ -1,12 +1,13 @@
 """What envpool says about its environments, as one `EnvSpec` for a list of ids. No pool is built
 here.
 
-envpool has many families with different observations; four kinds of encoding cover those with
-discrete actions (see `Encoding`). Continuous actions, several players and mixed spaces are refused.
+envpool has many families with different observations; four kinds of encoding cover them (see
+`Encoding`). Actions are discrete or one bounded vector; several players and mixed spaces are
+refused.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ ATARI_OPTIONS = {
     "episodic_life": False,
     "reward_clip": False,
 }
+# The goal is part of the observation, as in the multi-task sets of Meta-World (envpool's default
+# hides it, and a task whose goal moves cannot be learnt then). Rewards are the V2 ones, raw.
+METAWORLD_OPTIONS = {"partially_observable": False}
 
 
 class Encoding(NamedTuple):
@@ -56,26 +60,36 @@ class TaskSpec(NamedTuple):
     observation_shape: tuple[int, ...]
     observation_dtype: np.dtype
     vocabulary: np.ndarray | None
-    num_actions: int
+    num_actions: int  # 0 where actions are continuous
     episode_limit: int
     padded_actions: bool  # missing actions may be sent as no-ops (action 0)
+    action_low: np.ndarray | None = None  # [A], bounds of a continuous action
+    action_high: np.ndarray | None = None
+    action_dtype: np.dtype = np.dtype(np.int32)  # what the pool takes
+    name: str = ""  # of the task, if not its id
+    # (raw, memory) -> (reward, success, ...), memory: replaces what envpool says, row by row.
+    score: Callable[..., Any] | None = None
 
 
 def describe(env_id: str) -> TaskSpec:
     """Looks one id up.
 
     Raises:
-      ValueError: unknown id (the message holds the nearest ones), continuous actions, several
-        players, or a system library that the family needs is missing.
+      ValueError: unknown id (the message holds the nearest ones), actions that are neither discrete
+        nor one bounded vector, several players, or a system library that the family needs is
+        missing.
       ImportError: envpool is not installed.
     """
     raw, options = _raw_spec(env_id)
     limit = int(raw.config.max_episode_steps)
     if getattr(raw.config, "max_num_players", 1) != 1:
         raise ValueError(f"{env_id} has several players; only single-player ids are supported")
-    if not hasattr(raw.action_space, "n"):
+    space = raw.action_space
+    low, high = (np.asarray(getattr(space, name, np.nan)) for name in ("low", "high"))
+    continuous = not hasattr(space, "n")
+    if continuous and not (low.ndim == 1 and np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(
-            f"{env_id} has continuous actions ({raw.action_space}); only discrete actions work"
+            f"{env_id} has actions ({space}) that are neither discrete nor one bounded vector"
         )
     keys = tuple(key for key in raw._state_keys if key == "obs" or key.startswith("obs:"))
     shapes = dict(zip(raw._state_keys, raw._state_spec, strict=True))
@@ -109,9 +123,12 @@ def describe(env_id: str) -> TaskSpec:
         observation_shape=shape,
         observation_dtype=dtype,
         vocabulary=vocabulary,
-        num_actions=int(raw.action_space.n),
+        num_actions=0 if continuous else int(space.n),
         episode_limit=0 if limit >= NO_LIMIT else limit,
         padded_actions=type(raw).__name__ == "AtariEnvSpec",
+        action_low=low if continuous else None,
+        action_high=high if continuous else None,
+        action_dtype=np.dtype(space.dtype if continuous else np.int32),
     )
 
 
@@ -125,7 +142,7 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
     """
     if not tasks:
         raise ValueError("a suite needs at least one envpool id, got none")
-    names = tuple(task.env_id for task in tasks)
+    names = tuple(task.name or task.env_id for task in tasks)
     if len(set(names)) != len(names):
         raise ValueError(f"an id may appear once in a suite, got {', '.join(names)}")
     widest = max(tasks, key=lambda task: task.num_actions)
@@ -141,12 +158,11 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
                 f"{first.env_id} and {task.env_id} have different observations: "
                 f"{_observation(first)} and {_observation(task)}"
             )
-        if task.num_actions != widest.num_actions and not (
-            task.padded_actions and widest.padded_actions
-        ):
+        same_size = (task.num_actions, _size(task)) == (widest.num_actions, _size(widest))
+        if not same_size and not (task.padded_actions and widest.padded_actions):
             raise ValueError(
                 f"{widest.env_id} and {task.env_id} have different action spaces: "
-                f"{widest.num_actions} and {task.num_actions} actions"
+                f"{_actions(widest)} and {_actions(task)}"
             )
     num_actions = np.array([task.num_actions for task in tasks])
     return EnvSpec(
@@ -158,6 +174,7 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
         action_mask=np.arange(widest.num_actions) < num_actions[:, None],
         episode_limit=np.array([task.episode_limit for task in tasks]),
         has_success=all(task.encoding.success for task in tasks),
+        action_size=_size(first),
     )
 
 
@@ -182,14 +199,24 @@ def _raw_spec(env_id: str) -> tuple[Any, dict[str, Any]]:
         raise
     except (RuntimeError, OSError) as error:
         raise ValueError(f"envpool cannot describe {env_id}: {error}") from error
-    if type(raw).__name__ != "AtariEnvSpec":
-        return raw, {}
-    return envpool.make_spec(env_id, **ATARI_OPTIONS), dict(ATARI_OPTIONS)
+    options: dict[str, Any] = {
+        "AtariEnvSpec": ATARI_OPTIONS,
+        "MetaWorldEnvSpec": METAWORLD_OPTIONS,
+    }.get(type(raw).__name__, {})
+    return (envpool.make_spec(env_id, **options) if options else raw), dict(options)
 
 
 def _shape(array_spec: Any) -> tuple[int, ...]:
     """Of one environment, from (dtype, shape, ...); a leading -1 stands for the players."""
     return tuple(size for size in array_spec[1] if size != -1)
+
+
+def _size(task: TaskSpec) -> int:
+    return 0 if task.action_low is None else len(task.action_low)
+
+
+def _actions(task: TaskSpec) -> str:
+    return f"{task.num_actions} actions" if task.num_actions else f"{_size(task)} coordinates"
 
 
 def _observation(task: TaskSpec) -> str:

@@ -32,8 +32,14 @@ def permutation(seed: int, num_tasks: int, num_actions: int) -> np.ndarray:
 
 
 def permute_actions(suite: FunctionalSuite | HostSuite, seed: int) -> FunctionalSuite | HostSuite:
-    """Wraps a suite of either kind; `seed` fixes the permutation of every task."""
+    """Wraps a suite of either kind; `seed` fixes the permutation of every task.
+
+    Raises:
+      ValueError: if actions are continuous.
+    """
     spec = suite.spec
+    if spec.action_size:
+        raise ValueError("permute_actions needs discrete actions; those of this suite are not")
     table = permutation(seed, spec.num_tasks, spec.num_actions)
     spec = spec._replace(action_mask=np.take_along_axis(spec.action_mask, table, axis=1))
     if isinstance(suite, HostSuite):

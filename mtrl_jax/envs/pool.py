@@ -24,11 +24,20 @@ import numpy as np
 from mtrl_jax.envs.envpool_spec import Encoding, TaskSpec, describe, shared_spec
 from mtrl_jax.types import EnvSpec, HostSuite, Timestep
 
-__all__ = ["EnvpoolPool", "check_actions", "environment_seeds", "envpool_suite"]
+__all__ = [
+    "EnvpoolPool",
+    "check_actions",
+    "check_continuous_actions",
+    "environment_seeds",
+    "envpool_suite",
+]
+
+# Environments of one family hold a physics model of some megabytes each (13 in Meta-World).
+MAX_METAWORLD_ENVS = 10
 
 
 def envpool_suite(env_ids: Sequence[str]) -> HostSuite:
-    """A suite of envpool ids with one observation space and one discrete action space.
+    """A suite of envpool ids with one observation space and one action space.
 
     Returns:
       `HostSuite(spec, make_pool)` with `make_pool(num_envs, seed, num_groups=1, render=False)`. No
@@ -39,7 +48,9 @@ def envpool_suite(env_ids: Sequence[str]) -> HostSuite:
       ImportError: envpool is not installed.
     """
     tasks = tuple(describe(env_id) for env_id in env_ids)
-    return HostSuite(shared_spec(tasks), functools.partial(EnvpoolPool, tasks))
+    large = any(task.env_id.startswith("MetaWorld/") for task in tasks)
+    make_pool = functools.partial(EnvpoolPool, tasks)
+    return HostSuite(shared_spec(tasks), make_pool, MAX_METAWORLD_ENVS if large else 0)
 
 
 def check_actions(action: Any, num_tasks: int, num_envs: int, num_actions: int) -> np.ndarray:
@@ -57,6 +68,25 @@ def check_actions(action: Any, num_tasks: int, num_envs: int, num_actions: int) 
     if low < 0 or high >= num_actions:
         raise ValueError(f"action must be in [0, {num_actions}), got values in [{low}, {high}]")
     return action
+
+
+def check_continuous_actions(action: Any, num_tasks: int, num_envs: int, size: int) -> np.ndarray:
+    """Returns `action` cut off to [-1, 1], float32 `[num_tasks, num_envs, size]`.
+
+    Raises:
+      ValueError: it has another shape, is not of a floating dtype, or is not finite (envpool would
+        step on with a NaN in it); the message names what came and what was expected.
+    """
+    action = np.asarray(action)
+    shape = (num_tasks, num_envs, size)
+    if action.shape != shape:
+        raise ValueError(f"action must have shape {shape}, got {action.shape}")
+    if action.dtype.kind != "f":
+        raise ValueError(f"action must be of a floating dtype, got {action.dtype}")
+    if not np.isfinite(action).all():
+        task = int(np.argwhere(~np.isfinite(action))[0][0])
+        raise ValueError(f"action must be finite, got {action[task].tolist()} for task {task}")
+    return np.clip(action.astype(np.float32), -1.0, 1.0)
 
 
 def environment_seeds(seed: int, task: int, num_envs: int) -> np.ndarray:
@@ -127,17 +157,22 @@ class EnvpoolPool:
 
         Args:
           group: in `[0, G)`.
-          action: int `[K, E / G]` in `[0, A)`. Where `spec.action_mask` is False a no-op is sent.
+          action: int `[K, E / G]` in `[0, A)`, where a no-op is sent for what `spec.action_mask`
+            forbids; or float `[K, E / G, A]`, cut off to [-1, 1] and stretched to each task's own
+            bounds (some rewards charge for what lies outside, though the dynamics ignore it).
 
         Raises:
           ValueError: a wrong action, in which case nothing is sent; or the group is being stepped.
         """
         self._expect(group, in_flight=False)
         spec = self.spec
-        action = check_actions(action, spec.num_tasks, self._size, spec.num_actions)
-        legal = np.take_along_axis(spec.action_mask, action.astype(np.intp), axis=1)
-        # A fresh array: envpool keeps a reference to it and refuses read-only memory.
-        action = np.where(legal, action, 0)
+        if spec.action_size:
+            sizes = (spec.num_tasks, self._size, spec.action_size)
+            action = check_continuous_actions(action, *sizes)
+        else:
+            action = check_actions(action, spec.num_tasks, self._size, spec.num_actions)
+            legal = np.take_along_axis(spec.action_mask, action.astype(np.intp), axis=1)
+            action = np.where(legal, action, 0)
         for pool, row in zip(self._pools[group], action, strict=True):
             pool.send(row)
         self._in_flight[group] = True
@@ -185,11 +220,14 @@ class EnvpoolPool:
             raw = pool.recv()
             encoding = self._tasks[k].encoding
             _observe(raw, encoding, observation[k])
-            reward[k] = raw["reward"]
             ended[k] = raw["done"]
             truncated[k] = raw["trunc"]
             np.equal(raw["step_type"], 0, out=first[k])
-            success[k] = _succeeded(raw, encoding.success)
+            if pool.task.score is None:
+                reward[k] = raw["reward"]
+                success[k] = _succeeded(raw, encoding.success)
+            else:
+                (reward[k], success[k], *_), pool.memory = pool.task.score(raw, pool.memory)
         valid = ~first
         reward[first] = 0.0  # whatever the library left there
         ended &= valid
@@ -237,6 +275,8 @@ class _TaskPool:
             **options,
         )
         self._ids = np.arange(len(seeds), dtype=np.int32)
+        self.task = task
+        self.memory: Any = None  # of `task.score`
         names = ("_send", "_recv", "_reset", "_state_keys")
         self._raw = all(hasattr(self._pool, name) for name in names)
         self._ended = np.ones(len(seeds), np.bool_)  # for the public way only
@@ -246,7 +286,12 @@ class _TaskPool:
         self._pool.async_reset()
 
     def send(self, action: np.ndarray) -> None:
-        action = action.astype(np.int32)
+        task = self.task
+        if task.action_low is not None and task.action_high is not None:
+            middle, half = task.action_high + task.action_low, task.action_high - task.action_low
+            action = np.clip(0.5 * (middle + action * half), task.action_low, task.action_high)
+        # A fresh array: envpool keeps a reference to it and refuses read-only memory.
+        action = action.astype(task.action_dtype)
         if self._raw:
             self._pool._send([self._ids, self._ids, action])
         else:

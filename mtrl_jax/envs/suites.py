@@ -4,6 +4,7 @@ A suite is built, and its library imported, when `make` is called.
 """
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ __all__ = ["DEFAULT_SUITE", "list_suites", "make"]
 
 DEFAULT_SUITE = "minigrid_ladder"
 ENVPOOL_PREFIX = "envpool:"
+METAWORLD_PREFIX = "metaworld:"
 
 MINIGRID_LADDER = (
     "MiniGrid-Empty-Random-6x6-v0",
@@ -47,6 +49,27 @@ def _envpool(*env_ids: str) -> HostSuite:
     return envpool_suite(env_ids)
 
 
+def _metaworld(*tasks: str) -> HostSuite:
+    from mtrl_jax.envs.metaworld import metaworld_suite
+
+    return metaworld_suite(tasks)
+
+
+def _benchmark(name: str) -> HostSuite:
+    from mtrl_jax.envs.metaworld import BENCHMARKS
+
+    return _metaworld(*BENCHMARKS[name])
+
+
+_METAWORLD_ROWS = {
+    "mt10": "ten manipulation tasks of Meta-World, goals visible; continuous actions",
+    "mt25": "twenty-five tasks of Meta-World",
+    "mt50": "all fifty tasks of Meta-World",
+    "ml10": "the ten training tasks of Meta-World's ML10, goals visible",
+    "ml10_test": "the five test tasks of ML10",
+    "ml45": "the forty-five training tasks of ML45, goals visible",
+    "ml45_test": "the five test tasks of ML45",
+}
 _SUITES = {
     "minigrid_ladder": _Row(
         "four MiniGrid tasks of rising difficulty: reach the goal, then behind a locked door",
@@ -60,6 +83,10 @@ _SUITES = {
         "eight fixed mazes with apples, a goal and respawn; pure JAX, runs on the accelerator",
         _maze8,
     ),
+    **{
+        name: _Row(line, functools.partial(_benchmark, name))
+        for name, line in _METAWORLD_ROWS.items()
+    },
 }
 
 
@@ -70,6 +97,9 @@ def list_suites() -> dict[str, str]:
         "any envpool ids with equal observation and action spaces, for example "
         "envpool:Pong-v5,Breakout-v5"
     )
+    described[f"{METAWORLD_PREFIX}<task>,<task>..."] = (
+        "any Meta-World tasks, for example metaworld:reach,window-open"
+    )
     return described
 
 
@@ -77,16 +107,20 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
     """Builds a suite's description; pools are built by its `make_pool` only.
 
     Args:
-      name: a key of `list_suites`, or `envpool:` and ids with commas between them.
+      name: a key of `list_suites`, or `envpool:` (`metaworld:`) and ids (tasks) with commas between
+        them.
       permute_actions: None, or the seed of a permutation of the actions for each task.
 
     Raises:
       ValueError: unknown name or id, or ids that do not go together.
       ImportError: the suite's library is not installed.
     """
-    if name.startswith(ENVPOOL_PREFIX):
-        ids = [part.strip() for part in name.removeprefix(ENVPOOL_PREFIX).split(",")]
-        suite: FunctionalSuite | HostSuite = _envpool(*filter(None, ids))
+    prefix, colon, listed = name.partition(":")
+    parts = list(filter(None, (part.strip() for part in listed.split(","))))
+    if prefix + colon == ENVPOOL_PREFIX:
+        suite: FunctionalSuite | HostSuite = _envpool(*parts)
+    elif prefix + colon == METAWORLD_PREFIX:
+        suite = _metaworld(*parts)
     elif name in _SUITES:
         suite = _SUITES[name].build()
     else:

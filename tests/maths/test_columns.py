@@ -204,6 +204,41 @@ def test_environments_do_not_meet():
     np.testing.assert_allclose(permuted[1], whole[1][:, order], atol=1e-6)
 
 
+@pytest.mark.parametrize("hidden", [HIDDEN, (7,)])
+@pytest.mark.parametrize(
+    ("spec", "core"),
+    [(_spec((2,), np.uint8, (3, 4)), "none"), (_spec(), "lstm"), (_spec((3, 36, 36)), "none")],
+    ids=["onehot", "mlp-lstm", "conv"],
+)
+def test_a_pair_is_two_columns(spec, core, hidden):
+    """Outputs and gradients of both, against one call each."""
+    shared = columns.from_spec(spec, hidden, core, CORE_SIZE, has_value=False)
+    task = columns.from_spec(spec, hidden, core, CORE_SIZE)
+    inputs = _inputs(spec)
+    carry = columns.initial_carry(core, CORE_SIZE, (B,))
+    params = tuple(_draw(column, inputs, carry)["params"] for column in (shared, task))
+    params = (jax.tree.map(lambda x: 0.5 * x + 0.1, params[0]), params[1])
+
+    def apart(params):
+        return tuple(
+            column.apply({"params": p}, *inputs, carry)
+            for column, p in zip((shared, task), params, strict=True)
+        )
+
+    def pair(params):
+        return columns.apply_pair(shared, task, params, inputs, (carry, carry))
+
+    def score(fn):
+        return lambda params: sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(fn(params)))
+
+    for one, other in ((apart, pair), (jax.grad(score(apart)), jax.grad(score(pair)))):
+        expected, got = jax.jit(one)(params), jax.jit(other)(params)
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), got, expected
+        )
+
+
 def _shapes(spec, core="none", **heads):
     column = columns.from_spec(spec, HIDDEN, core, CORE_SIZE, **heads)
     row = jnp.zeros((1, 1))

@@ -1,0 +1,194 @@
+r"""How final performance depends on the entropy cost and the learning rate, for each algorithm.
+
+    python -m experiments.distral_robustness                       # maze8, 3 x 3 settings, 2 seeds
+    python -m experiments.distral_robustness --entropy_costs=1e-3,1e-2,1e-1 --num_seeds=4
+
+The plot of Teh et al. 2017 (arXiv 1707.04175): all runs of an algorithm, sorted by final
+performance. A flat line is an algorithm that does not need tuning. All runs of an algorithm are one
+program (functional suites only). The same command continues after the last finished algorithm.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import common, distral
+from mtrl_jax import engines, plots, rollout
+from mtrl_jax.algorithms import distral as algorithm
+from mtrl_jax.losses.distral import ALGORITHMS
+from mtrl_jax.types import FunctionalSuite
+
+_ALGORITHMS = flags.DEFINE_list("algorithms", list(ALGORITHMS), "Rows of the paper's Table 1.")
+_COSTS = flags.DEFINE_list("entropy_costs", ["1e-3", "1e-2", "1e-1"], "Values of 1/beta.")
+_RATES = flags.DEFINE_list("learning_rates", ["3e-4", "1e-3", "3e-3"], "Initial learning rates.")
+_OUT = flags.DEFINE_string(
+    "out", None, "The PNG to write; the numbers go beside it as JSON lines, one an algorithm. "
+    "(default: runs/distral_robustness/<suite>.png)"
+)  # fmt: skip
+
+
+def runs_of(
+    suite: FunctionalSuite, config: algorithm.Config, num_envs: int, num_updates: int,
+    rate: np.ndarray, cost: np.ndarray, keys: Any, progress: common.Progress,
+) -> np.ndarray:  # fmt: skip
+    """Trains N runs side by side.
+
+    Args:
+      suite: K tasks.
+      config: everything but the two numbers that vary.
+      num_envs: E.
+      num_updates: of every run.
+      rate, cost: learning rates and entropy costs `[N]`.
+      keys: of the runs, `[N]`.
+      progress: told after every dispatch.
+
+    Returns:
+      Mean return over tasks of the training episodes that ended in the last tenth, `[N]`.
+    """
+    spec, updates = suite.spec, 10
+    env_index = jnp.asarray(rollout.env_indices(spec.num_tasks, num_envs))
+
+    def bound(rate, cost):
+        values = dataclasses.replace(config, learning_rate=rate, entropy_cost=cost)
+        return algorithm.agent(spec, values, num_updates)
+
+    def start(rate, cost, key):
+        agent = bound(rate, cost)
+        reset = engines.stream(key, "reset")
+        loop = rollout.init_env_loop(suite, reset, env_index, agent.init_actor)
+        return agent.init(engines.stream(key, "params")), loop
+
+    def dispatch(carry, rate, cost, key, update):
+        agent = bound(rate, cost)
+
+        def one(carry, u):
+            state, loop = carry
+            drawn = jax.random.fold_in(engines.stream(key, "rollout"), u)
+            loop, experience = rollout.unroll(
+                suite, agent.act, agent.policy(state), loop, drawn, agent.unroll_length
+            )
+            state, _ = agent.update(state, experience, None)
+            stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
+            return (state, loop._replace(stats=stats)), episodes
+
+        carry, episodes = jax.lax.scan(one, carry, update + jnp.arange(updates))
+        return carry, episodes["episode/return"].sum(0), episodes["episode/count"].sum(0)
+
+    advance = jax.jit(jax.vmap(dispatch, in_axes=(0, 0, 0, 0, None)), donate_argnums=0)
+    carry = jax.jit(jax.vmap(start))(rate, cost, keys)
+    steps = updates * config.unroll_length * env_index.size * len(rate)
+    dispatches = -(-num_updates // updates)
+    returns = np.zeros((dispatches, len(rate), spec.num_tasks))
+    counts = np.zeros_like(returns)
+    for n in range(dispatches):
+        carry, returns[n], counts[n] = advance(carry, rate, cost, keys, n * updates)
+        progress((n + 1) * steps, dispatches * steps, {})
+    last = slice(-max(dispatches // 10, 1), None)
+    return (returns[last].sum(0) / np.maximum(counts[last].sum(0), 1)).mean(-1)
+
+
+def numbers_of(flag: flags.FlagHolder) -> list[float]:
+    """The values of a list flag.
+
+    Raises:
+      ValueError: if they are no numbers.
+    """
+    try:
+        return [float(text) for text in flag.value]
+    except ValueError as error:
+        raise ValueError(f"--{flag.name} must hold numbers; got {','.join(flag.value)}") from error
+
+
+def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Final returns of all runs, sorted, one line an algorithm."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.8, 4.2))
+    for colour, row in zip(plots.COLOURS * 9, lines, strict=False):
+        final = sorted((run["final"] for run in row["runs"]), reverse=True)
+        axis.plot(range(1, len(final) + 1), final, "o-", color=colour, label=row["algorithm"],
+                  markersize=3.5, linewidth=1.4)  # fmt: skip
+    axis.set_xlabel("runs over settings and seeds, best first")
+    axis.set_ylabel("final return, mean over tasks")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    common.start()
+    common.refuse("algorithm", "alone", "num_devices", "workdir", "core")
+    suite_settings = common.suite_settings()
+    suite = common.make_suite(suite_settings)
+    if not isinstance(suite, FunctionalSuite):
+        raise ValueError(f"--suite must be a functional one (maze8); got {suite_settings['suite']}")
+    rates, costs = numbers_of(_RATES), numbers_of(_COSTS)
+    preset = distral.PRESETS.get(suite_settings["suite"], distral.PRESETS[""])
+    run_config = common.run_config(preset["run"])
+    seeds = list(range(run_config.seed, run_config.seed + run_config.num_seeds))
+    grid = list(itertools.product(rates, costs, seeds))
+    rate, cost = (np.array([g[n] for g in grid], np.float32) for n in (0, 1))
+    keys = jnp.stack([jax.random.key(g[2]) for g in grid])
+
+    out = pathlib.Path(_OUT.value or f"runs/distral_robustness/{suite_settings['suite']}.png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    numbers = out.with_suffix(".jsonl")
+    lines: list[dict[str, Any]] = []
+    if numbers.exists():
+        lines = [json.loads(text) for text in numbers.read_text().splitlines()]
+    for name in _ALGORITHMS.value:
+        config = algorithm.Config(algorithm=name, **preset["config"])
+        config = common.override(config, common.overrides())
+        for r, c in itertools.product(rates, costs):
+            algorithm.check(
+                suite.spec, dataclasses.replace(config, learning_rate=r, entropy_cost=c)
+            )
+        settings = json.loads(json.dumps({
+            **suite_settings, "rates": rates, "costs": costs, "seeds": seeds,
+            "env_steps_a_run": run_config.total_env_steps,
+            "num_envs_per_task": run_config.num_envs_per_task, **dataclasses.asdict(config),
+        }))  # fmt: skip
+        old = next((row for row in lines if row["algorithm"] == name), None)
+        if old is not None:
+            if old["settings"] != settings:
+                raise ValueError(f"--out: {numbers} holds runs of other settings")
+            continue
+        per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
+        num_updates = -(-run_config.total_env_steps // per_update)
+        with contextlib.closing(common.Progress(name, suite.spec.task_names)) as progress:
+            final = runs_of(suite, config, run_config.num_envs_per_task, num_updates, rate, cost,
+                            keys, progress)  # fmt: skip
+        runs = [
+            {"learning_rate": g[0], "entropy_cost": g[1], "seed": g[2], "final": round(float(f), 4)}
+            for g, f in zip(grid, final, strict=True)
+        ]
+        lines.append({"algorithm": name, "settings": settings, "runs": runs})
+        with numbers.open("a") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+    draw(lines, out)
+    print("\nFinal return, mean over tasks:   best   median    worst")
+    for row in lines:
+        final = np.array([run["final"] for run in row["runs"]])
+        print(
+            f"{row['algorithm']:28} {final.max():8.3g} {np.median(final):8.3g} {final.min():8.3g}"
+        )
+    print(f"\nfigure   {out}\nnumbers  {numbers}")
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(common)
+    flags.FLAGS.set_default("num_seeds", 2)
+    common.main(main)

@@ -1,0 +1,79 @@
+"""The task sets of Meta-World (Yu et al. 2019, arXiv 1910.10897) on envpool's native port.
+
+What differs from the official benchmark: a goal and an object's place are drawn anew from the whole
+box at every reset, not from fifty stored ones, and the goal is visible in every set (the ML sets
+hide it officially). Rewards are the V2 ones, an episode has 500 actions, and nothing ends it
+earlier: it is truncated, so its last row bootstraps.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+from mtrl_jax.envs.pool import envpool_suite
+from mtrl_jax.types import HostSuite
+
+__all__ = ["BENCHMARKS", "env_id", "metaworld_suite"]
+
+MT10 = (
+    "reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close",
+    "button-press-topdown", "peg-insert-side", "window-open", "window-close",
+)  # fmt: skip
+MT25 = (
+    *MT10, "coffee-pull", "pick-out-of-hole", "disassemble", "pick-place-wall", "basketball",
+    "stick-pull", "button-press-wall", "faucet-open", "door-lock", "lever-pull", "sweep-into",
+    "faucet-close", "coffee-button", "button-press-topdown-wall", "dial-turn",
+)  # fmt: skip
+MT50 = (
+    "assembly", "basketball", "bin-picking", "box-close", "button-press-topdown",
+    "button-press-topdown-wall", "button-press", "button-press-wall", "coffee-button",
+    "coffee-pull", "coffee-push", "dial-turn", "disassemble", "door-close", "door-lock",
+    "door-open", "door-unlock", "hand-insert", "drawer-close", "drawer-open", "faucet-open",
+    "faucet-close", "hammer", "handle-press-side", "handle-press", "handle-pull-side",
+    "handle-pull", "lever-pull", "pick-place-wall", "pick-out-of-hole", "pick-place",
+    "plate-slide", "plate-slide-side", "plate-slide-back", "plate-slide-back-side",
+    "peg-insert-side", "peg-unplug-side", "soccer", "stick-push", "stick-pull", "push",
+    "push-wall", "push-back", "reach", "reach-wall", "shelf-place", "sweep-into", "sweep",
+    "window-open", "window-close",
+)  # fmt: skip
+ML10_TRAIN = (
+    "reach", "push", "pick-place", "door-open", "drawer-close", "button-press-topdown",
+    "peg-insert-side", "window-open", "sweep", "basketball",
+)  # fmt: skip
+ML10_TEST = ("drawer-open", "door-close", "shelf-place", "sweep-into", "lever-pull")
+ML45_TEST = ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock")
+
+# Suite name to its tasks, in the order of their numbers.
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "mt10": MT10,
+    "mt25": MT25,
+    "mt50": MT50,
+    "ml10": ML10_TRAIN,
+    "ml10_test": ML10_TEST,
+    "ml45": tuple(task for task in MT50 if task not in ML45_TEST),
+    "ml45_test": ML45_TEST,
+}
+
+
+def env_id(task: str) -> str:
+    """envpool's id of a task by its Meta-World name, as in `pick-place`.
+
+    Raises:
+      ValueError: unknown name; the message holds the nearest ones.
+    """
+    if task not in MT50:
+        near = difflib.get_close_matches(task, MT50, n=3, cutoff=0.4)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise ValueError(f"Meta-World has no task {task!r}{hint}")
+    return f"MetaWorld/{''.join(part.capitalize() for part in task.split('-'))}-v3"
+
+
+def metaworld_suite(tasks: Sequence[str]) -> HostSuite:
+    """A suite of Meta-World tasks; task k is `tasks[k]`, and its number is no part of the
+    observation (39 numbers: this frame, the last one, the goal).
+
+    Raises:
+      ValueError: no task, an unknown one, or one twice.
+      ImportError: envpool is not installed.
+    """
+    suite = envpool_suite([env_id(task) for task in tasks])
+    return suite._replace(spec=suite.spec._replace(task_names=tuple(tasks)))

@@ -1,0 +1,132 @@
+"""Running means and variances, as state that the caller keeps; the same on every device.
+
+Meta-World's observations are metres that vary by centimetres, and returns of different tasks differ
+by a factor of ten: both are brought to mean 0 and variance 1 before a network sees them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax._checks import check_range, check_shape
+from mtrl_jax.types import Array
+
+__all__ = [
+    "Moments",
+    "init_moments",
+    "masked_moments",
+    "normalise",
+    "restore",
+    "standardise",
+    "update_moments",
+]
+
+# Of a coordinate that has not moved yet: when it does (a drawer, say), a few centimetres must not
+# look like a hundred standard deviations.
+_SMALLEST_STD = 1e-2
+
+
+class Moments(NamedTuple):
+    """What has been seen of some quantities, each with the shape given to `init_moments`.
+
+    Attributes:
+      mean: float32.
+      variance: float32.
+      batches: int32 scalar, how many batches went in.
+    """
+
+    mean: Array
+    variance: Array
+    batches: Array
+
+
+def init_moments(shape: tuple[int, ...]) -> Moments:
+    """Nothing seen: mean 0, variance 1, so that `normalise` leaves values as they are."""
+    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.int32(0))
+
+
+def masked_moments(
+    x: Array, mask: Array, axes: tuple[int, ...], axis_name: str | None = None
+) -> tuple[Array, Array]:
+    """Mean and (biased) variance over `axes`, of the elements where `mask`, and over devices.
+
+    Two passes, so that values far from 0 lose no digits.
+
+    Args:
+      x: `[...]`; what stands where `mask` is False is not read, NaN included.
+      mask: bool, of the shape of `x`.
+      axes: reduced.
+      axis_name: of the devices, None outside pmap.
+
+    Returns:
+      Two float32 arrays without `axes`; 0 and 0 where nothing is counted.
+    """
+    check_shape("mask", mask, jnp.shape(x), "that of x")
+
+    def total(y: Array) -> Array:
+        y = jnp.where(mask, y, 0.0).sum(axes, keepdims=True)
+        return y if axis_name is None else jax.lax.psum(y, axis_name)
+
+    count = jnp.maximum(total(jnp.ones_like(x)), 1.0)
+    mean = total(x) / count
+    variance = total(jnp.square(x - mean)) / count
+    return mean.squeeze(axes), variance.squeeze(axes)
+
+
+def update_moments(
+    moments: Moments, mean: Array, variance: Array, slowest: float = 0.0
+) -> Moments:
+    """Mixes in a batch: batch n with weight 1 / n, or `slowest` once that is more.
+
+    So all batches count alike at first; with `slowest` above 0 older ones fade, for quantities that
+    change as a policy learns. The mixture's variance includes the distance of the two means.
+
+    Args:
+      moments: so far.
+      mean: of the batch, from `masked_moments`.
+      variance: of the batch.
+      slowest: in [0, 1].
+    """
+    check_range("slowest", slowest, 0.0, 1.0)
+    batches = moments.batches + 1
+    w = jnp.maximum(1.0 / batches.astype(jnp.float32), slowest)
+    apart = mean - moments.mean
+    return Moments(
+        moments.mean + w * apart,
+        (1.0 - w) * moments.variance + w * variance + w * (1.0 - w) * jnp.square(apart),
+        batches,
+    )
+
+
+def normalise(x: Array, moments: Moments, limit: float = jnp.inf) -> Array:
+    """(x - mean) / std, cut off at `limit`; moments `[*m]` belong to the last axes of x `[..., *m]`."""
+    mean, std = (jnp.broadcast_to(m, x.shape) for m in (moments.mean, _std(moments)))
+    return jnp.clip((x - mean) / std, -limit, limit)
+
+
+def restore(x: Array, moments: Moments) -> Array:
+    """The inverse of `normalise` without a limit."""
+    mean, std = (jnp.broadcast_to(m, x.shape) for m in (moments.mean, _std(moments)))
+    return mean + std * x
+
+
+def standardise(x: Array, mask: Array, axis_name: str | None = None) -> Array:
+    """Each task's own (x - mean) / (std + 1e-8) over its whole rollout, and all devices.
+
+    Args:
+      x: `[K, ...]`.
+      mask: bool `[K, ...]`, what counts.
+      axis_name: of the devices, None outside pmap.
+
+    Returns:
+      `[K, ...]`, 0 where not counted.
+    """
+    axes = tuple(range(1, jnp.ndim(x)))
+    mean, variance = masked_moments(x, mask, axes, axis_name)
+    mean, std = (jnp.expand_dims(y, axes) for y in (mean, jnp.sqrt(variance)))
+    return jnp.where(mask, (x - mean) / (std + 1e-8), 0.0)
+
+
+def _std(moments: Moments) -> Array:
+    return jnp.maximum(jnp.sqrt(moments.variance), _SMALLEST_STD)
