@@ -11,6 +11,7 @@ Rewards and ends are rebuilt in `doom_scenarios`; `doom_engine` looks after the 
 
 import functools
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,19 +95,33 @@ class DoomPool(EnvpoolPool):
 
         packaged = envpool.make_spec("Basic-v1").config
         maps = os.path.dirname(packaged.wad_path)
-        workspace = doom_engine.make_workspace(self, packaged.vzd_path)
+        workspace = doom_engine.make_workspace(packaged.vzd_path)
         tasks = []
         for name, scenario in scenarios.items():
-            cfg = workspace / f"{name}.cfg"
+            cfg = workspace.path / f"{name}.cfg"
             cfg.write_text(_cfg(scenario))
             task = _task(name, scenario)
             paths = {
                 "cfg_path": str(cfg),
                 "wad_path": os.path.join(maps, f"{name}.wad"),
-                "vzd_path": str(workspace / doom_engine.ENGINE),
+                "vzd_path": str(workspace.path / doom_engine.ENGINE),
             }
             tasks.append(task._replace(options=task.options | paths))
-        super().__init__(tasks, *args, **kwargs)
+        try:
+            super().__init__(tasks, *args, **kwargs)
+        except BaseException:
+            doom_engine.release(workspace)
+            raise
+        self._end = weakref.finalize(self, _end, self._pools, workspace)
+
+    def close(self) -> None:
+        """Ends the engines and removes their files; also done when the pool is collected."""
+        self._end()
+
+
+def _end(pools: list[Any], workspace: doom_engine.Workspace) -> None:
+    pools.clear()
+    doom_engine.release(workspace)
 
 
 def _cfg(scenario: Scenario) -> str:

@@ -28,9 +28,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import weakref
+from typing import NamedTuple
 
-__all__ = ["make_workspace"]
+__all__ = ["ENGINE", "Workspace", "make_workspace", "release"]
 
 PREFIX = "mtrl_jax_doom_"
 ENGINE = "engine"
@@ -40,9 +40,15 @@ SHARED_MEMORY = ("ViZDoomMQCtr", "ViZDoomMQDoom", "ViZDoomSM")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def make_workspace(owner: object, engine: str) -> pathlib.Path:
-    """A new directory with the script `engine` in it; removed when `owner` is collected, or at
-    exit.
+class Workspace(NamedTuple):
+    """A directory, and the open file whose lock says that its process lives."""
+
+    path: pathlib.Path
+    lock: int
+
+
+def make_workspace(engine: str) -> Workspace:
+    """A new directory with a script in it, `ENGINE`, to be run in place of the file `engine`.
 
     Raises:
       RuntimeError: no script can be run from the directory for temporary files. (envpool would wait
@@ -51,32 +57,38 @@ def make_workspace(owner: object, engine: str) -> pathlib.Path:
     for old in pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if _is_abandoned(old):
             _remove(old)
-    workspace = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
+    path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
     # Locked before it gets its name: nobody can find a lock file that is not locked.
-    descriptor = os.open(workspace / f"{LOCK}.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    (workspace / f"{LOCK}.new").rename(workspace / LOCK)
-    weakref.finalize(owner, _release, workspace, descriptor)
+    workspace = Workspace(path, os.open(path / f"{LOCK}.new", os.O_CREAT | os.O_RDWR))
+    fcntl.flock(workspace.lock, fcntl.LOCK_EX)
+    (path / f"{LOCK}.new").rename(path / LOCK)
 
-    script = workspace / ENGINE
-    words = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(workspace), engine]
+    script = path / ENGINE
+    words = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(path), engine]
     script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     script.chmod(0o700)
     try:
         subprocess.run([script, "--check"], check=True, timeout=60, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
+        release(workspace)
         raise RuntimeError(
-            f"no script can be run in {workspace.parent}, where Doom's engines would be started; "
+            f"no script can be run in {path.parent}, where Doom's engines would be started; "
             f"set TMPDIR to a directory where files may be executed ({error})"
         ) from error
     return workspace
 
 
-def _is_abandoned(workspace: pathlib.Path) -> bool:
+def release(workspace: Workspace) -> None:
+    """Removes the directory; its engines must have ended."""
+    _remove(workspace.path)
+    os.close(workspace.lock)
+
+
+def _is_abandoned(path: pathlib.Path) -> bool:
     try:
-        if workspace.stat().st_uid != os.getuid():
+        if path.stat().st_uid != os.getuid():
             return False
-        descriptor = os.open(workspace / LOCK, os.O_RDWR)
+        descriptor = os.open(path / LOCK, os.O_RDWR)
     except OSError:  # not ours, just being made, or just removed
         return False
     try:
@@ -89,16 +101,16 @@ def _is_abandoned(workspace: pathlib.Path) -> bool:
         os.close(descriptor)
 
 
-def _release(workspace: pathlib.Path, descriptor: int) -> None:
-    _remove(workspace)
-    os.close(descriptor)
-
-
-def _remove(workspace: pathlib.Path) -> None:
-    for instance in workspace.glob(f"*/{INSTANCE}"):
+def _remove(path: pathlib.Path) -> None:
+    for instance in path.glob(f"*/{INSTANCE}"):
         for name in SHARED_MEMORY:
             pathlib.Path("/dev/shm", name + instance.read_text()).unlink(missing_ok=True)
-    shutil.rmtree(workspace, ignore_errors=True)
+    for child in path.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)
+        elif child.name != LOCK:
+            child.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)  # the lock last: without it, nobody would come back
 
 
 def _become_engine(parent: int, workspace: str, engine: str, arguments: list[str]) -> None:
