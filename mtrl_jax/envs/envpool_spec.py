@@ -76,9 +76,8 @@ def describe(env_id: str) -> TaskSpec:
 
     Raises:
       ValueError: unknown id (the message holds the nearest ones), actions that are neither discrete
-        nor one bounded vector, several players, or a system library that the family needs is
-        missing.
-      ImportError: envpool is not installed.
+        nor one bounded vector, or several players.
+      ImportError: envpool, or a system library that the family needs, is not installed.
     """
     raw, options = _raw_spec(env_id)
     limit = int(raw.config.max_episode_steps)
@@ -192,9 +191,9 @@ def _raw_spec(env_id: str) -> tuple[Any, dict[str, Any]]:
         raw = envpool.make_spec(env_id)
     except ImportError as error:
         if "Qt" in str(error):
-            raise ValueError(
-                f"{env_id} (Procgen) needs the Qt 5 system libraries: "
-                "apt-get install libqt5core5a libqt5gui5"
+            raise ImportError(
+                f"{env_id} (Procgen) needs the system library libQt5Gui.so.5, which is not here: "
+                "apt-get install libqt5gui5"
             ) from error
         raise
     except (RuntimeError, OSError) as error:

@@ -16,6 +16,7 @@ __all__ = ["DEFAULT_SUITE", "list_suites", "make"]
 DEFAULT_SUITE = "minigrid_ladder"
 ENVPOOL_PREFIX = "envpool:"
 METAWORLD_PREFIX = "metaworld:"
+DOOM_PREFIX = "doom:"
 
 MINIGRID_LADDER = (
     "MiniGrid-Empty-Random-6x6-v0",
@@ -47,6 +48,24 @@ def _envpool(*env_ids: str) -> HostSuite:
     from mtrl_jax.envs.pool import envpool_suite
 
     return envpool_suite(env_ids)
+
+
+def _procgen_maze8() -> HostSuite:
+    from mtrl_jax.envs.procgen import procgen_mazes
+
+    return procgen_mazes()
+
+
+def _doom(*scenarios: str) -> HostSuite:
+    from mtrl_jax.envs.doom import doom_suite
+
+    return doom_suite(scenarios)
+
+
+def _doom_tag8() -> HostSuite:
+    from mtrl_jax.envs.doom import TAG8
+
+    return _doom(*TAG8)
 
 
 def _metaworld(*tasks: str) -> HostSuite:
@@ -83,6 +102,14 @@ _SUITES = {
         "eight fixed mazes with apples, a goal and respawn; pure JAX, runs on the accelerator",
         _maze8,
     ),
+    "procgen_maze8": _Row(
+        "eight fixed mazes of Procgen, seen as a close-up; needs the Qt 5 libraries",
+        _procgen_maze8,
+    ),
+    "doom_tag8": _Row(
+        "eight ViZDoom scenarios: shoot, dodge, advance, stay alive; a process an environment",
+        _doom_tag8,
+    ),
     **{
         name: _Row(line, functools.partial(_benchmark, name))
         for name, line in _METAWORLD_ROWS.items()
@@ -100,6 +127,9 @@ def list_suites() -> dict[str, str]:
     described[f"{METAWORLD_PREFIX}<task>,<task>..."] = (
         "any Meta-World tasks, for example metaworld:reach,window-open"
     )
+    described[f"{DOOM_PREFIX}<scenario>,<scenario>..."] = (
+        "any of ten ViZDoom scenarios, for example doom:basic,my_way_home"
+    )
     return described
 
 
@@ -107,13 +137,13 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
     """Builds a suite's description; pools are built by its `make_pool` only.
 
     Args:
-      name: a key of `list_suites`, or `envpool:` (`metaworld:`) and ids (tasks) with commas between
-        them.
+      name: a key of `list_suites`, or `envpool:` (`metaworld:`, `doom:`) and ids (tasks, scenarios)
+        with commas between them.
       permute_actions: None, or the seed of a permutation of the actions for each task.
 
     Raises:
       ValueError: unknown name or id, or ids that do not go together.
-      ImportError: the suite's library is not installed.
+      ImportError: the suite's library, or a system library that it needs, is not installed.
     """
     prefix, colon, listed = name.partition(":")
     parts = list(filter(None, (part.strip() for part in listed.split(","))))
@@ -121,6 +151,8 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
         suite: FunctionalSuite | HostSuite = _envpool(*parts)
     elif prefix + colon == METAWORLD_PREFIX:
         suite = _metaworld(*parts)
+    elif prefix + colon == DOOM_PREFIX:
+        suite = _doom(*parts)
     elif name in _SUITES:
         suite = _SUITES[name].build()
     else:

@@ -207,15 +207,6 @@ def test_suites_that_do_not_exist(name: str, message: str) -> None:
         suites.make(name)
 
 
-def test_procgen_without_qt_says_what_to_install() -> None:
-    try:
-        suites.make("envpool:CoinrunEasy-v0")
-    except ValueError as error:
-        assert "apt-get install" in str(error)
-    else:
-        pytest.skip("Qt is installed here")
-
-
 def test_skiing_is_padded_and_its_missing_actions_are_no_ops() -> None:
     suite = suites.make("envpool:Pong-v5,Skiing-v5")
     np.testing.assert_array_equal(suite.spec.action_mask.sum(1), [18, 9])
