@@ -75,6 +75,7 @@ CASES = [
     Case("minigrid_nav4", 2, 130),
     Case("envpool:CartPole-v1", 4, 60),
     Case("envpool:Pong-v5,Breakout-v5", 2, 8),
+    Case("doom:basic,take_cover", 2, 80),
     Case("ragged", 5, 40, ragged),
     *(Case(name, 3, 12, build) for name, build in PROBES.items()),
 ]
@@ -225,6 +226,8 @@ def test_the_action_on_an_episodes_last_row_is_ignored(case: Case) -> None:
 
 def test_episode_statistics_equal_a_plain_loop(case: Case) -> None:
     """Return, length, how it ended, and success of every complete episode, in order."""
+    if case.name.startswith("doom"):
+        pytest.skip("envpool's rewards are not the scenario's; test_doom.py compares with ViZDoom")
     rows, spec = case.rows, case.suite.spec
     plain = _functional_loop if isinstance(case.suite, FunctionalSuite) else _gymnasium_loop
     expected = plain(case)
