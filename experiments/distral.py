@@ -44,6 +44,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
                    "learning_rate": 1e-3, "hidden": (64, 64)},
     },
+    "minigrid_nav4": {
+        "run": {"total_env_steps": 1_000_000, "num_envs_per_task": 16},
+        "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
+                   "learning_rate": 1e-3, "hidden": (64, 64)},
+    },
     "maze8": {
         "run": {"total_env_steps": 4_000_000, "num_envs_per_task": 32},
         "config": {"entropy_cost": 1e-2, "lambda_": 0.95, "learning_rate": 1e-3,

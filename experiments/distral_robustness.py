@@ -178,6 +178,7 @@ def main() -> None:
         lines.append({"algorithm": name, "settings": settings, "runs": runs})
         with numbers.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
+    lines.sort(key=lambda row: list(ALGORITHMS).index(row["algorithm"]))
     draw(lines, out)
     print("\nFinal return, mean over tasks:   best   median    worst")
     for row in lines:

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import common, distral
-from mtrl_jax import train, workdir
+from mtrl_jax import metrics, train, workdir
 from tests.machinery import commands
 from tests.machinery.test_workdir import snapshot
 
@@ -209,3 +209,22 @@ def test_overrides():
 
 
 assert pathlib.Path(distral.__file__).is_relative_to(commands.ROOT)
+
+
+def test_atari_from_screen_to_checkpoint(tmp_path):
+    """Two games, convolutions and a recurrent core, trained, scored and restored."""
+    args = (
+        "--suite=envpool:Asterix-v5,Breakout-v5", "--core=lstm", "--noalone",
+        "--num_envs_per_task=2", "--eval_episodes=1", "--total_env_steps=48", "--log_every=24",
+        f"--workdir={tmp_path}", "--config_overrides=hidden=8,core_size=8,unroll_length=4",
+    )  # fmt: skip
+    code, out, err = commands.finish(commands.start(args, num_devices=1))
+    assert code == 0, err
+    asterix = next(line for line in out.splitlines() if line.startswith("Asterix-v5"))
+    scores = [float(cell) for cell in asterix.split()[1:]]
+    # The game counts in fifties: no clipping, no scaling on the way to the table.
+    assert len(scores) == 3 and all(score >= 0 and score % 50 == 0 for score in scores), out
+    rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+    trained = [row for row in rows if "grad/cosine" in row]
+    assert trained and all(row["task/Asterix-v5/grad/shared_norm"] > 0 for row in trained)
+    assert commands.checkpoints(tmp_path)[-1] == 48

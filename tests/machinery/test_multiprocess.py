@@ -3,6 +3,7 @@
 import signal
 import socket
 
+import jax
 import numpy as np
 
 from tests.machinery import commands, tiny
@@ -19,7 +20,17 @@ def command(folder):
     )  # fmt: skip
 
 
-def start_two(folder, other):
+def host_command(folder):
+    """CartPole through envpool: 8 environments, so 2 on each of four devices."""
+    return (
+        "--suite=envpool:CartPole-v1", "--algorithm=a3c_multitask", "--noalone",
+        "--num_envs_per_task=8", "--num_devices=0", "--eval_every=1000000", "--eval_episodes=1",
+        "--config_overrides=hidden=4,unroll_length=20", "--total_env_steps=3200",
+        "--log_every=3200", f"--workdir={folder}",
+    )  # fmt: skip
+
+
+def start_two(folder, other, command=command):
     """Two processes; the second is given a directory of its own, which it must not touch."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -82,3 +93,21 @@ def test_two_processes_refuse_together(tmp_path):
     assert "error: workdir:" in err and "holds other files" in err
     assert "error: another process of this run cannot go on" in second_err
     assert [p.name for p in tmp_path.rglob("*")] == ["two", "thesis.tex"]
+
+
+def test_two_processes_on_a_host_suite(tmp_path):
+    """Each steps half of the environments; both learn from all of them."""
+    results = [
+        commands.finish(process)
+        for process in start_two(tmp_path / "two", tmp_path / "other", host_command)
+    ]
+    assert [code for code, *_ in results] == [0, 0], results
+    assert not (tmp_path / "other").exists()
+    step, state = final_state(tmp_path / "two")
+    assert step == 3200
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    name = "task/CartPole-v1/episode"
+    row = next(row for row in commands.rows(tmp_path / "two") if f"{name}/count" in row)
+    # An episode of L actions is L + 1 rows, and all but the unfinished ones are counted.
+    played = row[f"{name}/count"] * (row[f"{name}/length"] + 1)
+    assert 0.5 * 3200 < played <= 3200, row
