@@ -161,7 +161,7 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
         if not same_size and not (task.padded_actions and widest.padded_actions):
             raise ValueError(
                 f"{widest.env_id} and {task.env_id} have different action spaces: "
-                f"{_actions(widest)} and {_actions(task)}"
+                f"{_actions(widest, task)}"
             )
     num_actions = np.array([task.num_actions for task in tasks])
     return EnvSpec(
@@ -193,15 +193,16 @@ def _raw_spec(env_id: str) -> tuple[Any, dict[str, Any]]:
         if "Qt" in str(error):
             raise ImportError(
                 f"{env_id} (Procgen) needs the system library libQt5Gui.so.5, which is not here: "
-                "apt-get install libqt5gui5"
+                "apt-get install libqt5gui5 (envpool 1.2.7 brings its own)"
             ) from error
         raise
     except (RuntimeError, OSError) as error:
         raise ValueError(f"envpool cannot describe {env_id}: {error}") from error
-    options: dict[str, Any] = {
+    by_family: dict[str, dict[str, Any]] = {
         "AtariEnvSpec": ATARI_OPTIONS,
         "MetaWorldEnvSpec": METAWORLD_OPTIONS,
-    }.get(type(raw).__name__, {})
+    }
+    options = by_family.get(type(raw).__name__, {})
     return (envpool.make_spec(env_id, **options) if options else raw), dict(options)
 
 
@@ -214,8 +215,12 @@ def _size(task: TaskSpec) -> int:
     return 0 if task.action_low is None else len(task.action_low)
 
 
-def _actions(task: TaskSpec) -> str:
-    return f"{task.num_actions} actions" if task.num_actions else f"{_size(task)} coordinates"
+def _actions(*tasks: TaskSpec) -> str:
+    kinds = [
+        (t.num_actions, "actions") if t.num_actions else (_size(t), "coordinates") for t in tasks
+    ]
+    (a, kind_a), (b, kind_b) = kinds
+    return f"{a} and {b} {kind_b}" if kind_a == kind_b else f"{a} {kind_a} and {b} {kind_b}"
 
 
 def _observation(task: TaskSpec) -> str:
