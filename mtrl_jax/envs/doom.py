@@ -32,7 +32,7 @@ BUTTONS = ("ATTACK", "MOVE_RIGHT", "MOVE_LEFT", "MOVE_FORWARD", "TURN_RIGHT", "T
 NUM_ACTIONS = 2 * 3 * 2 * 3
 IMAGE_SHAPE = (3, 84, 84)
 # An engine is a process of some 18 megabytes.
-MAX_ENVS = 4
+MAX_ENVS = 8
 
 TAG8 = (
     "basic",
