@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import common, distral
+from experiments import common, distral, distral_report
 from mtrl_jax import engines, plots
 from mtrl_jax.algorithms.distral import Config
 from mtrl_jax.losses.distral import ALGORITHMS
@@ -102,7 +102,7 @@ def main() -> None:
             for chunk in chunks
         ]
     tasks = suite.spec.task_names
-    random = distral.random_scores(suite, run_config)
+    random = distral_report.random_scores(suite, run_config)
     plots.learning_curves(
         groups, tasks, out, task_panels=_TASK_PANELS.value, mean_panel=True,
         levels={"random": {task: float(np.mean(random[f"{task}/return"])) for task in tasks}},

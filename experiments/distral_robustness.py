@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common, distral
-from mtrl_jax import engines, plots, rollout
+from mtrl_jax import plots, sweep
 from mtrl_jax.algorithms import distral as algorithm
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
@@ -33,66 +33,6 @@ _OUT = flags.DEFINE_string(
     "out", None, "The PNG to write; the numbers go beside it as JSON lines, one an algorithm. "
     "(default: runs/distral_robustness/<suite>.png)"
 )  # fmt: skip
-
-
-def runs_of(
-    suite: FunctionalSuite, config: algorithm.Config, num_envs: int, num_updates: int,
-    rate: np.ndarray, cost: np.ndarray, keys: Any, progress: common.Progress,
-) -> np.ndarray:  # fmt: skip
-    """Trains N runs side by side.
-
-    Args:
-      suite: K tasks.
-      config: everything but the two numbers that vary.
-      num_envs: E.
-      num_updates: of every run.
-      rate, cost: learning rates and entropy costs `[N]`.
-      keys: of the runs, `[N]`.
-      progress: told after every dispatch.
-
-    Returns:
-      Mean return over tasks of the training episodes that ended in the last tenth, `[N]`.
-    """
-    spec, updates = suite.spec, 10
-    env_index = jnp.asarray(rollout.env_indices(spec.num_tasks, num_envs))
-
-    def bound(rate, cost):
-        values = dataclasses.replace(config, learning_rate=rate, entropy_cost=cost)
-        return algorithm.agent(spec, values, num_updates)
-
-    def start(rate, cost, key):
-        agent = bound(rate, cost)
-        reset = engines.stream(key, "reset")
-        loop = rollout.init_env_loop(suite, reset, env_index, agent.init_actor)
-        return agent.init(engines.stream(key, "params")), loop
-
-    def dispatch(carry, rate, cost, key, update):
-        agent = bound(rate, cost)
-
-        def one(carry, u):
-            state, loop = carry
-            drawn = jax.random.fold_in(engines.stream(key, "rollout"), u)
-            loop, experience = rollout.unroll(
-                suite, agent.act, agent.policy(state), loop, drawn, agent.unroll_length
-            )
-            state, _ = agent.update(state, experience, None)
-            stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
-            return (state, loop._replace(stats=stats)), episodes
-
-        carry, episodes = jax.lax.scan(one, carry, update + jnp.arange(updates))
-        return carry, episodes["episode/return"].sum(0), episodes["episode/count"].sum(0)
-
-    advance = jax.jit(jax.vmap(dispatch, in_axes=(0, 0, 0, 0, None)), donate_argnums=0)
-    carry = jax.jit(jax.vmap(start))(rate, cost, keys)
-    steps = updates * config.unroll_length * env_index.size * len(rate)
-    dispatches = -(-num_updates // updates)
-    returns = np.zeros((dispatches, len(rate), spec.num_tasks))
-    counts = np.zeros_like(returns)
-    for n in range(dispatches):
-        carry, returns[n], counts[n] = advance(carry, rate, cost, keys, n * updates)
-        progress((n + 1) * steps, dispatches * steps, {})
-    last = slice(-max(dispatches // 10, 1), None)
-    return (returns[last].sum(0) / np.maximum(counts[last].sum(0), 1)).mean(-1)
 
 
 def numbers_of(flag: flags.FlagHolder) -> list[float]:
@@ -168,9 +108,22 @@ def main() -> None:
             continue
         per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
         num_updates = -(-run_config.total_env_steps // per_update)
+        steps = per_update * sweep.UPDATES_PER_DISPATCH * len(grid)  # of a dispatch
+
+        def make_agent(values: Any, config: algorithm.Config = config, n: int = num_updates) -> Any:
+            config = dataclasses.replace(config, learning_rate=values[0], entropy_cost=values[1])
+            return algorithm.agent(suite.spec, config, n)
+
         with contextlib.closing(common.Progress(name, suite.spec.task_names)) as progress:
-            final = runs_of(suite, config, run_config.num_envs_per_task, num_updates, rate, cost,
-                            keys, progress)  # fmt: skip
+
+            def tell(done: int, of: int, progress: Any = progress, steps: int = steps) -> None:
+                progress(done * steps, of * steps, {})
+
+            totals = sweep.run(
+                suite, make_agent, (rate, cost), keys, run_config.num_envs_per_task, num_updates,
+                tell,
+            )  # fmt: skip
+        final = sweep.final_returns(totals).mean(-1)
         runs = [
             {"learning_rate": g[0], "entropy_cost": g[1], "seed": g[2], "final": round(float(f), 4)}
             for g, f in zip(grid, final, strict=True)

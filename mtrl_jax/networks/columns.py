@@ -161,13 +161,13 @@ def apply_pair(
         x = flat_features(shared, inputs[0]) @ kernel
         both = x + jnp.broadcast_to(bias, x.shape)
         first_layers = (both[..., : shared.hidden[0]], both[..., shared.hidden[0] :])
-    h, g = (
+    h, g = [
         column.apply({"params": p}, *inputs, carry, dense0)
         for column, p, carry, dense0 in zip(
             (shared, task), params, carries, first_layers, strict=True
         )
-    )
-    return h, g
+    ]
+    return h, g  # type: ignore[return-value]  # what flax says of `apply`
 
 
 def _init(scale: float) -> Any:

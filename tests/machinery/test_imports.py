@@ -16,6 +16,7 @@ LAYERS = (
     {
         "returns",
         "distributions",
+        "normalisers",
         "networks",
         "envs",
         "learner",
@@ -26,12 +27,20 @@ LAYERS = (
     },
     {"losses", "rollout", "plots", "replay", "episodic"},
     {"algorithms", "engines", "evaluate", "record"},
-    {"train", "benchmark"},
+    {"train", "sweep", "benchmark"},
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 
 # What a lower rank would allow and the design does not.
-_LEARNING = {"algorithms", "losses", "returns", "distributions", "networks", "surgery"}
+_LEARNING = {
+    "algorithms",
+    "losses",
+    "returns",
+    "distributions",
+    "normalisers",
+    "networks",
+    "surgery",
+}
 FORBIDDEN = {
     "surgery": set(RANK),  # usable in a project that has none of the rest
     "types": set(RANK),
