@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     Attributes:
       mean: float32.
       variance: float32.
-      batches: int32 scalar, how many batches went in.
+      batches: int32, how many batches went in.
     """
 
     mean: Array
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 def init_moments(shape: tuple[int, ...]) -> Moments:
     """Nothing seen: mean 0, variance 1, so that `normalise` leaves values as they are."""
-    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.int32(0))
+    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(shape, jnp.int32))
 
 
 def masked_moments(
@@ -74,9 +74,7 @@ def masked_moments(
     return mean.squeeze(axes), variance.squeeze(axes)
 
 
-def update_moments(
-    moments: Moments, mean: Array, variance: Array, slowest: float = 0.0
-) -> Moments:
+def update_moments(moments: Moments, mean: Array, variance: Array, slowest: float = 0.0) -> Moments:
     """Mixes in a batch: batch n with weight 1 / n, or `slowest` once that is more.
 
     So all batches count alike at first; with `slowest` above 0 older ones fade, for quantities that
@@ -100,7 +98,7 @@ def update_moments(
 
 
 def normalise(x: Array, moments: Moments, limit: float = jnp.inf) -> Array:
-    """(x - mean) / std, cut off at `limit`; moments `[*m]` belong to the last axes of x `[..., *m]`."""
+    """(x - mean) / std, cut off at `limit`; moments `[*m]` are of x `[..., *m]`'s last axes."""
     mean, std = (jnp.broadcast_to(m, x.shape) for m in (moments.mean, _std(moments)))
     return jnp.clip((x - mean) / std, -limit, limit)
 

@@ -1,7 +1,7 @@
 """Multi-task PPO: one network or many, continuous actions or discrete ones.
 
-Schulman et al. 2017, *Proximal Policy Optimization Algorithms*, arXiv 1707.06347. The loss stands in
-`losses/ppo`; here it meets networks, rollouts and tasks. What matters with many tasks, and is done:
+Schulman et al. 2017, *Proximal Policy Optimization Algorithms*, arXiv 1707.06347. The loss stands
+in `losses/ppo`; here it meets networks, rollouts and tasks. What matters with many tasks:
 
   * advantages are standardised for each task over the whole rollout, so that no task's rewards
     weigh more than another's;
@@ -24,23 +24,20 @@ Departures and choices:
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from mtrl_jax import distributions, learner, normalisers, returns, surgery
+from mtrl_jax import learner, normalisers, returns, surgery
+from mtrl_jax.algorithms import actor_critic
 from mtrl_jax.losses import ppo as losses
-from mtrl_jax.networks import columns, multitask
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
 # These follow the size of losses, which for a policy may be negative and says nothing.
 _NEED_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
 STATISTICS = ("task", "shared", "none")
-STD_RANGE = (0.03, 2.0)  # of a continuous action, whose range is [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +101,7 @@ class _Parts(NamedTuple):
 
     config: Config
     spec: EnvSpec
-    actor: Any
-    critic: Any
-    num_inputs: int
+    nets: actor_critic.ActorCritic
     transforms: learner.Transforms
 
 
@@ -145,15 +140,14 @@ def check(spec: EnvSpec, config: Config) -> None:
     for name in ("discount", "lambda_", "return_memory", "final_learning_rate"):
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
-    if not STD_RANGE[0] < config.initial_std < STD_RANGE[1]:
-        raise ValueError(f"initial_std must lie inside {STD_RANGE}; got {config.initial_std}")
+    low, high = actor_critic.STD_RANGE
+    if not low < config.initial_std < high:
+        raise ValueError(f"initial_std must lie in ({low}, {high}); got {config.initial_std}")
     if config.unroll_length % config.minibatches:
         raise ValueError(
             f"minibatches must divide unroll_length = {config.unroll_length}; got "
             f"{config.minibatches}"
         )
-    if columns.torso_kind(spec) == "conv":
-        raise ValueError(f"ppo reads no images; got observations {spec.observation_shape}")
 
 
 def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
@@ -189,10 +183,10 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
 
 
 def make_parts(spec: EnvSpec, config: Config, num_updates: int) -> _Parts:
-    outputs = spec.action_size * (2 if config.state_std else 1) or spec.num_actions
-    net = lambda size, scale: multitask.make(
-        config.network, spec.num_tasks, config.hidden, size, activation=config.activation,
-        layer_norm=config.layer_norm, out_scale=scale,
+    nets = actor_critic.make(
+        spec, config.network, config.hidden, state_std=config.state_std,
+        limit=0.0 if config.statistics == "none" else config.observation_limit,
+        activation=config.activation, layer_norm=config.layer_norm,
     )  # fmt: skip
     rate: Any = config.learning_rate
     if num_updates:  # steps that the early stop leaves out do not count
@@ -205,126 +199,39 @@ def make_parts(spec: EnvSpec, config: Config, num_updates: int) -> _Parts:
     each = optax.partition({n: step() for n in ("actor", "critic")}, lambda p: {n: n for n in p})
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, scope="module", diagnostics=True), each)
-    inputs = int(np.prod(spec.observation_shape) if spec.vocabulary is None else spec.vocabulary.sum())
-    return _Parts(
-        config, spec, net(outputs, 1e-4), net(1, 1.0), inputs, learner.Transforms(shared, each)
-    )
+    return _Parts(config, spec, nets, learner.Transforms(shared, each))
 
 
 def init(parts: _Parts, key: Key) -> State:
     """Fresh parameters, optimiser states and statistics."""
-    spec = parts.spec
-    x = jnp.zeros((1, parts.num_inputs))
-
-    def variables(key: Key) -> dict[str, Any]:
-        nets = {"actor": parts.actor, "critic": parts.critic}
-        keys = dict(zip(nets, jax.random.split(key), strict=True))
-        return {name: net.init(keys[name], x, jnp.int32(0)) for name, net in nets.items()}
-
-    # One program for all tasks, whose own parameters differ.
-    every = jax.vmap(variables)(jax.random.split(jax.random.fold_in(key, 0), spec.num_tasks))
-    shared = {n: jax.tree.map(lambda p: p[0], v.get("params", {})) for n, v in every.items()}
-    task: dict[str, Any] = {n: {"net": v.get("task", {})} for n, v in every.items()}
-    if spec.action_size:
-        raw = jnp.full((spec.num_tasks, spec.action_size), _raw_std(parts.config.initial_std))
-        task["actor"]["std"] = raw
-    params = learner.Params(shared if jax.tree.leaves(shared) else {}, task)
+    params = actor_critic.init_params(
+        parts.nets, jax.random.fold_in(key, 0), parts.config.initial_std
+    )
     opt_state = learner.init_optimisers(parts.transforms, params)
-    opt_state = opt_state._replace(shared=surgery.reseed(opt_state.shared, key))
-    moments = jax.vmap(lambda _: normalisers.init_moments((parts.num_inputs,)))
+    k = parts.spec.num_tasks
     return State(
         params,
-        opt_state,
-        moments(jnp.arange(spec.num_tasks))._replace(batches=jnp.int32(0)),
-        normalisers.init_moments((spec.num_tasks,)),
+        opt_state._replace(shared=surgery.reseed(opt_state.shared, key)),
+        normalisers.init_moments((k, parts.nets.num_inputs)),
+        normalisers.init_moments((k,)),
         jax.random.fold_in(key, 1),
         jnp.int32(0),
     )
-
-
-# ---------------------------------------------------------------------------------- one task's view
-
-
-def _raw_std(std: Any) -> Any:
-    """What `_log_std` maps to log(std)."""
-    low, high = np.log(STD_RANGE)
-    return np.arctanh(2.0 * (np.log(std) - low) / (high - low) - 1.0)
-
-
-def _log_std(raw: Array) -> Array:
-    """Within `STD_RANGE`, with a gradient everywhere, which a clip does not have."""
-    low, high = (float(x) for x in np.log(STD_RANGE))
-    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
-
-
-def _inputs(parts: _Parts, moments: normalisers.Moments, observation: Array) -> Array:
-    """What networks read, `[B, F]`, of observations `[B, ...]`."""
-    x = observation.reshape(observation.shape[0], -1)
-    if parts.spec.vocabulary is not None:
-        return columns.one_hot(x, tuple(int(n) for n in parts.spec.vocabulary.flat))
-    x = x.astype(jnp.float32)
-    if parts.config.statistics == "none":
-        return x
-    return normalisers.normalise(x, moments, parts.config.observation_limit)
-
-
-def _head(parts: _Parts, shared: Any, task: Any, x: Array, k: Array) -> tuple[Array, Array]:
-    """The policy's distribution: mean and log_std `[B, A]`, or logits `[B, A]` and their mask."""
-    variables = {"params": shared.get("actor", {}), "task": task["actor"]["net"]}
-    out = parts.actor.apply(variables, x, k).astype(jnp.float32)
-    size = parts.spec.action_size
-    if not size:
-        mask = jnp.asarray(parts.spec.action_mask)[k]
-        return out, jnp.broadcast_to(mask, out.shape)
-    raw = jnp.broadcast_to(task["actor"]["std"], out[:, :size].shape)
-    return out[:, :size], _log_std(raw + out[:, size:] if parts.config.state_std else raw)
-
-
-def _log_prob(parts: _Parts, head: tuple[Array, Array], action: Array) -> Array:
-    if parts.spec.action_size:
-        return distributions.gaussian_log_prob(*head, action)
-    return distributions.categorical_log_prob(head[0], action, head[1])
-
-
-def _entropy(parts: _Parts, head: tuple[Array, Array]) -> Array:
-    if parts.spec.action_size:
-        return distributions.gaussian_entropy(head[1])
-    return distributions.categorical_entropy(*head)
-
-
-def _value(parts: _Parts, shared: Any, task: Any, x: Array, k: Array) -> Array:
-    """`[B]`, in units of the task's own standard deviation."""
-    variables = {"params": shared.get("critic", {}), "task": task["critic"]["net"]}
-    return parts.critic.apply(variables, x, k)[:, 0].astype(jnp.float32)
-
-
-def _over_tasks(fn: Callable[..., Any], in_axes: tuple[Any, ...]) -> Callable[..., Any]:
-    """vmap over K; moments lead with K, but for their counter."""
-    moments = normalisers.Moments(0, 0, None)  # type: ignore[arg-type]
-    return jax.vmap(fn, in_axes=tuple(moments if a == "moments" else a for a in in_axes))
 
 
 def act(
     parts: _Parts, policy: Policy, observation: Array, keys: Key, *, greedy: bool = False
 ) -> tuple[Array, Array]:
     """Actions `[K, E, ...]`, drawn or (greedy) likeliest, and their log-probabilities `[K, E]`."""
+    nets, numbers = parts.nets, jnp.arange(parts.spec.num_tasks)
 
     def one_task(task, moments, observation, keys, k):
-        x = _inputs(parts, moments, observation)
-        head = _head(parts, policy.params.shared, task, x, k)
-        if parts.spec.action_size:
-            mean, log_std = head
-            noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
-            action = mean if greedy else mean + jnp.exp(log_std) * noise
-        else:
-            log_probs = distributions.categorical_log_probs(*head)
-            drawn = log_probs.argmax(-1) if greedy else jax.vmap(jax.random.categorical)(keys, log_probs)
-            action = drawn.astype(jnp.int32)
-        return action, _log_prob(parts, head, action)
+        x = actor_critic.inputs(nets, moments, observation)
+        head = actor_critic.policy(nets, policy.params.shared, task, x, k)
+        action = actor_critic.likeliest(head) if greedy else actor_critic.sample(head, keys)
+        return action, actor_critic.log_prob(head, action)
 
-    return _over_tasks(one_task, (0, "moments", 0, 0, 0))(
-        policy.params.task, policy.observations, observation, keys, jnp.arange(parts.spec.num_tasks)
-    )
+    return jax.vmap(one_task)(policy.params.task, policy.observations, observation, keys, numbers)
 
 
 def loss(
@@ -332,13 +239,13 @@ def loss(
 ) -> tuple[Array, Metrics]:
     """`losses.ppo_loss` of one task; `batch` is (samples `[B, ...]`, moments `[F]`, number)."""
     samples, moments, k = batch
-    config = parts.config
-    x = _inputs(parts, moments, samples.observation)
-    head = _head(parts, shared, task, x, k)
+    config, nets = parts.config, parts.nets
+    x = actor_critic.inputs(nets, moments, samples.observation)
+    head = actor_critic.policy(nets, shared, task, x, k)
     return losses.ppo_loss(
-        _log_prob(parts, head, samples.action), _entropy(parts, head),
-        _value(parts, shared, task, x, k), samples.proximal_log_prob, samples.advantage,
-        samples.v_target, samples.weight, samples.importance,
+        actor_critic.log_prob(head, samples.action), actor_critic.entropy(head),
+        actor_critic.value(nets, shared, task, x, k), samples.proximal_log_prob,
+        samples.advantage, samples.v_target, samples.weight, samples.importance,
         epsilon=config.clip, entropy_cost=config.entropy_cost, value_cost=config.value_cost,
     )  # fmt: skip
 
@@ -352,9 +259,8 @@ def update(
     """All epochs on a rollout, as one scan; metrics `[K]` are means over the steps made."""
     state, samples, metrics = prepare(parts, state, rollout, axis_name)
     config, numbers = parts.config, jnp.arange(parts.spec.num_tasks)
-    rows = minibatch_rows(config, parts.spec.num_tasks, jax.random.fold_in(state.key, state.updates))
-    moments = state.observations
-    count = jnp.broadcast_to(moments.batches, numbers.shape)
+    key = jax.random.fold_in(state.key, state.updates)
+    rows = minibatch_rows(config, parts.spec.num_tasks, key)
 
     def gradient_step(params, opt_state, index):
         flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
@@ -362,7 +268,7 @@ def update(
         chosen = jax.tree.map(lambda x: take(x, index), samples)
         return learner.gradient_step(
             lambda shared, task, one: loss(parts, shared, task, one), parts.transforms, params,
-            opt_state, (chosen, moments._replace(batches=count), numbers), axis_name,
+            opt_state, (chosen, state.observations, numbers), axis_name,
         )  # fmt: skip
 
     shapes = jax.eval_shape(gradient_step, state.params, state.opt_state, rows[0])[2]
@@ -381,13 +287,13 @@ def update(
     (params, opt_state, total, steps, _), _ = jax.lax.scan(one, carry, rows)
     metrics |= jax.tree.map(lambda x: x / steps, total) | {"policy/steps": steps}
     if parts.spec.action_size:
-        metrics["policy/std"] = jnp.exp(_log_std(params.task["actor"]["std"])).mean(-1)
+        metrics["policy/std"] = actor_critic.own_std(params.task["actor"]["std"]).mean(-1)
     state = state._replace(params=params, opt_state=opt_state, updates=state.updates + 1)
     return state, metrics
 
 
 def minibatch_rows(config: Config, num_tasks: int, key: Key) -> Array:
-    """int32 `[epochs * minibatches, K, T / minibatches]`: every time step once an epoch and task."""
+    """int32 `[epochs * minibatches, K, T / minibatches]`: each step once an epoch and task."""
     keys = jax.random.split(key, (config.epochs, num_tasks))
     shuffle = lambda key: jax.random.permutation(key, config.unroll_length)
     rows = jax.vmap(jax.vmap(shuffle))(keys)
@@ -402,24 +308,26 @@ def prepare(
 
     Targets are computed in units of reward, with values as they were before the statistics move.
     """
-    config, (t, _, e) = parts.config, rollout.log_prob.shape
+    config, nets, (t, _, e) = parts.config, parts.nets, rollout.log_prob.shape
     lead = lambda x: jnp.moveaxis(x, 1, 0)
     rows, action = jax.tree.map(lead, (rollout.timestep, rollout.action))
     observations = _observe(parts, state.observations, rows.observation[:, :-1], axis_name)
 
     def look(task, moments, observation, action, k):
         flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-        x = _inputs(parts, moments, flat(observation))
-        head = _head(parts, state.params.shared, task, x[: t * e], k)
-        v = _value(parts, state.params.shared, task, x, k)
-        return v.reshape(t + 1, e), _log_prob(parts, head, flat(action)).reshape(t, e)
+        x = actor_critic.inputs(nets, moments, flat(observation))
+        head = actor_critic.policy(nets, state.params.shared, task, x[: t * e], k)
+        v = actor_critic.value(nets, state.params.shared, task, x, k)
+        return v.reshape(t + 1, e), actor_critic.log_prob(head, flat(action)).reshape(t, e)
 
-    v, proximal = _over_tasks(look, (0, "moments", 0, 0, 0))(
+    v, proximal = jax.vmap(look)(
         state.params.task, observations, rows.observation, action, jnp.arange(parts.spec.num_tasks)
     )
-    v = _over_tasks(normalisers.restore, (0, "moments"))(v, state.returns)
+    v = jax.vmap(normalisers.restore)(v, state.returns)
     valid = rows.valid[:, 1:]
-    gae = lambda *args: returns.gae(*args, config.lambda_)
+    gae = lambda r_t, discount_t, v, valid_t: returns.gae(
+        r_t, discount_t, v, valid_t, config.lambda_
+    )
     advantage = jax.vmap(jax.vmap(gae, 1, 1))(
         rows.reward[:, 1:], rows.discount[:, 1:] * config.discount, v, valid
     )
@@ -433,7 +341,7 @@ def prepare(
         action,
         proximal,
         normalisers.standardise(advantage, valid, axis_name),
-        _over_tasks(normalisers.normalise, (0, "moments"))(target, seen),
+        jax.vmap(normalisers.normalise)(target, seen),
         jnp.where(valid, 1.0 / jnp.maximum(share, 1e-8), 0.0),
         losses.importance_weights(proximal, lead(rollout.log_prob)),
     )

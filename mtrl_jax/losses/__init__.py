@@ -1,5 +1,5 @@
 """Losses as pure functions of arrays, one paper family a module; loads only jax and NumPy."""
 
-from mtrl_jax.losses import distral
+from mtrl_jax.losses import distral, ppo
 
-__all__ = ["distral"]
+__all__ = ["distral", "ppo"]

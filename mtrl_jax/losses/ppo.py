@@ -39,9 +39,7 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: float) -> Arr
     check_range("epsilon", epsilon, 0.0, jnp.inf, open_low=True)
     check_shape("advantage", advantage, jnp.shape(log_ratio), "[B]")
     ratio = jnp.exp(log_ratio)
-    return jnp.minimum(
-        ratio * advantage, jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon) * advantage
-    )
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon) * advantage)
 
 
 def kl_estimate(log_ratio: Array) -> Array:
@@ -77,9 +75,7 @@ def importance_weights(
       ValueError: for a wrong shape or limit.
     """
     check_range("limit", limit, 1.0, jnp.inf)
-    check_shape(
-        "behaviour_log_prob", behaviour_log_prob, jnp.shape(proximal_log_prob), "[...]"
-    )
+    check_shape("behaviour_log_prob", behaviour_log_prob, jnp.shape(proximal_log_prob), "[...]")
     ratio = jnp.exp(proximal_log_prob - behaviour_log_prob)
     return jax.lax.stop_gradient(jnp.minimum(ratio, limit))
 

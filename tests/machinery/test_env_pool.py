@@ -198,7 +198,6 @@ def test_bad_sizes(arguments: dict[str, int], message: str) -> None:
             "envpool:MiniGrid-Empty-5x5-v0,MiniGrid-Dynamic-Obstacles-5x5-v0",
             "MiniGrid-Empty-5x5-v0 and MiniGrid-Dynamic-Obstacles-5x5-v0 .*action spaces: 7 and 3",
         ),
-        ("envpool:Pendulum-v1", "Pendulum-v1 has continuous actions"),
         ("envpool:Go9x9-v1", "several players"),
     ],
 )

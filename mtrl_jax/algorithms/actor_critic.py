@@ -1,0 +1,195 @@
+"""A policy network and a value network for K tasks: from parameters to distributions and values.
+
+Everything is one task's view, for a vmap over tasks; observations are brought to variance 1 by
+statistics that the caller keeps. Policies are Gaussians for continuous actions, categorical for
+discrete ones, behind the same four functions.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import distributions, learner, normalisers
+from mtrl_jax.networks import columns, multitask
+from mtrl_jax.types import Array, EnvSpec, Key
+
+__all__ = [
+    "STD_RANGE",
+    "ActorCritic",
+    "Categorical",
+    "Gaussian",
+    "entropy",
+    "init_params",
+    "inputs",
+    "likeliest",
+    "log_prob",
+    "make",
+    "own_std",
+    "policy",
+    "sample",
+    "value",
+]
+
+STD_RANGE = (0.03, 2.0)  # of a continuous action, whose range is [-1, 1]
+
+
+# ------------------------------------------------------------------------------------ distributions
+
+
+class Gaussian(NamedTuple):
+    """Independent coordinates, not squashed: the environment cuts off what lies outside [-1, 1]."""
+
+    mean: Array  # [B, A]
+    log_std: Array  # [B, A]
+
+
+class Categorical(NamedTuple):
+    """One of A actions; `mask` is False for those that the task does not have."""
+
+    logits: Array  # [B, A]
+    mask: Array  # bool [B, A]
+
+
+Head = Gaussian | Categorical
+
+
+def log_prob(head: Head, action: Array) -> Array:
+    """`[B]`, of actions before any cut. Carries gradient to the head."""
+    if isinstance(head, Gaussian):
+        return distributions.gaussian_log_prob(head.mean, head.log_std, action)
+    return distributions.categorical_log_prob(head.logits, action, head.mask)
+
+
+def entropy(head: Head) -> Array:
+    """`[B]` in nats. Carries gradient to the head."""
+    if isinstance(head, Gaussian):
+        return distributions.gaussian_entropy(head.log_std)
+    return distributions.categorical_entropy(head.logits, head.mask)
+
+
+def sample(head: Head, keys: Key) -> Array:
+    """One action a row, `[B, A]` or int32 `[B]`, from keys `[B]`."""
+    if isinstance(head, Gaussian):
+        noise = jax.vmap(lambda key: jax.random.normal(key, head.mean.shape[1:]))(keys)
+        return head.mean + jnp.exp(head.log_std) * noise
+    log_probs = distributions.categorical_log_probs(head.logits, head.mask)
+    return jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
+
+
+def likeliest(head: Head) -> Array:
+    """The mode, `[B, A]` or int32 `[B]`."""
+    if isinstance(head, Gaussian):
+        return head.mean
+    log_probs = distributions.categorical_log_probs(head.logits, head.mask)
+    return log_probs.argmax(-1).astype(jnp.int32)
+
+
+def _raw_std(std: float) -> float:
+    """What `_log_std` maps to log(std)."""
+    low, high = np.log(STD_RANGE)
+    return float(np.arctanh(2.0 * (np.log(std) - low) / (high - low) - 1.0))
+
+
+def own_std(raw: Array) -> Array:
+    """A task's own standard deviation, of what its parameters hold."""
+    return jnp.exp(_log_std(raw))
+
+
+def _log_std(raw: Array) -> Array:
+    """Within `STD_RANGE`, with a gradient everywhere, which a clip does not have."""
+    low, high = (float(x) for x in np.log(STD_RANGE))
+    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
+
+
+# ----------------------------------------------------------------------------------------- networks
+
+
+class ActorCritic(NamedTuple):
+    """Two networks of one kind that share nothing.
+
+    Their parameters are `learner.Params` whose halves have an "actor" and a "critic" each; what a
+    continuous policy's standard deviation starts from is `task["actor"]["std"]`, `[K, A]`.
+
+    Attributes:
+      spec: of the suite.
+      actor, critic: modules of `networks.multitask`.
+      num_inputs: F.
+      state_std: whether the network adds to each task's own standard deviation.
+      limit: of normalised observations, in standard deviations; 0 leaves them raw.
+    """
+
+    spec: EnvSpec
+    actor: Any
+    critic: Any
+    num_inputs: int
+    state_std: bool
+    limit: float
+
+
+def make(
+    spec: EnvSpec, network: str, hidden: tuple[int, ...], *, state_std: bool, limit: float,
+    **options: Any,
+) -> ActorCritic:  # fmt: skip
+    """Both networks by their name in `networks.multitask`, whose errors it raises; the policy
+    starts near 0, uniform or without preference.
+
+    Raises:
+      ValueError: for image observations.
+    """
+    if columns.torso_kind(spec) == "conv":
+        raise ValueError(f"observation must be a vector; got an image {spec.observation_shape}")
+    size = spec.action_size * (2 if state_std else 1) or spec.num_actions
+    vocabulary = spec.vocabulary
+    num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
+    net = lambda n, scale: multitask.make(
+        network, spec.num_tasks, hidden, n, out_scale=scale, **options
+    )
+    return ActorCritic(spec, net(size, 1e-4), net(1, 1.0), num_inputs, state_std, limit)
+
+
+def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
+    """Fresh parameters; `std` is a continuous policy's standard deviation at the start."""
+    x = jnp.zeros((1, nets.num_inputs))
+
+    def variables(key: Key) -> dict[str, Any]:
+        both = {"actor": nets.actor, "critic": nets.critic}
+        keys = dict(zip(both, jax.random.split(key), strict=True))
+        return {name: net.init(keys[name], x, jnp.int32(0)) for name, net in both.items()}
+
+    # One program for all tasks, whose own parameters differ; of the shared ones the first draw.
+    every = jax.vmap(variables)(jax.random.split(key, nets.spec.num_tasks))
+    shared = {n: jax.tree.map(lambda p: p[0], v.get("params", {})) for n, v in every.items()}
+    task: dict[str, Any] = {n: {"net": v.get("task", {})} for n, v in every.items()}
+    if nets.spec.action_size:
+        shape = (nets.spec.num_tasks, nets.spec.action_size)
+        task["actor"]["std"] = jnp.full(shape, _raw_std(std), jnp.float32)
+    return learner.Params(shared if jax.tree.leaves(shared) else {}, task)
+
+
+def inputs(nets: ActorCritic, moments: normalisers.Moments, observation: Array) -> Array:
+    """What the networks read, `[B, F]`, of observations `[B, ...]` and moments `[F]`."""
+    x = observation.reshape(observation.shape[0], -1)
+    if nets.spec.vocabulary is not None:
+        return columns.one_hot(x, tuple(int(n) for n in nets.spec.vocabulary.flat))
+    x = x.astype(jnp.float32)
+    return normalisers.normalise(x, moments, nets.limit) if nets.limit else x
+
+
+def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Head:
+    """Of task number `k` at inputs `[B, F]`; `task` holds that task's own parameters."""
+    variables = {"params": shared.get("actor", {}), "task": task["actor"]["net"]}
+    out = nets.actor.apply(variables, x, k).astype(jnp.float32)
+    size = nets.spec.action_size
+    if not size:
+        mask = jnp.asarray(nets.spec.action_mask)[k]
+        return Categorical(out, jnp.broadcast_to(mask, out.shape))
+    raw = jnp.broadcast_to(task["actor"]["std"], out[:, :size].shape)
+    return Gaussian(out[:, :size], _log_std(raw + out[:, size:] if nets.state_std else raw))
+
+
+def value(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Array:
+    """`[B]`, in whatever units it is trained on."""
+    variables = {"params": shared.get("critic", {}), "task": task["critic"]["net"]}
+    return nets.critic.apply(variables, x, k)[:, 0].astype(jnp.float32)
