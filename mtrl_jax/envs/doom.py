@@ -30,7 +30,6 @@ ENV_ID = "VizdoomCustom-v1"
 # action = ((attack * 3 + move) * 2 + forward) * 3 + turn, with move and turn in none, right, left.
 BUTTONS = ("ATTACK", "MOVE_RIGHT", "MOVE_LEFT", "MOVE_FORWARD", "TURN_RIGHT", "TURN_LEFT")
 NUM_ACTIONS = 2 * 3 * 2 * 3
-IMAGE_SHAPE = (3, 84, 84)
 # An engine is a process of some 18 megabytes.
 MAX_ENVS = 8
 
@@ -61,26 +60,29 @@ available_game_variables = {{ POSITION_X }}
 """
 
 
-def doom_suite(names: Sequence[str]) -> HostSuite:
+def doom_suite(names: Sequence[str], image_size: int = 84) -> HostSuite:
     """A suite of ViZDoom scenarios, by the names of their files.
 
-    Observations are uint8 `[3, 84, 84]`, actions 0..35, rewards the scenarios' own times
-    `SCENARIOS[name].scale`. `discount` is 0 at a death or a goal, 1 when time is up.
+    Observations are uint8 `[3, image_size, image_size]`, actions 0..35, rewards the scenarios' own
+    times `SCENARIOS[name].scale`. `discount` is 0 at a death or a goal, 1 when time is up.
 
     Raises:
-      ValueError: an unknown name, or one name twice.
+      ValueError: an unknown name, one name twice, or a picture of less than 36 pixels, which the
+        convolutions cannot read.
       ImportError: envpool is not installed.
     """
     for name in names:
         if name not in SCENARIOS:
             raise ValueError(f"unknown Doom scenario {name!r} (known: {', '.join(SCENARIOS)})")
+    if image_size < 36:
+        raise ValueError(f"image_size must be at least 36; got {image_size}")
     try:
         import envpool  # noqa: F401
     except ImportError as error:
         raise ImportError("envpool is missing: python -m pip install 'mtrl_jax[rl]'") from error
     scenarios = {name: SCENARIOS[name] for name in names}
-    spec = shared_spec([_task(name, SCENARIOS[name]) for name in names])
-    return HostSuite(spec, functools.partial(DoomPool, scenarios), MAX_ENVS)
+    spec = shared_spec([_task(name, SCENARIOS[name], image_size) for name in names])
+    return HostSuite(spec, functools.partial(DoomPool, scenarios, image_size=image_size), MAX_ENVS)
 
 
 class DoomPool(EnvpoolPool):
@@ -90,7 +92,9 @@ class DoomPool(EnvpoolPool):
       RuntimeError: the engine cannot be started from the directory for temporary files.
     """
 
-    def __init__(self, scenarios: dict[str, Scenario], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, scenarios: dict[str, Scenario], *args: Any, image_size: int = 84, **kwargs: Any
+    ) -> None:
         import envpool
 
         packaged = envpool.make_spec("Basic-v1").config
@@ -100,7 +104,7 @@ class DoomPool(EnvpoolPool):
         for name, scenario in scenarios.items():
             cfg = workspace.path / f"{name}.cfg"
             cfg.write_text(_cfg(scenario))
-            task = _task(name, scenario)
+            task = _task(name, scenario, image_size)
             paths = {
                 "cfg_path": str(cfg),
                 "wad_path": os.path.join(maps, f"{name}.wad"),
@@ -134,13 +138,15 @@ def _cfg(scenario: Scenario) -> str:
     )
 
 
-def _task(name: str, scenario: Scenario) -> TaskSpec:
+def _task(name: str, scenario: Scenario, image_size: int) -> TaskSpec:
     """Without the paths, which exist when a pool is made."""
     return TaskSpec(
         env_id=ENV_ID,
         options={
             "use_combined_action": True,
             "stack_num": 1,
+            "img_height": image_size,
+            "img_width": image_size,
             "frame_skip": FRAME_SKIP,
             "max_episode_steps": scenario.limit,
             # The one variable that envpool's info lacks travels in the reward.
@@ -148,7 +154,7 @@ def _task(name: str, scenario: Scenario) -> TaskSpec:
             "selected_weapon_reward_config": {},
         },
         encoding=Encoding("image", "score", ("obs",)),
-        observation_shape=IMAGE_SHAPE,
+        observation_shape=(3, image_size, image_size),
         observation_dtype=np.dtype(np.uint8),
         vocabulary=None,
         num_actions=NUM_ACTIONS,

@@ -62,10 +62,10 @@ def _doom(*scenarios: str) -> HostSuite:
     return doom_suite(scenarios)
 
 
-def _doom_tag8() -> HostSuite:
-    from mtrl_jax.envs.doom import TAG8
+def _doom_tag8(image_size: int) -> HostSuite:
+    from mtrl_jax.envs.doom import TAG8, doom_suite
 
-    return _doom(*TAG8)
+    return doom_suite(TAG8, image_size)
 
 
 def _metaworld(*tasks: str) -> HostSuite:
@@ -108,7 +108,11 @@ _SUITES = {
     ),
     "doom_tag8": _Row(
         "eight ViZDoom scenarios: shoot, dodge, advance, stay alive; a process an environment",
-        _doom_tag8,
+        functools.partial(_doom_tag8, 84),
+    ),
+    "doom_tag8_small": _Row(
+        "the same seen at 42 x 42 pixels instead of 84 x 84, for training on a CPU",
+        functools.partial(_doom_tag8, 42),
     ),
     **{
         name: _Row(line, functools.partial(_benchmark, name))

@@ -107,9 +107,12 @@ def test_ends_are_those_of_vizdoom(name: str) -> None:
 
 def test_being_alive_when_time_is_up_is_a_success_and_no_end() -> None:
     names = ("take_cover", "deadly_corridor")
-    pool = DoomPool({name: SCENARIOS[name]._replace(limit=6) for name in names}, 1, 0)
+    limited = {name: SCENARIOS[name]._replace(limit=6) for name in names}
+    pool = DoomPool(limited, 1, 0, image_size=42)
     rows = play(pool, np.zeros((9, 2), int))
     pool.close()
+    assert rows.observation.shape == (10, 2, 1, 3, 42, 42)
+    assert (np.ptp(rows.observation, axis=(0, 4, 5)) > 50).all()
     np.testing.assert_array_equal(np.flatnonzero(rows.first[:, 0, 0]), [0, 7])
     np.testing.assert_array_equal(np.flatnonzero(rows.success[:, 0, 0]), [6])
     assert (rows.discount[:, 0] == 1).all() and not rows.success[:, 1].any()
@@ -290,6 +293,16 @@ def test_where_nothing_can_be_run(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
 def test_suites_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suites.make(name)
+
+
+def test_the_small_suite_is_the_same_but_for_the_picture() -> None:
+    large, small = (suites.make(name).spec for name in ("doom_tag8", "doom_tag8_small"))
+    assert large.task_names == small.task_names == TAG8
+    assert large.observation_shape == (3, 84, 84) and small.observation_shape == (3, 42, 42)
+    assert large.num_actions == small.num_actions == 36 and large.has_success
+    np.testing.assert_array_equal(large.episode_limit, [75, 525, 75, 525, 525, 525, 525, 525])
+    with pytest.raises(ValueError, match="at least 36; got 35"):
+        doom_suite(TAG8, 35)
 
 
 def test_pool_arguments_are_checked_and_nothing_is_left(
