@@ -217,11 +217,13 @@ def test_counters_start_anew_with_an_episode() -> None:
 # --- processes
 
 CHILD = """
-import glob, os, sys, numpy as np
+import glob, os, numpy as np
 from mtrl_jax.envs.doom import doom_suite
 pool = doom_suite(["basic", "take_cover"]).make_pool(2, 0)
 pool.reset(0)
 pool.send(0, np.zeros((2, 2), int))
+for path in glob.glob(os.environ["TMPDIR"] + "/*/*/instance"):
+    print(open(path).read(), flush=True)
 {after}
 """
 ENDS = {
@@ -239,7 +241,6 @@ def test_no_engine_outlives_its_process(
     """Nor are files left, in the current directory or elsewhere, once the next pool was made."""
     temporary, here = tmp_path / "tmp", tmp_path / "here"
     temporary.mkdir(), here.mkdir()
-    shared = set(os.listdir("/dev/shm"))
     paths = {"TMPDIR": str(temporary), "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
     finished = subprocess.run(
         [sys.executable, "-c", CHILD.format(after=ENDS[how])],
@@ -252,13 +253,16 @@ def test_no_engine_outlives_its_process(
         time.sleep(0.05)
     assert engines(str(temporary)) == []
     if how == "killed":
-        assert len(list(temporary.iterdir())) == 1  # found by the next pool:
+        assert len(list(temporary.iterdir())) == 1  # found by the next pool
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))
         doom_engine.release(doom_engine.make_workspace("engine"))
     else:
         assert not finished.stderr
     assert list(temporary.iterdir()) == [] and list(here.iterdir()) == []
-    assert not [name for name in set(os.listdir("/dev/shm")) - shared if "ViZDoom" in name]
+    instances = finished.stdout.split()
+    assert len(instances) == 4
+    left = [n for n in os.listdir("/dev/shm") if any(n.endswith(name) for name in instances)]
+    assert left == []
 
 
 def test_a_workspace_in_use_is_left_alone(
