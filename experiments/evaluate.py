@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import common, distral
+from experiments import agents, common, distral
 from mtrl_jax import checkpoint, engines, evaluate, plots, record, rollout, workdir
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Timestep
 
@@ -29,7 +29,10 @@ _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and po
 
 # Whose runs can be rebuilt: binary to (spec, settings, num_updates) -> agent. The number of updates
 # matters to training only, but a learning rate that decays has a counter in the checkpoint.
-AGENTS: dict[str, Callable[[EnvSpec, dict[str, Any], int], Agent]] = {"distral": distral.make_agent}
+AGENTS: dict[str, Callable[[EnvSpec, dict[str, Any], int], Agent]] = {
+    "distral": distral.make_agent,
+    "metaworld": agents.metaworld,
+}
 
 
 def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], engines.RunConfig]:
@@ -73,7 +76,7 @@ def restore(
 
     if path.is_dir():
         shapes = jax.eval_shape(engines.over_seeds(config, saved), engines.root_key(config))
-        target = checkpoint.abstract(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+        target = checkpoint.abstract(shapes)
         with checkpoint.open_manager(path, read_only=True) as manager:
             found = checkpoint.restore_latest(manager, target)
     if found is None:
@@ -180,7 +183,8 @@ def main() -> None:
         )
         results[name] = summary(spec, score)
     over = f"{config.num_seeds} seeds" if config.num_seeds > 1 else "episodes"
-    print(f"\nMeans of {episodes} episodes, sampled actions [95 % interval over {over}]:")
+    kind = "likeliest" if agent.greedy_eval else "sampled"
+    print(f"\nMeans of {episodes} episodes, {kind} actions [95 % interval over {over}]:")
     print(table(results))
     written = {"step": step, "episodes": episodes, "seed": common.seed(), **results}
     (folder / "evaluation.json").write_text(json.dumps(written, indent=1) + "\n")

@@ -22,13 +22,15 @@ Manager = ocp.CheckpointManager
 
 
 def abstract(tree: ArrayTree) -> ArrayTree:
-    """Shapes and dtypes of `tree` on one explicit device: reads what any number saved."""
+    """Shapes and dtypes of `tree` (arrays, or what `jax.eval_shape` gives) on one explicit device:
+    reads what any number saved."""
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def leaf(x):
+        x = x if isinstance(x, jax.ShapeDtypeStruct) else jax.eval_shape(lambda: x)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
 
-    return jax.tree.map(leaf, jax.eval_shape(lambda: tree))
+    return jax.tree.map(leaf, tree)
 
 
 def _dtypes(tree: ArrayTree) -> dict[str, str]:
