@@ -54,7 +54,7 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", _DEFAULT["checkpoint_every"], "Environment steps between checkpoints.", 1
 )
 _EVAL_EPISODES = flags.DEFINE_integer(
-    "eval_episodes", _DEFAULT["eval_episodes"], "Episodes of every task in an evaluation.", 1
+    "eval_episodes", None, "Episodes of every task in an evaluation. (default: the suite's)", 1
 )
 _OVERRIDES = flags.DEFINE_list(
     "config_overrides", [], "Fields of the algorithm's Config as name=value, separated by commas; "
@@ -109,7 +109,8 @@ def run_config(defaults: dict[str, Any]) -> RunConfig:
         log_every=_LOG_EVERY.value or max(total // 50, 1),
         eval_every=_EVAL_EVERY.value,
         checkpoint_every=_CHECKPOINT_EVERY.value,
-        eval_episodes=_EVAL_EPISODES.value,
+        eval_episodes=_EVAL_EPISODES.value
+        or defaults.get("eval_episodes", _DEFAULT["eval_episodes"]),
     )
 
 

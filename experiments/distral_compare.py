@@ -97,7 +97,13 @@ def main() -> None:
         config = common.override(Config(algorithm=name, **preset["config"]), common.overrides())
         groups[name] = [
             distral.train_one(
-                name, suite, suite_settings, config, chunk, folder / name / f"seed{chunk.seed}"
+                name,
+                suite,
+                suite_settings,
+                config,
+                chunk,
+                folder / name / f"seed{chunk.seed}",
+                skip_finished=True,
             )
             for chunk in chunks
         ]

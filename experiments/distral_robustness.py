@@ -145,4 +145,5 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(common)
     flags.FLAGS.set_default("num_seeds", 2)
+    flags.FLAGS.set_default("suite", "maze8")
     common.main(main)
