@@ -73,6 +73,14 @@ def make_agent(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) ->
     return distral.agent(spec, distral.Config(**values), num_updates)
 
 
+def config_of(name: str, preset: dict[str, Any]) -> distral.Config:
+    """One algorithm with the numbers of a preset and of the flags."""
+    config = distral.Config(
+        algorithm=name, surgery=_SURGERY.value, core=_CORE.value, **preset["config"]
+    )
+    return common.override(config, common.overrides())
+
+
 def train_one(
     title: str, suite: Any, suite_settings: dict[str, Any], config: distral.Config,
     run_config: engines.RunConfig, folder: pathlib.Path, *, skip_finished: bool = False,
@@ -107,10 +115,7 @@ def main() -> None:
     suite_settings = common.suite_settings()
     suite = common.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
-    config = distral.Config(
-        algorithm=_ALGORITHM.value, surgery=_SURGERY.value, core=_CORE.value, **preset["config"]
-    )
-    config = common.override(config, common.overrides())
+    config = config_of(_ALGORITHM.value, preset)
     run_config = common.run_config(preset["run"])
     engines.check(run_config, suite)
     name = f"{suite_settings['suite']}-{config.algorithm}-seed{run_config.seed}"

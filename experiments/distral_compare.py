@@ -20,7 +20,6 @@ from absl import flags
 
 from experiments import common, distral, distral_report
 from mtrl_jax import engines, plots
-from mtrl_jax.algorithms.distral import Config
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
 
@@ -94,7 +93,7 @@ def main() -> None:
 
     groups: dict[str, list[Rows]] = {}
     for name in _ALGORITHMS.value:
-        config = common.override(Config(algorithm=name, **preset["config"]), common.overrides())
+        config = distral.config_of(name, preset)
         groups[name] = [
             distral.train_one(
                 name,

@@ -70,7 +70,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def main() -> None:
     common.start()
-    common.refuse("algorithm", "alone", "num_devices", "workdir", "core")
+    common.refuse("algorithm", "alone", "num_devices", "workdir")
     suite_settings = common.suite_settings()
     suite = common.make_suite(suite_settings)
     if not isinstance(suite, FunctionalSuite):
@@ -90,8 +90,7 @@ def main() -> None:
     if numbers.exists():
         lines = [json.loads(text) for text in numbers.read_text().splitlines()]
     for name in _ALGORITHMS.value:
-        config = algorithm.Config(algorithm=name, **preset["config"])
-        config = common.override(config, common.overrides())
+        config = distral.config_of(name, preset)
         for r, c in itertools.product(rates, costs):
             algorithm.check(
                 suite.spec, dataclasses.replace(config, learning_rate=r, entropy_cost=c)
