@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from mtrl_jax.envs.draw import check_can_draw
 from mtrl_jax.envs.envpool_spec import Encoding, TaskSpec, describe, shared_spec
 from mtrl_jax.types import EnvSpec, HostSuite, Timestep
 
@@ -121,7 +122,7 @@ class EnvpoolPool:
           render: whether `render` will be called.
 
         Raises:
-          ValueError: `num_envs`, `num_groups` or `seed` out of range.
+          ValueError: `num_envs`, `num_groups` or `seed` out of range, or nothing can be drawn here.
         """
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
@@ -129,6 +130,9 @@ class EnvpoolPool:
             raise ValueError(f"num_groups must divide num_envs = {num_envs}, got {num_groups}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
+        physical = [task for task in tasks if task.action_low is not None]
+        if render and physical:
+            check_can_draw(physical[0].env_id)
         self.spec: EnvSpec = shared_spec(tasks)
         self.num_groups = num_groups
         self._tasks = tuple(tasks)

@@ -1,6 +1,7 @@
 """Meta-World's suites and continuous actions: what a pool hands out and what it refuses."""
 
 import functools
+import subprocess
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import evaluate, rollout
-from mtrl_jax.envs import metaworld, suites
+from mtrl_jax.envs import draw, metaworld, suites
 from mtrl_jax.envs.envpool_spec import describe
 from mtrl_jax.envs.permute import permute_actions
 from mtrl_jax.envs.pool import EnvpoolPool, check_continuous_actions
@@ -155,6 +156,16 @@ def test_mixed_action_spaces_are_refused() -> None:
     discrete = pendulum._replace(env_id="other", num_actions=3, action_low=None)
     with pytest.raises(ValueError, match="different action spaces: 3 actions and 1 coordinates"):
         EnvpoolPool([pendulum, discrete], 1, 0)
+
+
+def test_where_there_is_no_opengl_a_sentence_says_so(monkeypatch: Any) -> None:
+    """The physics library itself would end this process."""
+    gone = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(draw.subprocess, "run", lambda *args, **kwargs: gone)
+    suite = suites.make("metaworld:reach")
+    with pytest.raises(ValueError, match=r"Reach-v3 cannot be drawn here: .* OpenGL"):
+        suite.make_pool(1, 0, 1, render=True)
+    suite.make_pool(1, 0, 1).close()
 
 
 def test_evaluation_in_rounds_plays_every_episode_once() -> None:

@@ -1,0 +1,28 @@
+"""Whether MuJoCo can draw here: where it finds no OpenGL, it ends the process that asked."""
+
+import functools
+import subprocess
+import sys
+import tempfile
+
+__all__ = ["check_can_draw"]
+
+_DRAW_ONCE = """
+import sys, envpool
+pool = envpool.make(sys.argv[1], env_type="gymnasium", num_envs=1, render_mode="rgb_array")
+pool.reset()
+pool.render(env_ids=[0])
+"""
+
+
+@functools.cache
+def check_can_draw(env_id: str) -> None:
+    """Draws one picture in a process of its own.
+
+    Raises:
+      ValueError: if that fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # MuJoCo leaves a log where it is
+        command = [sys.executable, "-c", _DRAW_ONCE, env_id]
+        if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
+            raise ValueError(f"{env_id} cannot be drawn here: MuJoCo finds no OpenGL (EGL, OSMesa)")
