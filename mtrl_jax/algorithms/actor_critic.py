@@ -144,7 +144,7 @@ def make(
     vocabulary = spec.vocabulary
     num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
     net = lambda n, scale: multitask.make(
-        network, spec.num_tasks, hidden, n, out_scale=scale, **options
+        network, spec.num_tasks, hidden, n, task_names=spec.task_names, out_scale=scale, **options
     )
     return ActorCritic(spec, net(size, 1e-4), net(1, 1.0), num_inputs, state_std, limit)
 

@@ -11,97 +11,68 @@ the collection `task`, where `apply` wants that task's own, so that K of them ar
 `[K, *param]` and one vmap over tasks is the whole of batching. Gradients of different tasks cannot
 meet in them.
 
+`per_sample` defines what a network does to samples of any tasks in any order. `by_task` computes
+the same for `[K, B, F]` without looking a parameter up: dots over K stacked ones.
+
 To add a network write such a module and give it a row in `NETWORKS`.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mtrl_jax.types import Array
+from mtrl_jax.networks.care import CARE
+from mtrl_jax.networks.embedding import Embedding
+from mtrl_jax.networks.film import FiLM
+from mtrl_jax.networks.layers import ACTIVATIONS
+from mtrl_jax.networks.moore import MOORE
+from mtrl_jax.networks.multihead import MultiHead
+from mtrl_jax.networks.onehot import OneHot
+from mtrl_jax.networks.paco import PaCo
+from mtrl_jax.networks.separate import Separate
+from mtrl_jax.networks.soft_modules import SoftModules
+from mtrl_jax.types import Array, ArrayTree, Key
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "MultiHead", "OneHot", "Separate", "make"]
+__all__ = ["ACTIVATIONS", "NETWORKS", "by_task", "init", "make", "per_sample"]
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu, "tanh": nn.tanh, "silu": nn.silu, "elu": nn.elu,
-}  # fmt: skip
+NETWORKS: dict[str, Any] = {
+    "onehot": OneHot,
+    "multihead": MultiHead,
+    "separate": Separate,
+    "embedding": Embedding,
+    "film": FiLM,
+    "soft_modules": SoftModules,
+    "care": CARE,
+    "paco": PaCo,
+    "moore": MOORE,
+}
 
 
-class OneHot(nn.Module):
-    """An MLP on the input and a one-hot task number; everything is shared.
+def make(
+    name: str,
+    num_tasks: int,
+    hidden: tuple[int, ...],
+    size: int,
+    *,
+    task_names: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """The network `name`.
 
-    Attributes:
+    Args:
+      name: key of `NETWORKS`.
       num_tasks: K.
       hidden: widths.
       size: of the output.
-      activation: key of `ACTIVATIONS`.
-      layer_norm: whether a layer norm stands before each activation.
-      out_scale: variance of the initial outputs, for inputs of variance 1.
-    """
-
-    num_tasks: int
-    hidden: tuple[int, ...]
-    size: int
-    activation: str = "relu"
-    layer_norm: bool = False
-    out_scale: float = 1.0
-
-    @nn.compact
-    def __call__(self, x: Array, task: Array) -> Array:
-        which = jax.nn.one_hot(task, self.num_tasks)
-        which = jnp.broadcast_to(which, (*x.shape[:-1], self.num_tasks))
-        x = _trunk(self, jnp.concatenate([x, which], -1))
-        return nn.Dense(self.size, kernel_init=_init(self.out_scale), name="out")(x)
-
-
-class MultiHead(nn.Module):
-    """The same trunk with an output layer for each task. Attributes as in `OneHot`."""
-
-    num_tasks: int
-    hidden: tuple[int, ...]
-    size: int
-    activation: str = "relu"
-    layer_norm: bool = False
-    out_scale: float = 1.0
-
-    @nn.compact
-    def __call__(self, x: Array, task: Array) -> Array:
-        which = jax.nn.one_hot(task, self.num_tasks)
-        which = jnp.broadcast_to(which, (*x.shape[:-1], self.num_tasks))
-        x = _trunk(self, jnp.concatenate([x, which], -1))
-        return _own_dense(self, "out", x, self.size, self.out_scale)
-
-
-class Separate(nn.Module):
-    """A network for each task: nothing is shared. Attributes as in `OneHot`."""
-
-    num_tasks: int
-    hidden: tuple[int, ...]
-    size: int
-    activation: str = "relu"
-    layer_norm: bool = False
-    out_scale: float = 1.0
-
-    @nn.compact
-    def __call__(self, x: Array, task: Array) -> Array:
-        if self.layer_norm:
-            raise ValueError("layer_norm is not offered by the network 'separate'")
-        for i, width in enumerate(self.hidden):
-            x = ACTIVATIONS[self.activation](_own_dense(self, f"dense{i}", x, width, 2.0))
-        return _own_dense(self, "out", x, self.size, self.out_scale)
-
-
-NETWORKS: dict[str, Any] = {"onehot": OneHot, "multihead": MultiHead, "separate": Separate}
-
-
-def make(name: str, num_tasks: int, hidden: tuple[int, ...], size: int, **options: Any) -> Any:
-    """The network `name`.
+      task_names: K names, for a network that reads them; others do without.
+      **options: further attributes of the module.
 
     Raises:
-      ValueError: for an unknown network or activation, or no hidden layer.
+      ValueError: for an unknown network, option or activation, no task, or no hidden layer.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
@@ -109,31 +80,68 @@ def make(name: str, num_tasks: int, hidden: tuple[int, ...], size: int, **option
         raise ValueError(
             f"activation must be one of {', '.join(ACTIVATIONS)}; got {options['activation']!r}"
         )
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks must be at least 1; got {num_tasks}")
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must hold at least one positive width; got {hidden}")
+    given = ("num_tasks", "hidden", "size", "parent", "name")  # the last two are flax's
+    known = [f.name for f in dataclasses.fields(NETWORKS[name]) if f.name not in given]
+    if "task_names" in known:
+        options["task_names"] = tuple(task_names)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"options of the network {name!r} are {', '.join(known)}; got {option!r}"
+            )
     return NETWORKS[name](num_tasks, hidden, size, **options)
 
 
-def _init(scale: float) -> Any:
-    # Not orthogonal: its batched QR (all tasks in one program) deadlocks XLA:CPU of jax 0.10.
-    return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+def init(net: Any, key: Key, num_inputs: int) -> tuple[ArrayTree, ArrayTree]:
+    """Fresh parameters: shared ones, and the tasks' own with leaves `[K, *param]`; either may be
+    {}. One program draws all tasks' own; of the shared parameters the first draw is kept."""
+    x = jnp.zeros((1, num_inputs))
+    draw = lambda key, k: net.init(key, x, k)
+    every = jax.vmap(draw)(jax.random.split(key, net.num_tasks), jnp.arange(net.num_tasks))
+    return jax.tree.map(lambda p: p[0], every.get("params", {})), every.get("task", {})
 
 
-def _trunk(module: Any, x: Array) -> Array:
-    for i, width in enumerate(module.hidden):
-        x = nn.Dense(width, kernel_init=_init(2.0), name=f"dense{i}")(x)
-        if module.layer_norm:
-            x = nn.LayerNorm(name=f"norm{i}")(x)
-        x = ACTIVATIONS[module.activation](x)
-    return x
+def by_task(net: Any, shared: ArrayTree, own: ArrayTree, x: Array) -> Array:
+    """`[K, B, size]` of inputs `[K, B, F]`, those of task k at k.
+
+    Carries gradient to shared and own parameters and to `x`.
+
+    Raises:
+      ValueError: `x` is not `[K, B, F]`.
+    """
+    if jnp.ndim(x) != 3 or x.shape[0] != net.num_tasks:
+        raise ValueError(f"x must have shape [K = {net.num_tasks}, B, F], got {jnp.shape(x)}")
+    one = lambda own, x, k: net.apply({"params": shared, "task": own}, x, k)
+    return jax.vmap(one)(own, x, jnp.arange(net.num_tasks))
 
 
-def _own_dense(module: nn.Module, name: str, x: Array, width: int, scale: float) -> Array:
-    """A dense layer whose parameters are one task's own."""
-    shape = (x.shape[-1], width)
-    kernel = module.variable(
-        "task", f"{name}_kernel", lambda: _init(scale)(module.make_rng("params"), shape)
-    )
-    bias = module.variable("task", f"{name}_bias", lambda: jnp.zeros(width))
-    y = x @ kernel.value
-    return y + jnp.broadcast_to(bias.value, y.shape)
+def per_sample(net: Any, shared: ArrayTree, own: ArrayTree, x: Array, task: Array) -> Array:
+    """`[B, size]` of inputs `[B, F]` and the task number of each, int `[B]`: the definition.
+
+    Every sample picks its task's own parameters, so this is for tests and odd batches.
+
+    Raises:
+      ValueError: `x` is not `[B, F]`, `task` not integers `[B]`, or a number outside [0, K), unless
+        it is traced.
+    """
+    if jnp.ndim(x) != 2:
+        raise ValueError(f"x must have shape [B, F], got {jnp.shape(x)}")
+    if jnp.shape(task) != x.shape[:1] or not jnp.issubdtype(jnp.result_type(task), jnp.integer):
+        raise ValueError(
+            f"task must be integers of shape [B] = {x.shape[:1]}, got {jnp.result_type(task)} of "
+            f"shape {jnp.shape(task)}"
+        )
+    if not isinstance(task, jax.core.Tracer):
+        numbers = np.asarray(task)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < net.num_tasks:
+            raise ValueError(f"task must lie in [0, {net.num_tasks}), got {numbers}")
+
+    def one(x, k):
+        mine = jax.tree.map(lambda p: p[k], own)
+        return net.apply({"params": shared, "task": mine}, x[None], k)[0]
+
+    return jax.vmap(one)(x, task)
