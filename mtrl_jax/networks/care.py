@@ -26,8 +26,9 @@ class CARE(nn.Module):
       3. Descriptions are encoded by a language model (RoBERTa, 768 numbers) in both. Here
          `task_text.task_vectors` counts hashed words and letter groups: nothing is downloaded, and
          tasks that share words are near each other, but synonyms are not.
-      4. In both the encoders are shared by actor and critic, which alone trains them. Here the two
-         share nothing, so each trains its own, and a critic's encoders see its actions, if any.
+      4. In both, actor and critic share the encoders, and the critic's loss alone trains them. Here
+         the two share nothing, so each trains its own, and a critic's encoders see its actions, if
+         it reads any.
 
     Everything is shared: a task differs from another by its description only.
 

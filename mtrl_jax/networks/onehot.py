@@ -1,5 +1,7 @@
 """One network that is told the number of its task."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -41,8 +43,8 @@ class OneHot(nn.Module):
         return nn.Dense(self.size, kernel_init=layers.scaled(self.out_scale), name="out")(x)
 
 
-def shared_trunk(module: OneHot | nn.Module, x: Array, task: Array) -> Array:
+def shared_trunk(module: Any, x: Array, task: Array) -> Array:
     """Features `[B, hidden[-1]]` of inputs and the one-hot number of their task."""
     layers.check(x, task)
-    which = jax.nn.one_hot(task, module.num_tasks)  # type: ignore[union-attr]
-    return layers.mlp(module, layers.beside(x, which), module.hidden)  # type: ignore[union-attr]
+    which = jax.nn.one_hot(task, module.num_tasks)
+    return layers.mlp(module, layers.beside(x, which), module.hidden)

@@ -61,11 +61,11 @@ class SoftModules(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, task: Array) -> Array:
-        width, gate = (w or self.hidden[-1] for w in (self.module_width, self.gate_width))
-        layers.check(
-            x, task, num_modules=self.num_modules, module_width=width, gate_width=gate,
-            **{"num_layers - 1": self.num_layers - 1},
-        )  # fmt: skip
+        given = (self.module_width, self.gate_width)
+        width, gate = (self.hidden[-1] if w is None else w for w in given)
+        layers.check(x, task, num_modules=self.num_modules, module_width=width, gate_width=gate)
+        if self.num_layers < 2:
+            raise ValueError(f"num_layers must be at least 2; got {self.num_layers}")
         base = layers.mlp(self, x, self.hidden, name="base_", last_linear=True)
         routes = self._route(base, gate)
         x = layers.activate(self, base)

@@ -47,7 +47,7 @@ def with_row(x, row):
     return np.concatenate([x, np.tile(row, (len(x), 1))], 1)
 
 
-# -------------------------------------------------------------- forwards: (shared, own, x [B, F], k)
+# ------------------------------------------------------------- forwards: (shared, own, x [B, F], k)
 
 
 def onehot(p, own, x, k, ln):
@@ -140,9 +140,8 @@ def moore(p, own, x, k, ln):
             y = standardise(y) * p["expert_norm0_scale"][m] + p["expert_norm0_bias"][m]
         h.append(act(y) @ p["expert1_kernel"][m] + p["expert1_bias"][m])
     out = []
-    for b in range(
-        len(x)
-    ):  # signs of QR are free: those of Gram-Schmidt make R's diagonal positive
+    for b in range(len(x)):
+        # QR leaves signs free; Gram-Schmidt's make R's diagonal positive.
         q, r = np.linalg.qr(np.stack([v[b] for v in h], 1))
         u = q * np.sign(np.diag(r))
         out.append(np.tanh(u @ own["weights"]) @ own["out_kernel"] + own["out_bias"])

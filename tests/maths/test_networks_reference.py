@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import network_table
 import numpy as np
 import pytest
-from network_table import HIDDEN, SIZE, B, F, K, inputs
 
 from mtrl_jax.envs.metaworld import MT50
 from mtrl_jax.networks import moore, multitask, task_text
+from tests.maths import network_table
+from tests.maths.network_table import HIDDEN, SIZE, B, F, K, inputs
 
 
 def made(name, **options):
@@ -112,7 +112,7 @@ def test_routing_starts_even():
 
 
 def test_paco_starts_as_the_network_that_all_sets_hold():
-    net, (shared, own) = made("paco")
+    net, (shared, _) = made("paco")
     kernel, weights = start(net, lambda shared, own: (shared["out_kernel"], own["weights"]))
     assert kernel.shape == (4, HIDDEN[1], SIZE) and kernel.any()
     np.testing.assert_array_equal(kernel, np.broadcast_to(kernel[:1], kernel.shape))
