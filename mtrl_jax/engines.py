@@ -2,7 +2,8 @@
 
 On a functional suite `updates_per_dispatch` rollouts and updates are one program. On a host suite
 the pool steps while the learner updates: the policy that collects rollout n + 1 is always the one
-of before update n, whatever the timing, so the numbers do not depend on it.
+of before update n, whatever the timing, so the numbers do not depend on it; or, for an agent
+that does not want that (`Agent.overlap`), the one of after it.
 """
 
 import dataclasses
@@ -261,6 +262,8 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
             actor_state=learner.shard(experience.actor_state, devices, axis=1),
         )
         state, stats, next_policy, pending = program(carry.state, carry.stats, batch)
+        if not agent.overlap:
+            policy = learner.first(next_policy)
         carry = _HostCarry(state, policy, next_policy, stats, carry.pool, loop, pending)
         return carry, values
 

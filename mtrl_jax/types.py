@@ -190,6 +190,8 @@ class Agent(NamedTuple):
       has_distilled: whether there is a shared policy to evaluate.
       greedy_eval: whether scores are of the likeliest actions instead of drawn ones; then `act`
         takes one keyword more, `greedy`.
+      overlap: whether a host suite's pool may step while an update runs, with the policy of before
+        it; otherwise the pool waits for the new one.
     """
 
     init: Any
@@ -200,3 +202,4 @@ class Agent(NamedTuple):
     unroll_length: int
     has_distilled: bool
     greedy_eval: bool = False
+    overlap: bool = True

@@ -13,7 +13,7 @@ in `losses/ppo`; here it meets networks, rollouts and tasks. What matters with m
 Departures and choices:
   1. The clip is around the policy at the start of the update, and samples are weighted towards it
      from the policy that acted (Hilton et al. 2021, arXiv 2110.00641): on a host suite those differ
-     by one update, on a functional one not at all.
+     by one update (not with `overlap=False`), on a functional one not at all.
   2. An update ends early when KL(old || new), averaged over tasks, passes `target_kl`. The step
      that saw it is still made.
   3. A continuous policy is a Gaussian without squashing, cut off by the environment; log-densities
@@ -67,6 +67,7 @@ class Config:
     final_learning_rate: float = 1.0  # of the initial one, at the end of a linear decay
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0  # of each network
+    overlap: bool = True  # on a host suite: collect beside the update, one policy behind
 
 
 class State(NamedTuple):
@@ -179,6 +180,7 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
         unroll_length=config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
+        overlap=config.overlap,
     )
 
 
