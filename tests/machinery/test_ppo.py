@@ -219,7 +219,7 @@ def test_the_pool_is_one_policy_behind_or_not_at_all(overlap):
     carry, seen = engine.start(), []
     for u in range(4):
         carry, values = engine.advance(carry, u)
-        seen += [values["seen"]] * bool(values)
+        seen += [values["seen"]] if values else []
     carry, values = engine.flush(carry)
     engine.close(carry)
     want = [0, 0, 1, 2] if overlap else [0, 1, 2, 3]
