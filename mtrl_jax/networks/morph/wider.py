@@ -212,5 +212,5 @@ def widen_units(x: Array, growth: Growth) -> Array:
     """
     if jnp.shape(x)[-1:] != (growth.old,):
         raise ValueError(f"x must have shape [..., {growth.old}], got {jnp.shape(x)}")
-    taken = np.take(x, np.maximum(growth.origin, 0), axis=-1)
+    taken = np.take(np.asarray(x), np.maximum(growth.origin, 0), axis=-1)
     return jnp.asarray(np.where(growth.origin >= 0, taken, np.zeros((), taken.dtype)))
