@@ -73,22 +73,36 @@ def task_key(task: str, quantity: str) -> str:
 def curve(
     group: Sequence[Sequence[dict[str, Any]]], names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over metrics, seed by seed, at the steps where every run and seed has all of them.
+    """The mean over metrics, seed by seed, from where every run and seed has all of them.
+
+    A metric stays what it last was: where episodes are long, few rows have a return of every task.
 
     Args:
       group: runs, each the rows of a metrics.jsonl.
       names: keys of the rows, for example one a task.
 
     Returns:
-      Steps `[N]`, and values `[N, S]`, S being the seeds of all runs together.
+      Steps `[N]`, up to the end of the shortest run, and values `[N, S]`, S being the seeds of all
+      runs together.
     """
     found = [[metrics.series(rows, name) for name in names] for rows in group]
-    steps = [s[np.isfinite(v).all(1)] for run in found for s, v in run]
-    shared = np.array(sorted(set.intersection(*(set(s.tolist()) for s in steps))))
-    if not shared.size:
-        return shared, np.zeros((0, 1))
-    values = [np.mean([v[np.isin(s, shared)] for s, v in run], axis=0) for run in found]
-    return shared, np.concatenate(values, axis=1)
+    steps = np.unique(np.concatenate([s for run in found for s, _ in run]))
+    steps = steps[steps <= min(max((row["step"] for row in rows), default=-1) for rows in group)]
+    values = np.concatenate(
+        [sum(_held(s, v, steps) for s, v in run) / len(names) for run in found], axis=1
+    )
+    known = np.isfinite(values).all(1)
+    return steps[known], values[known]
+
+
+def _held(steps: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The last finite value at or before each step of `at`, else NaN: `[len(at), S]`."""
+    finite = np.isfinite(values)
+    last = np.maximum.accumulate(np.where(finite, np.arange(len(steps))[:, None], -1), axis=0)
+    last = np.concatenate([np.full((1, values.shape[1]), -1), last])  # before all steps
+    last = last[np.searchsorted(steps, at, side="right")]
+    padded = np.concatenate([values, np.full((1, values.shape[1]), np.nan)])  # -1 is the last row
+    return np.take_along_axis(padded, last, axis=0)
 
 
 def learning_curves(

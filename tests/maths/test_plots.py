@@ -43,7 +43,7 @@ def test_where_the_rows_hold_a_quantity():
     assert plots.task_key("t", "eval/task_policy/success") == "eval/task_policy/t/success"
 
 
-def test_curve_keeps_the_steps_that_all_runs_and_seeds_know():
+def test_curve_holds_what_is_not_known_anew_and_ends_with_the_shortest_run():
     one = [
         {"step": 1, "a": [1.0, 2.0], "b": [3.0, 6.0]},
         {"step": 2, "a": [5.0, None], "b": [1.0, 1.0]},  # one seed unknown
@@ -53,8 +53,11 @@ def test_curve_keeps_the_steps_that_all_runs_and_seeds_know():
     ]
     other = [{"step": n, "a": 10.0 * n, "b": 0.0} for n in (0, 1, 2, 3)]
     steps, values = plots.curve([one, other], ["a", "b"])
-    np.testing.assert_array_equal(steps, [1, 3])
-    np.testing.assert_allclose(values, [[2.0, 4.0, 5.0], [8.0, 4.0, 15.0]])
+    np.testing.assert_array_equal(steps, [1, 2, 3])  # at 0 nothing is known of the first run
+    np.testing.assert_allclose(values, [[2.0, 4.0, 5.0], [3.0, 1.5, 10.0], [8.0, 4.0, 15.0]])
+    steps, values = plots.curve([one], ["a", "b"])
+    np.testing.assert_array_equal(steps, [1, 2, 3, 4, 5])
+    np.testing.assert_allclose(values[3], [8.0, 4.0])  # b as it was at 3
     steps, values = plots.curve([one, other], ["a", "nothing"])
     assert steps.size == 0 and values.shape[0] == 0
 
