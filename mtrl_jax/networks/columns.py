@@ -16,6 +16,7 @@ import numpy as np
 from mtrl_jax.types import Array, ArrayTree, EnvSpec
 
 CORES = ("none", "lstm")
+_PAIR_ROWS = 12  # T * B from which two columns share a product
 
 
 def torso_kind(spec: EnvSpec) -> str:
@@ -153,7 +154,8 @@ def apply_pair(
     """
     first_layers: tuple[Array | None, Array | None] = (None, None)
     # With one hidden layer the previous action enters there; an image's first layer is no product.
-    if shared.kind != "conv" and len(shared.hidden) > 1:
+    # Laying the kernels side by side is a copy, which a few rows do not pay for.
+    if shared.kind != "conv" and len(shared.hidden) > 1 and inputs[3].size >= _PAIR_ROWS:
         kernel, bias = (
             jnp.concatenate([p["dense0"][name] for p in params], axis=-1)
             for name in ("kernel", "bias")

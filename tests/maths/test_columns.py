@@ -212,6 +212,7 @@ def test_environments_do_not_meet():
 )
 def test_a_pair_is_two_columns(spec, core, hidden):
     """Outputs and gradients of both, against one call each."""
+    assert columns._PAIR_ROWS <= T * B  # else the two would be one code
     shared = columns.from_spec(spec, hidden, core, CORE_SIZE, has_value=False)
     task = columns.from_spec(spec, hidden, core, CORE_SIZE)
     inputs = _inputs(spec)
