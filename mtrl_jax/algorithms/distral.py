@@ -100,6 +100,11 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
     Raises:
       ValueError: naming the field, what came and what is allowed.
     """
+    if spec.action_size:
+        raise ValueError(
+            "suite must have discrete actions for Distral; got continuous ones, which "
+            "experiments.metaworld learns"
+        )
     for name, value, allowed in (
         ("algorithm", config.algorithm, losses.ALGORITHMS),
         ("entropy_form", config.entropy_form, losses.ENTROPY_FORMS),

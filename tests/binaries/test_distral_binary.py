@@ -43,6 +43,7 @@ BAD = {
     "suite": (("--suite=mazes8",), "unknown suite 'mazes8'; did you mean maze8?"),
     "empty suite": (("--suite=envpool:",), "at least one"),
     "envpool id": (("--suite=envpool:Pongg-v5",), "Pongg-v5"),
+    "continuous": (("--suite=metaworld:reach",), "must have discrete actions"),
     "algorithm": (("--algorithm=ppo",), "--algorithm=ppo: value should be one of"),
     "flag": (("--suiet=maze8",), "Unknown command line flag 'suiet'"),
     "no flag": (("maze8",), "unexpected argument 'maze8'; flags start with --"),
