@@ -84,7 +84,6 @@ def main() -> None:
     keys = jnp.stack([jax.random.key(g[2]) for g in grid])
 
     out = pathlib.Path(_OUT.value or f"runs/distral_robustness/{suite_settings['suite']}.png")
-    out.parent.mkdir(parents=True, exist_ok=True)
     numbers = out.with_suffix(".jsonl")
     lines: list[dict[str, Any]] = []
     if numbers.exists():
@@ -128,6 +127,7 @@ def main() -> None:
             for g, f in zip(grid, final, strict=True)
         ]
         lines.append({"algorithm": name, "settings": settings, "runs": runs})
+        out.parent.mkdir(parents=True, exist_ok=True)
         with numbers.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
     lines.sort(key=lambda row: list(ALGORITHMS).index(row["algorithm"]))
