@@ -217,11 +217,13 @@ def test_counters_start_anew_with_an_episode() -> None:
 # --- processes
 
 CHILD = """
-import glob, os, numpy as np
+import glob, os, numpy as np, scipy.linalg
 from mtrl_jax.envs.doom import doom_suite
-pool = doom_suite(["basic", "take_cover"]).make_pool(2, 0)
+a = np.ones((600, 600))
+a @ a, scipy.linalg.blas.dgemm(1.0, a, a)  # wakes the threads that two forks at once would wait for
+pool = doom_suite(["basic", "take_cover"]).make_pool(4, 0)
 pool.reset(0)
-pool.send(0, np.zeros((2, 2), int))
+pool.send(0, np.zeros((2, 4), int))
 for path in glob.glob(os.environ["TMPDIR"] + "/*/*/instance"):
     print(open(path).read(), flush=True)
 {after}
@@ -260,7 +262,7 @@ def test_no_engine_outlives_its_process(
         assert not finished.stderr
     assert list(temporary.iterdir()) == [] and list(here.iterdir()) == []
     instances = finished.stdout.split()
-    assert len(instances) == 4
+    assert len(instances) == 8
     left = [n for n in os.listdir("/dev/shm") if any(n.endswith(name) for name in instances)]
     assert left == []
 
