@@ -1,0 +1,228 @@
+"""Uniform experience replay on the device: a ring for each task, any pytree of items.
+
+Lin 1992, *Self-improving reactive agents based on reinforcement learning, planning and teaching*;
+as Mnih et al. 2015 use it: the newest `capacity` items are kept, a batch is drawn uniformly with
+replacement. With K rings every batch holds equally much of each task, whatever each task has added.
+
+State in, state out: all of it jits, vmaps over seeds, scans, and works in place where the state is
+donated. On several devices let all hold the same rings: gather what is added over the devices, draw
+one `indices` with one key and give each device its share of the columns.
+"""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax._checks import check_shape
+from mtrl_jax.types import Array, ArrayTree, Key
+
+__all__ = [
+    "ReplayState",
+    "add",
+    "check_memory",
+    "free_bytes",
+    "indices",
+    "init",
+    "nbytes",
+    "sample",
+    "size",
+    "take",
+]
+
+
+class ReplayState(NamedTuple):
+    """K rings.
+
+    Attributes:
+      items: leaves `[K, capacity, ...]`, dtypes as given to `init`.
+      position: int32 `[K]`, where the next item goes, in [0, capacity).
+      stored: int32 `[K]`, how many slots hold an item; slots 0 to stored - 1 do.
+    """
+
+    items: ArrayTree
+    position: Array
+    stored: Array
+
+
+def init(item_spec: ArrayTree, num_tasks: int, capacity: int) -> ReplayState:
+    """Empty rings.
+
+    Args:
+      item_spec: one item: arrays or `jax.ShapeDtypeStruct`, without leading axes.
+      num_tasks: K.
+      capacity: items kept of each task.
+
+    Raises:
+      ValueError: `num_tasks` or `capacity` below 1, or an item without leaves.
+    """
+    _check_sizes(item_spec, num_tasks, capacity)
+    rings = lambda x: jnp.zeros((num_tasks, capacity, *jnp.shape(x)), x.dtype)
+    zeros = lambda: jnp.zeros(num_tasks, jnp.int32)  # two, or they could not be donated
+    return ReplayState(jax.tree.map(rings, item_spec), zeros(), zeros())
+
+
+def add(state: ReplayState, items: ArrayTree, valid: Array | None = None) -> ReplayState:
+    """Appends N items to each ring, in order, over the oldest ones.
+
+    Args:
+      state: rings.
+      items: leaves `[K, N, ...]` of the dtypes of the rings.
+      valid: bool `[K, N]`: items that are not valid are not stored and take no slot, so that rings
+        may fill at different speeds. None: all are.
+
+    Of more than `capacity` valid items the last `capacity` are kept. No gradient passes.
+
+    Raises:
+      ValueError: a leaf of another shape or dtype than the rings', or `valid` not bool `[K, N]`.
+    """
+    num_tasks, n = _check_items(state, items)
+    if valid is None:
+        valid = jnp.ones((num_tasks, n), bool)
+    check_shape("valid", valid, (num_tasks, n), "[K, N]")
+    if jnp.result_type(valid) != jnp.bool_:
+        raise ValueError(f"valid must be bool, got {jnp.result_type(valid)}")
+    capacity = _capacity(state)
+    rank = jnp.cumsum(valid, axis=1, dtype=jnp.int32)  # from 1
+    count = rank[:, -1:]
+    slot = (state.position[:, None] + rank - 1) % capacity
+    # Slots are unique: what a later item of this very call would overwrite is not written at all.
+    slot = jnp.where(valid & (rank > count - capacity), slot, capacity)
+    task = jnp.broadcast_to(jnp.arange(num_tasks)[:, None], slot.shape)
+    # Invalid items share the slot past the end, which is dropped.
+    put = lambda ring, x: ring.at[task, slot].set(x, mode="drop")
+    return ReplayState(
+        jax.tree.map(put, state.items, items),
+        (state.position + count[:, 0]) % capacity,
+        jnp.minimum(state.stored + count[:, 0], capacity),
+    )
+
+
+def sample(state: ReplayState, key: Key, batch_size: int) -> ArrayTree:
+    """B items of each task, uniform over what is stored, with replacement; leaves `[K, B, ...]`.
+
+    An empty ring gives zeros: look at `size` before learning.
+    """
+    return take(state, indices(state, key, batch_size))
+
+
+def indices(state: ReplayState, key: Key, batch_size: int) -> Array:
+    """Slots int32 `[K, B]` for `take`, drawn as `sample` does."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    shape = (state.stored.shape[0], batch_size)
+    filled = jnp.broadcast_to(state.stored[:, None], shape)
+    return jax.random.randint(key, shape, 0, filled)
+
+
+def take(state: ReplayState, index: Array) -> ArrayTree:
+    """Items at slots int `[K, B]`, each below `size`; leaves `[K, B, ...]`."""
+    task = jnp.broadcast_to(jnp.arange(index.shape[0])[:, None], index.shape)
+    return jax.tree.map(lambda ring: ring[task, index], state.items)
+
+
+def size(state: ReplayState) -> Array:
+    """int32 `[K]`: items stored of each task."""
+    return state.stored
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def nbytes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> int:
+    """Bytes of the rings that `init` makes of the same arguments, whose errors it raises."""
+    _check_sizes(item_spec, num_tasks, capacity)
+    one = sum(
+        int(np.prod(jnp.shape(x), dtype=np.int64)) * np.dtype(x.dtype).itemsize
+        for x in jax.tree.leaves(item_spec)
+    )
+    return one * num_tasks * capacity
+
+
+def check_memory(
+    item_spec: ArrayTree, num_tasks: int, capacity: int, copies: int = 1, free: int | None = None
+) -> None:
+    """Raises ValueError, saying how much is needed, if so many rings do not fit into free memory.
+
+    To be called before training: an allocation that fails, or a machine that swaps, says less.
+
+    Args:
+      item_spec, num_tasks, capacity: as `init`.
+      copies: seeds times devices, each of which has rings of its own.
+      free: bytes; None asks the machine (`free_bytes`), and passes where it does not know.
+    """
+    free = free_bytes() if free is None else free
+    need = nbytes(item_spec, num_tasks, capacity) * copies
+    if free is not None and need > free:
+        most = capacity * free // need
+        raise ValueError(
+            f"capacity of {capacity} items for each of {num_tasks} tasks in {copies} copies needs "
+            f"{need / 2**30:.2f} GiB of memory, and {free / 2**30:.2f} GiB are free; at most "
+            f"{most} items fit"
+        )
+
+
+def free_bytes() -> int | None:
+    """Memory that the first local device can still give; None where it cannot be told.
+
+    On a CPU the machine's, or the container's where that has less.
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    found = []
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):  # not Linux
+        if "SC_AVPHYS_PAGES" in os.sysconf_names:
+            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:
+        group = pathlib.Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{n}").read_text().strip() for n in ("max", "current"))
+        found.append(int(limit) - int(used))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        pass
+    return min(found, default=None)
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def _capacity(state: ReplayState) -> int:
+    return jax.tree.leaves(state.items)[0].shape[1]
+
+
+def _check_sizes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> None:
+    for name, value in (("num_tasks", num_tasks), ("capacity", capacity)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    if not jax.tree.leaves(item_spec):
+        raise ValueError("item_spec must have at least one leaf")
+
+
+def _check_items(state: ReplayState, items: ArrayTree) -> tuple[int, int]:
+    """K and N."""
+    (num_tasks,), rings = state.stored.shape, jax.tree.leaves(state.items)
+    if jax.tree.structure(items) != jax.tree.structure(state.items):
+        raise ValueError(
+            f"items must have the structure of the rings, {jax.tree.structure(state.items)}; got "
+            f"{jax.tree.structure(items)}"
+        )
+    leaves: list[Any] = jax.tree.leaves_with_path(items)
+    n = jnp.shape(leaves[0][1])[1] if jnp.ndim(leaves[0][1]) > 1 else 0
+    for (path, x), ring in zip(leaves, rings, strict=True):
+        want = (num_tasks, n, *ring.shape[2:])
+        if n < 1 or jnp.shape(x) != want or x.dtype != ring.dtype:
+            raise ValueError(
+                f"items{jax.tree_util.keystr(path)} must be {ring.dtype} of shape [K, N, ...] = "
+                f"{(num_tasks, 'N', *ring.shape[2:])}; got {x.dtype}{jnp.shape(x)}"
+            )
+    return num_tasks, n

@@ -1,0 +1,170 @@
+"""Replay rings against lists: what is kept, what is drawn, how often, and how much memory."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mtrl_jax import replay
+
+K, CAPACITY = 2, 7
+
+
+class Item(NamedTuple):
+    frame: jax.Array
+    number: jax.Array
+
+
+SPEC = Item(jax.ShapeDtypeStruct((2, 3), jnp.uint8), jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def make(numbers: np.ndarray) -> Item:
+    """Items that can be told apart, `numbers` `[K, N]`."""
+    numbers = np.asarray(numbers, np.int32)
+    frame = np.broadcast_to((numbers % 251)[..., None, None], (*numbers.shape, 2, 3))
+    return Item(jnp.asarray(frame.astype(np.uint8)), jnp.asarray(numbers))
+
+
+class Lists:
+    """The definition: a list a task, cut to its newest entries."""
+
+    def __init__(self) -> None:
+        self.kept: list[list[int]] = [[] for _ in range(K)]
+
+    def add(self, numbers: np.ndarray, valid: np.ndarray) -> None:
+        for kept, row, ok in zip(self.kept, numbers, valid, strict=True):
+            kept.extend(row[ok].tolist())
+            del kept[:-CAPACITY]
+
+
+def contents(state: replay.ReplayState, k: int) -> list[int]:
+    return np.asarray(state.items.number)[k, : int(state.stored[k])].tolist()
+
+
+@functools.cache
+def adder():
+    return jax.jit(replay.add, donate_argnums=0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 10, 16])
+def test_the_newest_valid_items_are_kept(n):
+    """Around the ring several times; N above the capacity; some calls without a valid item."""
+    rng = np.random.default_rng(n)
+    state, lists, number = replay.init(SPEC, K, CAPACITY), Lists(), 0
+    for call in range(12):
+        numbers = number + np.arange(K * n).reshape(K, n)
+        number += K * n
+        valid = rng.random((K, n)) < (0.0, 0.4, 1.0)[call % 3]
+        state = adder()(state, make(numbers), jnp.asarray(valid))
+        lists.add(numbers, valid)
+        assert replay.size(state).tolist() == [len(kept) for kept in lists.kept]
+        for k, kept in enumerate(lists.kept):
+            assert sorted(contents(state, k)) == kept, call
+    # An item's leaves stay together, with their dtypes.
+    assert state.items.frame.dtype == jnp.uint8
+    np.testing.assert_array_equal(
+        state.items.frame[:, :, 1, 2], np.asarray(state.items.number) % 251
+    )
+
+
+def test_order_of_overwriting_is_oldest_first():
+    state = replay.init(SPEC, K, CAPACITY)
+    rows = np.arange(K * 5).reshape(K, 5)
+    for call in range(3):
+        state = adder()(state, make(rows + 100 * call), None)
+    # 15 items a task in 7 slots: slot i holds the newest item whose number in line is i modulo 7.
+    line = np.concatenate([rows + 100 * call for call in range(3)], axis=1)
+    expected = np.stack([line[:, 14], *(line[:, i] for i in range(8, 14))], axis=1)
+    np.testing.assert_array_equal(state.items.number, expected)
+
+
+def test_draws_are_uniform_over_what_is_stored_and_each_task_has_its_batch():
+    state = replay.init(SPEC, K, CAPACITY)
+    valid = jnp.array([[True] * 5, [True, False, True, True, False]])
+    state = adder()(state, make(np.arange(10).reshape(K, 5)), valid)
+    batch = jax.jit(replay.sample, static_argnums=2)(state, jax.random.key(0), 6000)
+    assert batch.number.shape == (K, 6000) and batch.frame.shape == (K, 6000, 2, 3)
+    assert batch.frame.dtype == jnp.uint8
+    for drawn, members in zip(np.asarray(batch.number), ([0, 1, 2, 3, 4], [5, 7, 8]), strict=True):
+        values, counts = np.unique(drawn, return_counts=True)
+        assert values.tolist() == members
+        assert stats.chisquare(counts).pvalue > 1e-3
+    # Draws are independent, over the batch, the tasks, and the keys.
+    first, second = np.asarray(replay.indices(state, jax.random.key(1), 3000)) % 3
+    pairs = np.histogram2d(first, second, bins=3)[0]
+    assert stats.chi2_contingency(pairs).pvalue > 1e-3
+    again = replay.sample(state, jax.random.key(0), 6000)
+    np.testing.assert_array_equal(again.number, batch.number)
+    other = replay.sample(state, jax.random.key(2), 6000)
+    assert (np.asarray(other.number) != np.asarray(batch.number)).any()
+
+
+def test_a_ring_that_wrapped_is_drawn_from_everywhere():
+    state = replay.init(SPEC, K, CAPACITY)
+    for call in range(3):
+        state = adder()(state, make(np.arange(K * 5).reshape(K, 5) + 100 * call), None)
+    drawn = replay.sample(state, jax.random.key(3), 500).number
+    assert [len(np.unique(row)) for row in np.asarray(drawn)] == [CAPACITY] * K
+
+
+def test_seeds_by_vmap_inside_a_scan_equal_one_after_the_other():
+    def run(key):
+        def one(state, t):
+            numbers = jnp.arange(K * 3, dtype=jnp.int32).reshape(K, 3) + 10 * t
+            valid = jax.random.bernoulli(jax.random.fold_in(key, t), 0.6, (K, 3))
+            frame = jnp.zeros((K, 3, 2, 3), jnp.uint8)
+            state = replay.add(state, Item(frame, numbers), valid)
+            return state, replay.sample(state, jax.random.fold_in(key, 100 + t), 4).number
+
+        return jax.lax.scan(one, replay.init(SPEC, K, CAPACITY), jnp.arange(9))
+
+    keys = jax.random.split(jax.random.key(4), 3)
+    together = jax.jit(jax.vmap(run))(keys)
+    alone = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(run), keys))
+    jax.tree.map(np.testing.assert_array_equal, together, alone)
+
+
+def test_a_donated_state_is_not_copied():
+    state = replay.init(SPEC, K, 10_000)
+    items = make(np.zeros((K, 3)))
+    memory = adder().lower(state, items, None).compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= replay.nbytes(SPEC, K, 10_000)
+    assert memory.temp_size_in_bytes < 10_000
+
+
+def test_bytes_and_the_sentence_about_memory():
+    assert replay.nbytes(SPEC, K, CAPACITY) == K * CAPACITY * (6 + 4)
+    state = replay.init(SPEC, K, CAPACITY)
+    assert replay.nbytes(SPEC, K, CAPACITY) == sum(x.nbytes for x in jax.tree.leaves(state.items))
+    replay.check_memory(SPEC, K, CAPACITY, free=140)
+    with pytest.raises(ValueError, match=r"3 copies needs 0\.00 GiB .* at most 2 items fit"):
+        replay.check_memory(SPEC, K, CAPACITY, copies=3, free=139)
+    frames = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8)
+    with pytest.raises(ValueError, match=r"needs 26285\.65 GiB of memory"):
+        replay.check_memory(frames, 10**3, 10**6)
+    free = replay.free_bytes()
+    assert free is not None and 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: replay.init(SPEC, 0, 1), "num_tasks must be at least 1; got 0"),
+        (lambda s: replay.init(SPEC, 1, 0), "capacity must be at least 1; got 0"),
+        (lambda s: replay.init({}, 1, 1), "at least one leaf"),
+        (lambda s: replay.add(s, make(np.zeros((3, 2)))), r"items\.frame must be uint8 of shape"),
+        (lambda s: replay.add(s, make(np.zeros((2, 2)))._replace(number=jnp.zeros((2, 2)))),
+         r"items\.number must be int32 .* got float32"),
+        (lambda s: replay.add(s, (1, 2)), "structure of the rings"),
+        (lambda s: replay.add(s, make(np.zeros((2, 2))), jnp.ones((2, 3), bool)), "valid must"),
+        (lambda s: replay.add(s, make(np.zeros((2, 2))), jnp.ones((2, 2))), "must be bool"),
+        (lambda s: replay.sample(s, jax.random.key(0), 0), "batch_size must be at least 1"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(replay.init(SPEC, K, CAPACITY))
