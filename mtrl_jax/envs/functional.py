@@ -106,15 +106,21 @@ def auto_reset_batch(env: FunctionalEnv) -> tuple[Reset, Step]:
     with episodes of equal length those are few. (Under a further vmap, over seeds for instance, the
     branch turns into a selection and the saving is gone.)
 
+    An environment whose tasks differ in more than data may bring its own `reset_tasks(key, task)`
+    and `step_tasks(key, state, action, task)` over `[K, E]`, which must give what two vmaps of
+    `reset` and `step` would; those are used then.
+
     Returns:
       `reset(key, task)` and `step(key, state, action, task)` with keys and actions `[K, E]`, leaves
       of state and time step `[K, E, ...]`, and leaves of task `[K, ...]`.
     """
-    single_reset, _ = auto_reset(env)
-    reset = jax.vmap(jax.vmap(single_reset, (0, None)))
-    env_reset = jax.vmap(jax.vmap(env.reset, (0, None)))
-    env_step = jax.vmap(jax.vmap(env.step, (0, 0, 0, None)))
+    env_reset = getattr(env, "reset_tasks", jax.vmap(jax.vmap(env.reset, (0, None))))
+    env_step = getattr(env, "step_tasks", jax.vmap(jax.vmap(env.step, (0, 0, 0, None))))
     select = jax.vmap(jax.vmap(jnp.where))
+
+    def reset(key: Key, task: ArrayTree) -> tuple[AutoResetState, Timestep]:
+        env_state, timestep = env_reset(key, task)
+        return AutoResetState(env_state, jnp.zeros(key.shape, bool)), timestep
 
     def step(
         key: Key, state: AutoResetState, action: Array, task: ArrayTree

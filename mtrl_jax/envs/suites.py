@@ -17,6 +17,7 @@ DEFAULT_SUITE = "minigrid_ladder"
 ENVPOOL_PREFIX = "envpool:"
 METAWORLD_PREFIX = "metaworld:"
 DOOM_PREFIX = "doom:"
+GAMES_PREFIX = "small_games:"
 
 MINIGRID_LADDER = (
     "MiniGrid-Empty-Random-6x6-v0",
@@ -42,6 +43,12 @@ def _maze8() -> FunctionalSuite:
     from mtrl_jax.envs.maze import maze8
 
     return maze8()
+
+
+def _small_games(*games: str) -> FunctionalSuite:
+    from mtrl_jax.envs.games import small_games
+
+    return small_games(games)
 
 
 def _envpool(*env_ids: str) -> HostSuite:
@@ -102,6 +109,10 @@ _SUITES = {
         "eight fixed mazes with apples, a goal and respawn; pure JAX, runs on the accelerator",
         _maze8,
     ),
+    "small_games": _Row(
+        "twelve small arcade games on one 8 x 8 board; pure JAX, runs on the accelerator",
+        _small_games,
+    ),
     "procgen_maze8": _Row(
         "eight fixed mazes of Procgen, seen as a close-up; needs the Qt 5 libraries",
         _procgen_maze8,
@@ -128,6 +139,9 @@ def list_suites() -> dict[str, str]:
         "any envpool ids with equal observation and action spaces, for example "
         "envpool:Pong-v5,Breakout-v5"
     )
+    described[f"{GAMES_PREFIX}<game>,<game>..."] = (
+        "some of those games, for example small_games:catch,snake"
+    )
     described[f"{METAWORLD_PREFIX}<task>,<task>..."] = (
         "any Meta-World tasks, for example metaworld:reach,window-open"
     )
@@ -141,8 +155,8 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
     """Builds a suite's description; pools are built by its `make_pool` only.
 
     Args:
-      name: a key of `list_suites`, or `envpool:` (`metaworld:`, `doom:`) and ids (tasks, scenarios)
-        with commas between them.
+      name: a key of `list_suites`, or `envpool:` (`metaworld:`, `doom:`, `small_games:`) and ids
+        (tasks, scenarios, games) with commas between them.
       permute_actions: None, or the seed of a permutation of the actions for each task.
 
     Raises:
@@ -157,6 +171,8 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
         suite = _metaworld(*parts)
     elif prefix + colon == DOOM_PREFIX:
         suite = _doom(*parts)
+    elif prefix + colon == GAMES_PREFIX and parts:
+        suite = _small_games(*parts)
     elif name in _SUITES:
         suite = _SUITES[name].build()
     else:

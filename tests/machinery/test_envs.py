@@ -71,6 +71,7 @@ class Case:
 
 CASES = [
     Case("maze8", 2, 230),
+    Case("small_games", 2, 110),
     Case("minigrid_ladder", 4, 170),
     Case("minigrid_nav4", 2, 130),
     Case("envpool:CartPole-v1", 4, 60),
