@@ -1,0 +1,113 @@
+"""A squashed Gaussian policy and C action-value networks for K tasks, for soft actor-critic.
+
+Everything is one task's view, for a vmap over tasks, as in `actor_critic`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax import distributions, learner, normalisers
+from mtrl_jax.networks import columns, multitask
+from mtrl_jax.types import Array, EnvSpec, Key
+
+__all__ = ["LOG_STD_RANGE", "ActorQ", "draw", "head", "init_params", "inputs", "make", "q_values"]
+
+LOG_STD_RANGE = (-10.0, 2.0)  # of the Gaussian before the squash
+
+
+class ActorQ(NamedTuple):
+    """The policy's network and that of one critic, of one kind; they share nothing.
+
+    Attributes:
+      spec: of the suite.
+      actor, critic: modules of `networks.multitask`; the critic reads `[x; action]`.
+      num_critics: C.
+      num_inputs: F.
+      limit: of normalised observations, in standard deviations; 0 leaves them raw.
+    """
+
+    spec: EnvSpec
+    actor: Any
+    critic: Any
+    num_critics: int
+    num_inputs: int
+    limit: float
+
+
+def make(
+    spec: EnvSpec, network: str, hidden: tuple[int, ...], *, num_critics: int, layer_norm: bool,
+    limit: float, **options: Any,
+) -> ActorQ:  # fmt: skip
+    """Both networks by their name in `networks.multitask`, whose errors it raises.
+
+    The policy starts near N(0, 1) before the squash and the critics near 0. `layer_norm` is the
+    critics'.
+
+    Raises:
+      ValueError: for discrete actions or image observations.
+    """
+    if not spec.action_size:
+        raise ValueError("actions must be continuous; the suite's are discrete")
+    if columns.torso_kind(spec) == "conv":
+        raise ValueError(f"observation must be a vector; got an image {spec.observation_shape}")
+    vocabulary = spec.vocabulary
+    num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
+    net = lambda n, scale, norm: multitask.make(
+        network, spec.num_tasks, hidden, n, task_names=spec.task_names, out_scale=scale,
+        layer_norm=norm, **options,
+    )  # fmt: skip
+    actor, critic = net(2 * spec.action_size, 1e-4, False), net(1, 1e-3, layer_norm)
+    return ActorQ(spec, actor, critic, num_critics, num_inputs, limit)
+
+
+def init_params(nets: ActorQ, key: Key) -> tuple[learner.Params, learner.Params]:
+    """Fresh parameters of the actor, `[*param]` and `[K, *param]`, and of all critics,
+    `[C, *param]` and `[K, C, *param]`."""
+    actor_key, critic_key = jax.random.split(key)
+    size = nets.num_inputs + nets.spec.action_size
+    one = lambda key: multitask.init(nets.critic, key, size)
+    critics = jax.vmap(one, out_axes=(0, 1))(jax.random.split(critic_key, nets.num_critics))
+    actor = multitask.init(nets.actor, actor_key, nets.num_inputs)
+    return learner.Params(*actor), learner.Params(*critics)
+
+
+def inputs(nets: ActorQ, moments: normalisers.Moments, observation: Array) -> Array:
+    """What the networks read, `[B, F]`, of observations `[B, ...]` and moments `[F]`."""
+    x = observation.reshape(observation.shape[0], -1)
+    if nets.spec.vocabulary is not None:
+        return columns.one_hot(x, tuple(int(n) for n in nets.spec.vocabulary.flat))
+    x = x.astype(jnp.float32)
+    return normalisers.normalise(x, moments, nets.limit) if nets.limit else x
+
+
+def head(nets: ActorQ, shared: Any, own: Any, x: Array, k: Array) -> tuple[Array, Array]:
+    """Mean and log std `[B, A]` of task `k`'s Gaussian before the squash.
+
+    log std = low + (high - low) (1 + tanh(.)) / 2, which has a gradient everywhere, as a clip has
+    not; shifted so that outputs of 0 are a standard deviation of 1.
+    """
+    out = nets.actor.apply({"params": shared, "task": own}, x, k).astype(jnp.float32)
+    mean, raw = jnp.split(out, 2, axis=-1)
+    low, high = LOG_STD_RANGE
+    shift = float(np.arctanh(2.0 * (0.0 - low) / (high - low) - 1.0))
+    return mean, low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + shift))
+
+
+def draw(
+    nets: ActorQ, shared: Any, own: Any, x: Array, noise: Array, k: Array
+) -> tuple[Array, Array]:
+    """Actions `[B, A]` in [-1, 1] made of standard normal noise `[B, A]`, and their log-densities
+    `[B]`. Both carry gradient to the parameters (reparameterised)."""
+    mean, log_std = head(nets, shared, own, x, k)
+    u = mean + jnp.exp(log_std) * noise
+    return jnp.tanh(u), distributions.tanh_gaussian_log_prob(mean, log_std, u)
+
+
+def q_values(nets: ActorQ, shared: Any, own: Any, x: Array, action: Array, k: Array) -> Array:
+    """`[C, B]`, of all critics at inputs `[B, F]` and actions `[B, A]`."""
+    x = jnp.concatenate([x, action], -1)
+    one = lambda shared, own: nets.critic.apply({"params": shared, "task": own}, x, k)
+    return jax.vmap(one)(shared, own)[..., 0].astype(jnp.float32)

@@ -1,0 +1,308 @@
+"""Multi-task soft actor-critic for continuous actions: a replay ring and a temperature a task.
+
+Haarnoja et al. 2018, arXiv 1812.05905, as Meta-World's baselines use it for many tasks. The losses
+stand in `losses/sac`, a gradient step in `sac_step`; here they meet rings, rollouts and devices.
+
+  * Every gradient step draws as many transitions of each task, so that the tasks' gradients exist
+    side by side and any method of `surgery` combines them, for actor and critics separately.
+  * Twin critics, their slow copies in the target; the actor learns from the critics just updated.
+  * A time limit is no end: the ring holds the state in which the episode was cut off. Reset rows
+    are never stored, so nothing can learn from them (`experience`).
+
+Departures and choices:
+  1. `updates_per_step` counts gradient steps per environment step of *one* task; the published
+     protocol's one update a vector step, of one environment a task, is 1.
+  2. `reward_scaling="mean"` with `reset_every` is the recipe of Cho et al. (ICML 2025, "ARS"): the
+     tasks' rewards are brought to one size (`experience.reward_scales`), decided when learning
+     starts and at each reset of the networks; rings and statistics stay.
+  3. Observations are as they come (metres, in Meta-World) unless `statistics` says otherwise; the
+     rings hold raw ones, and one set of moments serves actor, critics and targets.
+  4. On several devices the update is the one-device update; `experience` says how.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mtrl_jax import learner, normalisers, replay, surgery
+from mtrl_jax.algorithms import actor_q, experience, sac_step
+from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
+
+# These follow the size of losses, which for an actor may be negative and says nothing.
+_NEED_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
+CHOICES: dict[str, Any] = {
+    "surgery": surgery.METHODS, "statistics": ("task", "shared", "none"),
+    "reward_scaling": ("none", "mean"),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Numbers of one agent. A task's counts are of each task, over all its environments."""
+
+    network: str = "onehot"
+    hidden: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+    layer_norm: bool = True  # in the critics
+    num_critics: int = 2
+    statistics: str = "none"  # whose observations are brought to variance 1 together
+    observation_limit: float = 10.0  # in standard deviations
+    discount: float = 0.99
+    unroll_length: int = 25
+    updates_per_step: float = 1.0  # gradient steps per environment step of a task
+    batch_size: int = 128  # of each task
+    capacity: int = 100_000  # transitions of each task
+    warmup: int = 4_000  # a task's environment steps with uniform actions and no learning
+    target_rate: float = 0.005  # weight of the newest critics in the slow ones
+    temperature: float = 1.0  # at the start
+    max_temperature: float = 0.0  # 0: no bound
+    target_entropy: float = -1.0  # nats per coordinate of an action
+    reward_scaling: str = "none"
+    reset_every: int = 0  # gradient steps between fresh networks; 0: never
+    surgery: str = "mean"
+    learning_rate: float = 3e-4
+    temperature_learning_rate: float = 3e-4
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 1.0  # of each network
+    overlap: bool = True  # on a host suite: collect beside the update, one policy behind
+
+
+class State(NamedTuple):
+    """Everything that a run carries on.
+
+    Attributes:
+      learned: networks, optimisers, temperatures.
+      observations: moments `[K, F]`, equal for all tasks with `statistics="shared"`.
+      reward_scale: `[K]`.
+      rings: of `experience.Transition`s.
+      key: of batches, noise and resets; constant.
+      steps: int32, environment steps of each task so far.
+      updates: int32, gradient steps so far.
+    """
+
+    learned: sac_step.Learned
+    observations: normalisers.Moments
+    reward_scale: Array
+    rings: replay.ReplayState
+    key: Key
+    steps: Array
+    updates: Array
+
+
+class Policy(NamedTuple):
+    """What acting reads; as long as `warmup` (bool) is True, actions are uniform."""
+
+    params: learner.Params
+    observations: normalisers.Moments
+    warmup: Array
+
+
+class _Parts(NamedTuple):
+    """A config made concrete for one spec."""
+
+    config: Config
+    spec: EnvSpec
+    numbers: sac_step.Numbers
+
+
+def check(spec: EnvSpec, config: Config) -> None:
+    """Raises ValueError, naming the field, what came and what is allowed."""
+    for name, allowed in CHOICES.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(allowed)}; got {getattr(config, name)!r}"
+            )
+    if config.surgery in _NEED_LOSSES:
+        raise ValueError(
+            f"surgery {config.surgery!r} follows the size of positive losses, which an actor's are "
+            f"not; any of {', '.join(m for m in surgery.METHODS if m not in _NEED_LOSSES)} works"
+        )
+    for name in ("num_critics", "unroll_length", "updates_per_step", "batch_size", "capacity",
+                 "temperature", "learning_rate", "temperature_learning_rate", "max_grad_norm",
+                 "observation_limit"):  # fmt: skip
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
+    for name in ("warmup", "reset_every", "max_temperature"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must not be negative; got {getattr(config, name)}")
+    for name in ("discount", "target_rate"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    if config.capacity < config.batch_size:
+        raise ValueError(
+            f"capacity must be at least batch_size = {config.batch_size}; got {config.capacity}"
+        )
+
+
+def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
+    """The functions that `train.py` calls; rates are constant, so `num_updates` is not read.
+
+    Raises:
+      ValueError: as `check`, or if the rings would not fit into memory.
+    """
+    check(spec, config)
+    parts = make_parts(spec, config)
+    experience.check_memory(spec, config.capacity)
+
+    def act_(
+        policy: Policy, actor: tuple[()], timestep: Timestep, keys: Key, *,
+        distilled: bool = False, greedy: bool = False,
+    ) -> tuple[Array, Array, tuple[()]]:  # fmt: skip
+        return *act(parts, policy, timestep.observation, keys, greedy=greedy), actor
+
+    return Agent(
+        init=lambda key: init(parts, key),
+        init_actor=lambda num_envs: (),
+        policy=lambda state: Policy(
+            state.learned.actor, state.observations, state.steps < config.warmup
+        ),
+        act=act_,
+        update=lambda state, rollout, axis_name: update(parts, state, rollout, axis_name),
+        unroll_length=config.unroll_length,
+        has_distilled=False,
+        greedy_eval=True,
+        overlap=config.overlap,
+    )
+
+
+def make_parts(spec: EnvSpec, config: Config) -> _Parts:
+    nets = actor_q.make(
+        spec, config.network, config.hidden, num_critics=config.num_critics,
+        layer_norm=config.layer_norm, activation=config.activation,
+        limit=0.0 if config.statistics == "none" else config.observation_limit,
+    )  # fmt: skip
+    step = lambda: optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adam(config.learning_rate, eps=config.adam_epsilon),
+    )
+    operate: Any = surgery.METHODS[config.surgery]
+    shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), step())
+    return _Parts(config, spec, sac_step.Numbers(
+        nets, learner.Transforms(shared, step()),
+        temperature=optax.adam(config.temperature_learning_rate, eps=config.adam_epsilon),
+        discount=config.discount, target_entropy=config.target_entropy * spec.action_size,
+        max_temperature=config.max_temperature, target_rate=config.target_rate,
+    ))  # fmt: skip
+
+
+def init(parts: _Parts, key: Key) -> State:
+    """Fresh networks, and empty rings."""
+    k, config = parts.spec.num_tasks, parts.config
+    return State(
+        sac_step.init_learned(parts.numbers, jax.random.fold_in(key, 0), config.temperature),
+        normalisers.init_moments((k, parts.numbers.nets.num_inputs)),
+        jnp.ones(k),
+        replay.init(experience.item_spec(parts.spec), k, config.capacity),
+        jax.random.fold_in(key, 1),
+        jnp.int32(0),
+        jnp.int32(0),
+    )
+
+
+def act(
+    parts: _Parts, policy: Policy, observation: Array, keys: Key, *, greedy: bool = False
+) -> tuple[Array, Array]:
+    """Actions `[K, E, A]` in [-1, 1] and their log-densities `[K, E]`; greedy ones are tanh(mean),
+    whatever the policy says of warming up."""
+    nets, size = parts.numbers.nets, parts.spec.action_size
+
+    def one_task(own, moments, observation, keys, k):
+        x = actor_q.inputs(nets, moments, observation)
+        if greedy:
+            noise = jnp.zeros((x.shape[0], size))
+            return actor_q.draw(nets, policy.params.shared, own, x, noise, k)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+        action, log_prob = actor_q.draw(nets, policy.params.shared, own, x, noise, k)
+        uniform = jax.lax.erf(noise / np.sqrt(2.0))  # 2 P(below) - 1
+        return (
+            jnp.where(policy.warmup, uniform, action),
+            jnp.where(policy.warmup, -size * np.log(2.0), log_prob),
+        )
+
+    numbers = jnp.arange(parts.spec.num_tasks)
+    return jax.vmap(one_task)(policy.params.task, policy.observations, observation, keys, numbers)
+
+
+# ------------------------------------------------------------------------------------------ update
+
+
+def update(
+    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
+) -> tuple[State, Metrics]:
+    """Stores a rollout, then makes all its gradient steps; metrics are means over those, 0 if none
+    was made."""
+    config = parts.config
+    t, _, e = rollout.log_prob.shape
+    e *= experience.num_devices(axis_name)
+    n = max(1, round(config.updates_per_step * t * e))
+    state = state._replace(
+        observations=_observe(parts, state.observations, rollout, axis_name),
+        rings=experience.store(state.rings, rollout, axis_name),
+        steps=state.steps + t * e,
+    )
+    ready = (state.steps > config.warmup) & (replay.size(state.rings) >= config.batch_size).all()
+    state = renew(parts, state, n, ready)
+    key = jax.random.fold_in(state.key, 0)
+
+    def gradient_step(learned, i):
+        batch, noise = experience.draw_batch(
+            state.rings, state.reward_scale, jax.random.fold_in(key, state.updates + i),
+            config.batch_size, axis_name,
+        )  # fmt: skip
+        return sac_step.step(parts.numbers, learned, state.observations, batch, noise, axis_name)
+
+    shapes = jax.eval_shape(gradient_step, state.learned, jnp.int32(0))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def one(i, carry):
+        learned, total = carry
+        learned, values = gradient_step(learned, i)
+        return learned, jax.tree.map(jnp.add, total, values)
+
+    count = jnp.where(ready, n, 0)
+    # A loop, not a scan under a condition: rings that go into a condition may be copied.
+    learned, total = jax.lax.fori_loop(0, count, one, (state.learned, zeros))
+    metrics = jax.tree.map(lambda x: x / jnp.maximum(count, 1), total)
+    metrics |= {
+        "policy/temperature": jnp.exp(learned.log_temperature),
+        "replay/size": replay.size(state.rings).astype(jnp.float32),
+        "replay/updates": count.astype(jnp.float32),
+    }
+    if config.reward_scaling != "none":
+        metrics["replay/reward_scale"] = state.reward_scale
+    return state._replace(learned=learned, updates=state.updates + count), metrics
+
+
+def renew(parts: _Parts, state: State, n: int, ready: Array) -> State:
+    """Fresh networks where a multiple of `reset_every` was passed in the last `n` gradient steps,
+    and the rewards' scales at such times and when learning starts."""
+    config, done = parts.config, state.updates
+    due = jnp.bool_(False)
+    if config.reset_every:
+        due = (done > 0) & (done // config.reset_every > (done - n) // config.reset_every)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), done)
+        fresh = lambda learned: sac_step.init_learned(parts.numbers, key, config.temperature)
+        state = state._replace(learned=jax.lax.cond(due, fresh, lambda x: x, state.learned))
+    if config.reward_scaling == "mean":
+        scale = experience.reward_scales(state.rings)
+        begins = ready & (done == 0)
+        state = state._replace(reward_scale=jnp.where(due | begins, scale, state.reward_scale))
+    return state
+
+
+def _observe(
+    parts: _Parts, moments: normalisers.Moments, rollout: Rollout, axis_name: str | None
+) -> normalisers.Moments:
+    """Moments with a rollout's observations mixed in."""
+    if parts.config.statistics == "none" or parts.spec.vocabulary is not None:
+        return moments
+    x = jnp.moveaxis(rollout.timestep.observation[:-1], 1, 0)
+    x = x.reshape(*x.shape[:3], -1).astype(jnp.float32)
+    axes = (1, 2) if parts.config.statistics == "task" else (0, 1, 2)
+    batch = normalisers.masked_moments(x, jnp.ones_like(x, bool), axes, axis_name)
+    mean, variance = (jnp.broadcast_to(y, moments.mean.shape) for y in batch)
+    return normalisers.update_moments(moments, mean, variance)
