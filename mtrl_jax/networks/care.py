@@ -29,6 +29,8 @@ class CARE(nn.Module):
       4. In both, actor and critic share the encoders, and the critic's loss alone trains them. Here
          the two share nothing, so each trains its own, and a critic's encoders see its actions, if
          it reads any.
+      5. The paper has one more MLP on the mixture, before the context joins it; here f's own first
+         layer reads both.
 
     Everything is shared: a task differs from another by its description only.
 
