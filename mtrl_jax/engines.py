@@ -118,6 +118,26 @@ def over_seeds(config: RunConfig, fn: Callable[..., Any], in_axes: Any = 0) -> C
     return jax.vmap(fn, in_axes=in_axes) if config.num_seeds > 1 else fn
 
 
+def split_tasks(
+    suite: FunctionalSuite,
+) -> tuple[list[jax.Array], Callable[[list[jax.Array]], FunctionalSuite]]:
+    """What of a suite's tasks is an argument of programs: leaves that are JAX arrays. Suites that
+    differ in nothing else share programs, through JAX's compile cache. NumPy leaves are constants,
+    which an environment may be specialised on.
+
+    Returns:
+      The leaves, and the suite with others in their place.
+    """
+    leaves, structure = jax.tree.flatten(suite.tasks)
+
+    def with_data(data: list[jax.Array]) -> FunctionalSuite:
+        rest = iter(data)
+        mixed = [next(rest) if isinstance(x, jax.Array) else x for x in leaves]
+        return suite._replace(tasks=jax.tree.unflatten(structure, mixed))
+
+    return [x for x in leaves if isinstance(x, jax.Array)], with_data
+
+
 def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
     """Global numbers of this process's environments, int32 `[K, E / processes]`."""
     return processes.share(rollout.env_indices(spec.num_tasks, config.num_envs_per_task), axis=1)
@@ -133,12 +153,16 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
         loop = rollout.init_env_loop(suite, stream(key, "reset"), jnp.asarray(env_index), actor)
         return agent.init(stream(key, "params")), loop
 
-    def dispatch(state, loop, root, update):
+    task_data, with_data = split_tasks(suite)
+
+    def dispatch(state, loop, root, data, update):
+        games = with_data(data)
+
         def one(carry, u):
             state, loop = carry
             key = jax.random.fold_in(stream(root, "rollout"), u)
             loop, experience = rollout.unroll(
-                suite, agent.act, agent.policy(state), loop, key, agent.unroll_length
+                games, agent.act, agent.policy(state), loop, key, agent.unroll_length
             )
             state, values = agent.update(state, experience, learner.AXIS)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
@@ -150,16 +174,17 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
         return state, loop, values
 
     program = learner.pmap(
-        over_seeds(config, dispatch, in_axes=(0, 0, 0, None)), devices, donate_argnums=(0, 1)
+        over_seeds(config, dispatch, in_axes=(0, 0, 0, None, None)), devices, donate_argnums=(0, 1)
     )
     root = learner.replicate(root_key(config), devices)
+    data = learner.replicate(task_data, devices)
 
     def put(state, loop):
         return learner.replicate(state, devices), learner.shard(loop, devices, axis)
 
     def advance(carry, update):
         updates = np.full(len(devices), update, np.int32)
-        state, loop, values = program(*carry, root, updates)
+        state, loop, values = program(*carry, root, data, updates)
         values = jax.device_get(learner.first(values))  # also the synchronisation: see learner.py
         if config.num_seeds > 1:  # [S, N, ...] to [N, S, ...]
             values = {k: np.moveaxis(v, 0, 1) for k, v in values.items()}

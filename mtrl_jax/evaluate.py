@@ -69,14 +69,18 @@ def random_agent(spec: EnvSpec) -> Agent:
 def functional_scorer(
     suite: FunctionalSuite, agent: Agent, episodes: int, *, distilled: bool = False
 ) -> Callable[[ArrayTree, Key], Score]:
-    """A jitted `(policy, key) -> Score` over a functional suite; build it once."""
+    """A jitted `(policy, key, tasks=suite.tasks) -> Score` over a functional suite; build it once.
+
+    A larger program may have the tasks as an argument of its own.
+    """
     env_index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, episodes))
     limit = _limit(suite.spec)
     act = rollout.acting(agent, distilled=distilled)
 
-    def score(policy: ArrayTree, key: Key) -> Score:
+    def score(policy: ArrayTree, key: Key, tasks: ArrayTree = suite.tasks) -> Score:
         reset_key, unroll_key = jax.random.split(key)
-        loop = rollout.init_env_loop(suite, reset_key, env_index, agent.init_actor)
+        games = suite._replace(tasks=tasks)
+        loop = rollout.init_env_loop(games, reset_key, env_index, agent.init_actor)
         _, step = functional.auto_reset_batch(suite.env)
 
         def one(carry, t):
@@ -84,7 +88,7 @@ def functional_scorer(
             keys = rollout.step_keys(unroll_key, t, env_index)
             pair = jax.vmap(jax.vmap(jax.random.split))(keys)
             action, _, actor_state = act(policy, actor_state, timestep, pair[..., 0])
-            env_state, timestep = step(pair[..., 1], env_state, action, suite.tasks)
+            env_state, timestep = step(pair[..., 1], env_state, action, tasks)
             alive &= ~timestep.first
             score = Score(
                 score.episode_return + jnp.where(alive, timestep.reward, 0.0),

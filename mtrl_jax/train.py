@@ -26,6 +26,14 @@ STOP_EVERY = 10  # updates between two questions of several processes whether to
 OnProgress = Callable[[int, int, dict[str, Any]], None]
 
 
+class Probe(NamedTuple):
+    """What to evaluate on instead of the training suite, by an agent of that suite's K tasks that
+    reads the same policy."""
+
+    suite: FunctionalSuite | HostSuite
+    agent: Agent
+
+
 class Result(NamedTuple):
     """What a run leaves behind in memory; the rest is in its directory."""
 
@@ -41,6 +49,9 @@ def run(
     folder: pathlib.Path,
     settings: dict[str, Any],
     on_progress: OnProgress = lambda step, total, row: None,
+    *,
+    probe: Probe | None = None,
+    begin_from: Callable[[ArrayTree], ArrayTree] = lambda state: state,
 ) -> Result:
     """Trains from wherever `folder` says the run is, to the end or to an interrupt.
 
@@ -51,6 +62,9 @@ def run(
       folder: the run's directory, new, empty, or of a run with equal `settings`.
       settings: flat JSON values that identify the run, written to config.json.
       on_progress: called before the first dispatch and after every one.
+      probe: what evaluations are of; by default `suite` and `agent`.
+      begin_from: from the fresh agent state `[S, ...]` to the one that a new run begins with (of an
+        agent that has learnt something else, say); a run that continues does not ask it.
 
     Raises:
       ValueError: for settings that cannot run or a directory that is not this run's; nothing
@@ -77,15 +91,16 @@ def run(
         manager = None
         if chief:
             manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
-        step, carry, window = _restore(manager, engine)
+        step, carry, window = _restore(manager, engine, begin_from)
         saved = step
         writer = stack.enter_context(_writer(folder, settings, step))
-        interrupted = stack.enter_context(_interrupts())
-        scorers = _scorers(config, suite, agent)
+        interrupted = stack.enter_context(interrupts())
+        probe = probe or Probe(suite, agent)
+        scorers = _scorers(config, probe)
         on_progress(max(step, 0), total, {})
         if step < 0:
             step = 0
-            writer.write(0, _evaluate(config, spec, agent, scorers, engine.state(carry), 0))
+            writer.write(0, _evaluate(config, probe, scorers, engine.state(carry), 0))
         # ------------------------------------------------------------------ the loop
         began, first_step, row, stop = time.monotonic(), step, {}, False
         cpu_began = time.process_time()  # of all threads; on an accelerator, the host's share
@@ -114,7 +129,7 @@ def run(
                     row, window = {**_log_row(window, spec, config.num_seeds), **rate}, {}
                     writer.write(step, row)
                 if due["eval"]:
-                    scores = _evaluate(config, spec, agent, scorers, engine.state(carry), step)
+                    scores = _evaluate(config, probe, scorers, engine.state(carry), step)
                     writer.write(step, scores)
                 if due["checkpoint"]:
                     _save(manager, engine, agent, step, carry, window)
@@ -139,7 +154,7 @@ def every(previous: int, step: int, n: int) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[threading.Event]:
     """The first Ctrl-C or SIGTERM asks the loop to stop and save; the second one is not caught."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -159,7 +174,9 @@ def _interrupts() -> Iterator[threading.Event]:
 
 
 def _restore(
-    manager: checkpoint.Manager | None, engine: engines.Engine
+    manager: checkpoint.Manager | None,
+    engine: engines.Engine,
+    begin_from: Callable[[ArrayTree], ArrayTree],
 ) -> tuple[int, Any, dict[str, Any]]:
     """Step, carry and log window of the newest checkpoint, or -1 and a fresh start; read by the
     chief, whose manager it is."""
@@ -172,6 +189,10 @@ def _restore(
     step = int(processes.from_chief(np.array([step]), np.array([0]))[0])
     if step >= 0:
         carry = engine.load(processes.from_chief(tree, fresh))
+    else:
+        state = begin_from(fresh["state"])
+        if state is not fresh["state"]:
+            carry = engine.load({**fresh, "state": state})
     return step, carry, meta["window"]
 
 
@@ -248,9 +269,8 @@ def _log_row(window: dict[str, Any], spec: EnvSpec, num_seeds: int) -> dict[str,
     return row
 
 
-def _scorers(
-    config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent
-) -> dict[str, Callable[..., evaluate.Score]]:
+def _scorers(config: RunConfig, probe: Probe) -> dict[str, Callable[..., evaluate.Score]]:
+    suite, agent = probe
     kinds = {"task_policy": False, "distilled_policy": True}
     scorers = {
         name: evaluate.scorer(suite, agent, config.eval_episodes, distilled=distilled)
@@ -259,13 +279,25 @@ def _scorers(
     }
     if isinstance(suite, HostSuite):
         return scorers
-    return {name: jax.jit(engines.over_seeds(config, fn)) for name, fn in scorers.items()}
+    return {name: seeds_scorer(config, suite, fn) for name, fn in scorers.items()}
+
+
+def seeds_scorer(
+    config: RunConfig, suite: FunctionalSuite, fn: Callable[..., evaluate.Score]
+) -> Callable[..., evaluate.Score]:
+    """`(policy, key) -> Score` of all seeds, of an `evaluate.functional_scorer`."""
+    data, with_data = engines.split_tasks(suite)
+
+    def score(policy: ArrayTree, key: Any, data: list[jax.Array]) -> evaluate.Score:
+        return fn(policy, key, with_data(data).tasks)
+
+    program = jax.jit(engines.over_seeds(config, score, in_axes=(0, 0, None)))
+    return lambda policy, key: program(policy, key, data)
 
 
 def _evaluate(
-    config: RunConfig, spec: EnvSpec, agent: Agent, scorers: dict[str, Any], state: ArrayTree,
-    step: int,
-) -> dict[str, Any]:  # fmt: skip
+    config: RunConfig, probe: Probe, scorers: dict[str, Any], state: ArrayTree, step: int
+) -> dict[str, Any]:
     """Scores of every policy of the agent, `eval/<policy>/<task>/...`."""
 
     def key_at(key):
@@ -274,7 +306,7 @@ def _evaluate(
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
     row = {}
     for name, fn in scorers.items():
-        score = jax.device_get(fn(agent.policy(state), keys))
-        for key, value in evaluate.summary(spec, score).items():
+        score = jax.device_get(fn(probe.agent.policy(state), keys))
+        for key, value in evaluate.summary(probe.suite.spec, score).items():
             row[f"eval/{name}/{key}"] = value
     return row
