@@ -27,7 +27,8 @@ LAYERS = (
     },
     {"losses", "rollout", "plots", "replay", "episodic"},
     {"algorithms", "engines", "evaluate", "record"},
-    {"train", "sweep", "benchmark"},
+    {"train", "sweep"},
+    {"benchmark"},
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 
