@@ -1,0 +1,292 @@
+"""One cell of the matrix with an agent of the library (`types.Agent`), through `train.run`.
+
+Everything on a functional suite is one program: games, agent and seeds. Cells whose arrays have the
+same shapes (all runs on one game, say) share it through JAX's compile cache, since what tells games
+apart is an argument of the program.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtrl_jax import checkpoint, engines, evaluate, metrics, train
+from mtrl_jax.benchmark import protocol, regime, regime_pool
+from mtrl_jax.benchmark.cells import Cell, Settings, training_games
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
+
+__all__ = ["Entry", "Stopped", "everything", "parameters", "run", "shared_parameters", "table_rows"]
+
+Suite = FunctionalSuite | HostSuite
+DISPATCHES = 4  # between two evaluations, where an update is small enough
+
+
+class Stopped(Exception):
+    """The cell was asked to stop, and has saved."""
+
+
+class Entry(NamedTuple):
+    """An agent of the benchmark.
+
+    Attributes:
+      make: `(spec) -> Agent`, or a `protocol.HostAgent`.
+      transfer: `(pretrained state, fresh state) -> state`: what a new game begins with.
+      settings: JSON values that identify the agent.
+      learns: False for a control, which is scored and not trained.
+      hosted: whether `make` gives a `protocol.HostAgent`.
+    """
+
+    make: Callable[[EnvSpec], Any]
+    transfer: Callable[[ArrayTree, ArrayTree], ArrayTree]
+    settings: dict[str, Any]
+    learns: bool = True
+    hosted: bool = False
+
+
+def everything(pretrained: ArrayTree, fresh: ArrayTree) -> ArrayTree:
+    """The whole state goes on, optimiser included: the agent is not told that anything changed."""
+    return pretrained
+
+
+def parameters(pretrained: Any, fresh: Any) -> Any:
+    """`params` go over, shared and task's own; optimiser and all else start anew."""
+    return fresh._replace(params=pretrained.params)
+
+
+def shared_parameters(pretrained: Any, fresh: Any) -> Any:
+    """What all tasks share goes over; parameters of the new task alone and the optimiser are fresh.
+
+    For agents that are told the task, whose pre-training had other tasks, and as many of them. A
+    layer that reads the task's number has another shape then: the part that both have goes over.
+    """
+
+    def overlap(old: Any, new: Any) -> Any:
+        both = tuple(slice(min(a, b)) for a, b in zip(old.shape, new.shape, strict=True))
+        return new.at[both].set(old[both])
+
+    shared = jax.tree.map(overlap, pretrained.params.shared, fresh.params.shared)
+    return fresh._replace(params=fresh.params._replace(shared=shared))
+
+
+def run(
+    cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
+    on_progress: train.OnProgress = lambda step, total, row: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Trains and scores one cell from wherever `folder/<cell>` says it is; a row for each seed.
+
+    Raises:
+      Stopped: on Ctrl-C or SIGTERM.
+      ValueError: for an agent that breaks the protocol or a folder of another run.
+      FloatingPointError: as `train.run`.
+    """
+    began = time.monotonic()
+    spec = suite.spec
+    n = spec.num_tasks
+    path = folder / cell.name
+    if cell.kind == "control":
+        agent = entry.make(regime.stream_spec(spec))
+        config = engines.RunConfig(1, 1, seed=cell.seeds[0], num_seeds=len(cell.seeds))
+        init = lambda key: agent.init(engines.stream(key, "params"))
+        state = jax.jit(engines.over_seeds(config, init))(engines.root_key(config))
+        final = _final(settings, config, suite, agent, state, range(n))
+        return table_rows(cell, settings, spec, [], final, 0, time.monotonic() - began)
+
+    games = training_games(settings, cell, n)
+    given = settings.track == "task_id"
+    arena, agent = arena_of(settings, suite, entry, games)
+    config = run_config(settings, cell, agent, arena)
+    protocol.check_types_agent(cell.agent, agent, arena.spec, config.num_envs_per_task)
+    probe = None
+    if not given:
+        scored = games if len(games) == 1 else list(range(n))
+        probe = train.Probe(_scored(suite, scored), regime.blind(agent, len(scored)))
+    identity = {**dataclasses.asdict(settings), "agent": cell.agent, "kind": cell.kind,
+                "task": spec.task_names[cell.task] if cell.task >= 0 else "", "fold": cell.fold,
+                "cell_seeds": list(cell.seeds), "steps": cell.steps, **entry.settings}  # fmt: skip
+    identity["games"] = list(identity["games"])
+
+    def begin_from(fresh: ArrayTree) -> ArrayTree:
+        if not cell.needs:
+            return fresh
+        learnt = _load(settings, cell, suite, entry, config, folder / cell.needs / "final")
+        return jax.jit(engines.over_seeds(config, entry.transfer))(learnt, fresh)
+
+    def watch(step: int, total: int, row: dict[str, Any]) -> None:
+        _check_range(cell.agent, row, spec.num_actions)
+        on_progress(step, total, row)
+
+    agent = _watched(agent, arena.spec)
+    result = train.run(
+        config, arena, agent, path, identity, watch, probe=probe, begin_from=begin_from
+    )
+    if not result.finished:
+        raise Stopped
+    if cell.kind in ("pretrain", "multitask"):
+        _save(path / "final", result.step, result.state)
+    rows = metrics.read_jsonl(path / "metrics.jsonl")
+    last = None if given else _final(settings, config, suite, agent, result.state, range(n))
+    seconds = time.monotonic() - began
+    return table_rows(cell, settings, spec, rows, last, result.step, seconds)
+
+
+def arena_of(
+    settings: Settings, suite: Suite, entry: Entry, games: Sequence[int]
+) -> tuple[Suite, Agent]:
+    """What an agent of the matrix is trained in, and the agent made for it."""
+    if settings.track == "task_id":
+        arena = _part(suite, games)
+    elif isinstance(suite, FunctionalSuite):
+        arena = regime.random_games(suite, games)
+    else:
+        arena = regime_pool.random_games(suite.spec, games)
+    return arena, entry.make(arena.spec)
+
+
+def run_config(settings: Settings, cell: Cell, agent: Agent, arena: Suite) -> engines.RunConfig:
+    """Evaluations at equal distances, each a whole number of dispatches after the last one."""
+    k = arena.spec.num_tasks
+    per_update = agent.unroll_length * k * settings.num_envs
+    updates = max(round(cell.steps / settings.evaluations / per_update), 1)
+    per_dispatch = -(-updates // DISPATCHES)
+    interval = per_update * per_dispatch * -(-updates // per_dispatch)
+    if isinstance(arena, HostSuite):
+        per_dispatch = 1
+    return engines.RunConfig(
+        total_env_steps=interval * settings.evaluations,
+        num_envs_per_task=settings.num_envs,
+        seed=cell.seeds[0],
+        num_seeds=len(cell.seeds),
+        updates_per_dispatch=per_dispatch,
+        log_every=interval,
+        eval_every=interval,
+        checkpoint_every=interval,
+        eval_episodes=settings.eval_episodes,
+    )
+
+
+def _part(suite: Suite, indices: Sequence[int]) -> Suite:
+    if isinstance(suite, FunctionalSuite):
+        return regime.subset(suite, indices)
+    if list(indices) == list(range(suite.spec.num_tasks)):
+        return suite
+    return regime_pool.part(suite.spec, indices)
+
+
+def _scored(suite: Suite, indices: Sequence[int]) -> Suite:
+    """What an agent that is told nothing is scored on."""
+    if isinstance(suite, FunctionalSuite):
+        return regime.each_game(suite, indices)
+    found = _part(suite, indices)
+    if found.spec.num_actions == suite.spec.num_actions or len(indices) > 1:
+        return found
+    # Alone, this game has fewer actions than the agent: let the stream turn the others into no-ops.
+    one = regime_pool.random_games(suite.spec, indices)
+    return one._replace(spec=one.spec._replace(task_names=found.spec.task_names))
+
+
+def _final(
+    settings: Settings, config: engines.RunConfig, suite: Suite, agent: Agent, state: ArrayTree,
+    games: Sequence[int],
+) -> np.ndarray:  # fmt: skip
+    """Mean return of every seed on every game, float `[S, N]`, on episodes of their own."""
+    many, apart = regime.blind(agent, len(games)), _scored(suite, games)
+    score: Any = evaluate.scorer(apart, many, settings.final_episodes)
+    key_at = lambda key: jax.random.fold_in(engines.stream(key, "eval"), 2**31 - 1)
+    keys = engines.over_seeds(config, key_at)(engines.root_key(config))
+    if isinstance(apart, FunctionalSuite):
+        score = train.seeds_scorer(config, apart, score)
+    found = score(agent.policy(state), keys)
+    means = np.asarray(found.episode_return, np.float64).mean(-1)
+    return means.reshape(len(config_seeds(config)), len(games))
+
+
+def config_seeds(config: engines.RunConfig) -> range:
+    """The seeds of a run."""
+    return range(config.seed, config.seed + config.num_seeds)
+
+
+def table_rows(
+    cell: Cell, settings: Settings, spec: EnvSpec, rows: list[dict[str, Any]],
+    final: np.ndarray | None, step: int, seconds: float,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What the table keeps, a row for each seed."""
+    curves = {}
+    for name in spec.task_names:
+        steps, values = metrics.series(rows, f"eval/task_policy/{name}/return")
+        if len(steps):
+            curves[name] = (steps.astype(int).tolist(), values)
+    found = []
+    for s, seed in enumerate(cell.seeds):
+        last = {} if final is None else dict(zip(spec.task_names, final[s].tolist(), strict=True))
+        if final is None:
+            last = {name: float(values[-1, s]) for name, (_, values) in curves.items()}
+        found.append({
+            "cell": cell.name, "agent": cell.agent, "track": settings.track, "kind": cell.kind,
+            "task": spec.task_names[cell.task] if cell.task >= 0 else None,
+            "fold": None if cell.fold < 0 else cell.fold, "seed": seed,
+            "steps": next(iter(curves.values()))[0] if curves else [],
+            "scores": {name: values[:, s].tolist() for name, (_, values) in curves.items()},
+            "final": last, "env_steps": step, "time/seconds": seconds,
+        })  # fmt: skip
+    return found
+
+
+# ---------------------------------------------------------------------------- the pre-trained agent
+
+
+def _save(path: pathlib.Path, step: int, state: ArrayTree) -> None:
+    with checkpoint.open_manager(path) as manager:
+        if manager.latest_step() != step:
+            checkpoint.save(manager, step, {"state": state}, {})
+
+
+def _load(
+    settings: Settings, cell: Cell, suite: Suite, entry: Entry, config: engines.RunConfig,
+    path: pathlib.Path,
+) -> ArrayTree:  # fmt: skip
+    """The agent of the pre-training that `cell` starts from, `[S, ...]`."""
+    source = cell._replace(kind="pretrain", task=-1)
+    games = training_games(settings, source, suite.spec.num_tasks)
+    _, agent = arena_of(settings, suite, entry, games)
+    init = engines.over_seeds(config, lambda key: {"state": agent.init(key)})
+    target = checkpoint.abstract(jax.eval_shape(init, engines.root_key(config)))
+    found = None
+    if path.is_dir():
+        with checkpoint.open_manager(path, read_only=True) as manager:
+            found = checkpoint.restore_latest(manager, target)
+    if found is None:
+        raise ValueError(f"{cell.name} needs {cell.needs}, of which {path} holds no agent")
+    return found[1]["state"]
+
+
+# ---------------------------------------------------------------------------- actions out of range
+
+
+_OUT = "agent/out_of_range"
+
+
+def _watched(agent: Agent, spec: EnvSpec) -> Agent:
+    """Counts actions that do not exist: a compiled environment would take them for others."""
+    if spec.action_size:
+        return agent
+
+    def update(state: ArrayTree, rollout: Any, axis_name: str | None) -> Any:
+        outside = (rollout.action < 0) | (rollout.action >= spec.num_actions)
+        # A loss of such an action is not finite, which would hide why.
+        rollout = rollout._replace(action=rollout.action.clip(0, spec.num_actions - 1))
+        state, values = agent.update(state, rollout, axis_name)
+        return state, {**values, _OUT: outside.any((0, 2)).astype(np.float32)}
+
+    return agent._replace(update=update)
+
+
+def _check_range(name: str, row: dict[str, Any], num_actions: int) -> None:
+    for key, value in row.items():
+        if key.endswith(_OUT) and np.any(np.asarray(value) > 0):
+            raise protocol.AgentError(
+                f"agent {name}: action must be in [0, {num_actions}), got others"
+            )
