@@ -3,12 +3,33 @@
 import dataclasses
 from typing import Any
 
-from mtrl_jax.algorithms import ppo
+import jax
+
+from mtrl_jax import learner
+from mtrl_jax.algorithms import experience, ppo, sac
+from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, EnvSpec
 
 # A module with a `Config` and an `agent(spec, config, num_updates)`, for each algorithm that runs
 # on continuous actions.
-ALGORITHMS: dict[str, Any] = {"ppo": ppo}
+ALGORITHMS: dict[str, Any] = {"ppo": ppo, "sac": sac}
+
+
+def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
+    """What an agent cannot know: on how many devices it is to run.
+
+    Raises:
+      ValueError: the devices do not divide a batch, or their rings do not fit into one memory.
+    """
+    if not isinstance(config, sac.Config):
+        return
+    local = learner.local_devices(run.num_devices)
+    everywhere = len(local) * jax.process_count()
+    if config.batch_size % everywhere:
+        raise ValueError(
+            f"batch_size must be a multiple of {everywhere} devices; got {config.batch_size}"
+        )
+    experience.check_memory(spec, config.capacity, len(local) if local[0].platform == "cpu" else 1)
 
 
 def config_of(kind: Any, settings: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@ r"""Trains one agent on many manipulation tasks of Meta-World, or on any continu
 
     python -m experiments.metaworld                                        # MT10 on a laptop
     python -m experiments.metaworld --benchmark=reach,window-open --surgery=pcgrad
+    python -m experiments.metaworld --algorithm=sac --surgery=pcgrad
     python -m experiments.metaworld --benchmark=mt50 --preset=paper --num_devices=0
     python -m experiments.metaworld --benchmark=envpool:WalkerStand-v1,WalkerWalk-v1,WalkerRun-v1
 
@@ -58,6 +59,17 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "config": {"hidden": (400, 400, 400), "unroll_length": 512, "epochs": 16,
                    "minibatches": 32, "learning_rate": 3e-4, "entropy_cost": 5e-3},
     },
+    ("sac", "laptop"): {
+        "run": {"total_env_steps": 500_000, "num_envs_per_task": 2},
+        "often": {"eval_every": 100_000, "eval_episodes": 10},
+        "config": {"capacity": 50_000, "batch_size": 64, "warmup": 1_000, "statistics": "task",
+                   "updates_per_step": 0.5},
+    },
+    ("sac", "paper"): {
+        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 2},
+        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
+        "config": {"hidden": (400, 400, 400), "layer_norm": False},
+    },
 }  # fmt: skip
 
 
@@ -82,6 +94,7 @@ def main() -> None:
     given = {k: v for k, v in preset["often"].items() if not flags.FLAGS[k].present}
     run_config = dataclasses.replace(run_config, **given)
     engines.check(run_config, suite)
+    agents.check_devices(suite.spec, config, run_config)
     settings = {
         "binary": "metaworld",
         "algorithm": _ALGORITHM.value,

@@ -6,7 +6,7 @@ over the devices are then those of the one device. Rewards are stored raw and sc
 drawn, so that old ones always have today's scale.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,11 @@ MAX_SCALE = 100.0  # of one task's rewards against another's
 class Transition(NamedTuple):
     """What a ring holds; leaves `[K, capacity, ...]`, in a batch `[K, B, ...]`."""
 
-    observation: Array  # before the action, of the environment's dtype
-    action: Array  # float32 [..., A], in [-1, 1]
-    reward: Array  # float32, raw
-    ended: Array  # bool: a true end, not a time limit
-    next_observation: Array  # after it; where an episode was cut off, its last one
+    observation: Any  # before the action, of the environment's dtype
+    action: Any  # float32 [..., A], in [-1, 1]
+    reward: Any  # float32, raw
+    ended: Any  # bool: a true end, not a time limit
+    next_observation: Any  # after it; where an episode was cut off, its last one
 
 
 def item_spec(spec: EnvSpec) -> Transition:
