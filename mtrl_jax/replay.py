@@ -211,16 +211,15 @@ def _check_sizes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> None:
 def _check_items(state: ReplayState, items: ArrayTree) -> tuple[int, int]:
     """K and N."""
     (num_tasks,), rings = state.stored.shape, jax.tree.leaves(state.items)
-    if jax.tree.structure(items) != jax.tree.structure(state.items):
-        raise ValueError(
-            f"items must have the structure of the rings, {jax.tree.structure(state.items)}; got "
-            f"{jax.tree.structure(items)}"
-        )
+    have: Any = jax.tree.structure(items)
+    want: Any = jax.tree.structure(state.items)
+    if have != want:
+        raise ValueError(f"items must have the structure of the rings, {want}; got {have}")
     leaves: list[Any] = jax.tree.leaves_with_path(items)
     n = jnp.shape(leaves[0][1])[1] if jnp.ndim(leaves[0][1]) > 1 else 0
     for (path, x), ring in zip(leaves, rings, strict=True):
-        want = (num_tasks, n, *ring.shape[2:])
-        if n < 1 or jnp.shape(x) != want or x.dtype != ring.dtype:
+        shape = (num_tasks, n, *ring.shape[2:])
+        if n < 1 or jnp.shape(x) != shape or x.dtype != ring.dtype:
             raise ValueError(
                 f"items{jax.tree_util.keystr(path)} must be {ring.dtype} of shape [K, N, ...] = "
                 f"{(num_tasks, 'N', *ring.shape[2:])}; got {x.dtype}{jnp.shape(x)}"

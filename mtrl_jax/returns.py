@@ -28,7 +28,16 @@ import jax.numpy as jnp
 from mtrl_jax._checks import at_least_float32, check_range, check_shape
 from mtrl_jax.types import Array
 
-__all__ = ["VTrace", "discounted_returns", "gae", "lambda_returns", "n_step_returns", "vtrace"]
+__all__ = [
+    "NStep",
+    "VTrace",
+    "discounted_returns",
+    "gae",
+    "lambda_returns",
+    "n_step_returns",
+    "n_step_transitions",
+    "vtrace",
+]
 
 
 def n_step_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array, n: int) -> Array:
@@ -59,6 +68,53 @@ def n_step_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array, n: i
 
     # The m-step return from the (m-1)-step return of the next row; the 0-step return is the value.
     return jax.lax.fori_loop(0, min(n, r_t.shape[0]), one_step_longer, v[:-1])
+
+
+class NStep(NamedTuple):
+    """What `n_step_transitions` returns, for the transition that begins at each row.
+
+    Attributes:
+      reward: [T] discounted sum of its m rewards, r_{t+1} + d_{t+1} r_{t+2} + ...
+      discount: [T] product of its m discounts.
+      steps: int32 [T], m, in 1..n: row t + m is where it leads.
+    """
+
+    reward: Array
+    discount: Array
+    steps: Array
+
+
+def n_step_transitions(r_t: Array, discount_t: Array, valid_t: Array, n: int) -> NStep:
+    """Transitions of n steps, as a replay buffer keeps them; fewer where unroll or episode ends.
+
+    G_t = reward_t + discount_t V(s_{t + steps_t}), which is `n_step_returns` for any V.
+
+    Args:
+      r_t: [T] rewards.
+      discount_t: [T], gamma times (0 at true termination, else 1).
+      valid_t: bool [T], False on the transition into a reset row.
+      n: most steps, at least 1.
+
+    Returns:
+      `NStep`; where not valid 0, 0 and 1, of no use.
+
+    Raises:
+      ValueError: for a wrong shape, or n below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    r_t, discount_t, _ = _cut(r_t, discount_t, jnp.zeros(jnp.size(r_t) + 1), valid_t)
+    one = NStep(r_t, discount_t, jnp.ones(r_t.shape, jnp.int32))
+    goes_on = valid_t & jnp.append(valid_t[1:], False)
+
+    def one_step_longer(_, longest):
+        after = jax.tree.map(lambda x: jnp.append(x[1:], x[-1:]), longest)
+        longer = NStep(
+            r_t + discount_t * after.reward, discount_t * after.discount, 1 + after.steps
+        )
+        return jax.tree.map(lambda a, b: jnp.where(goes_on, a, b), longer, one)
+
+    return jax.lax.fori_loop(0, min(n, r_t.shape[0]) - 1, one_step_longer, one)
 
 
 def discounted_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array) -> Array:

@@ -143,10 +143,10 @@ def _pong_step(draws: Array, state: Pong, action: Array) -> Outcome:
     down = jnp.where(returned, jnp.where(row == bat, -1, 1), down)
     column = jnp.where(returned, state.column, column)
     right = jnp.where(returned, -state.right, state.right)
-    ball = (row, column, down, right, state.row, state.column)
+    flying = (row, column, down, right, state.row, state.column)
     served = _serve(draws)
-    fresh = (*served, served[0], served[1])
-    ball = tuple(jnp.where(point, a, b) for a, b in zip(fresh, ball, strict=True))
+    served = (*served, *served[:2])
+    ball = (jnp.where(point, a, b) for a, b in zip(served, flying, strict=True))
     return Outcome(Pong(player, other, *ball), reward)
 
 

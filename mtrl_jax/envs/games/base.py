@@ -135,9 +135,9 @@ def pick(draw: Array, n: Array | int) -> Array:
     return draw * n >> 16
 
 
-def free_cell(draw: Array, free: Array) -> tuple[Array, Array]:
+def free_cell(draw: Array, free: Array | np.ndarray) -> tuple[Array, Array]:
     """Row and column of a uniformly drawn cell of `free`, bool `[8, 8]` (not all False)."""
-    order = jnp.cumsum(free.reshape(-1), dtype=jnp.int32)
+    order = jnp.cumsum(jnp.reshape(free, -1), dtype=jnp.int32)
     cell = (order <= pick(draw, order[-1])).sum(dtype=jnp.int32)
     return cell // SIZE, cell % SIZE
 
@@ -158,7 +158,7 @@ def board(*cells: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def paint(*layers: tuple[int, Array]) -> Array:
+def paint(*layers: tuple[int, Array | np.ndarray]) -> Array:
     """uint8 `[8, 8]` of (class, bool `[8, 8]`) pairs, later ones over earlier ones."""
     picture = jnp.zeros((SIZE, SIZE), jnp.uint8)
     for kind, mask in layers:
