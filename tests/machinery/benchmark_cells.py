@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -116,8 +117,19 @@ def main() -> None:
     by_name = {cell.name: cell for cell in every()}
 
     def run_cell(name, on_progress):
-        (folder / f"{name}.pid").write_text(str(os.getpid()))
-        return run(by_name[name], folder, None, lambda step, total, row: on_progress(step, total))
+        seen = []
+
+        def watch(step, total, row):
+            if not seen:
+                seen.append(step)
+                with (folder / f"{name}.starts").open("a") as file:
+                    file.write(f"{step}\n")
+            if 2 * step > total and (folder / f"kill-{name}").exists():
+                (folder / f"kill-{name}").unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            on_progress(step, total)
+
+        return run(by_name[name], folder / "cells", None, watch)
 
     worker.serve(run_cell, compiled.Stopped)
 
