@@ -36,6 +36,8 @@ __all__ = ["CLIFF", "COLLECT", "COURIER", "CROSS", "SIGNAL", "SNAKE"]
 
 LAST = SIZE - 1
 WALKING = (STAY, UP, DOWN, LEFT, RIGHT)
+BORDER = (ROWS == 0) | (ROWS == LAST) | (COLUMNS == 0) | (COLUMNS == LAST)
+INSIDE = SIZE - 2  # cells in a row of the room that it leaves
 
 
 # ------------------------------------------------------------------------------------------- cross
@@ -99,7 +101,7 @@ _AGES = (_START * (COLUMNS - 1)).astype("uint8")
 
 
 def _snake_reset(draws: Array) -> Snake:
-    goal = free_cell(draws[0], ~jnp.asarray(_START))
+    goal = free_cell(draws[0], ~_START & ~BORDER)
     four, three, right = jnp.int32(4), jnp.int32(3), jnp.int32(RIGHT)
     return Snake(four, four, right, three, *goal, jnp.asarray(_AGES))
 
@@ -116,10 +118,10 @@ def _snake_step(draws: Array, state: Snake, action: Array) -> Outcome:
     shrunk = jnp.where(state.cells > 0, state.cells - 1, state.cells)
     cells = jnp.where(eats, state.cells, shrunk)
     head = at(row, column)
-    crash = ~head.any() | (head & (cells > 0)).any()
+    crash = (head & (BORDER | (cells > 0))).any()
     length = state.length + eats
     cells = jnp.where(head, length.astype(jnp.uint8), cells)
-    goal = free_cell(draws[0], cells == 0)
+    goal = free_cell(draws[0], (cells == 0) & ~BORDER)
     goal_row, goal_column = (
         jnp.where(eats, new, old)
         for new, old in zip(goal, (state.goal_row, state.goal_column), strict=True)
@@ -129,6 +131,7 @@ def _snake_step(draws: Array, state: Snake, action: Array) -> Outcome:
 
 def _snake_observe(state: Snake) -> Array:
     return paint(
+        (HAZARD, BORDER),
         (GOAL, at(state.goal_row, state.goal_column)),
         (TRAIL, state.cells > 0),
         (PLAYER, at(state.row, state.column)),
@@ -143,7 +146,7 @@ SNAKE = Game(
 
 # ----------------------------------------------------------------------------------------- collect
 
-PILLARS = board((2, 2), (2, 5), (5, 2), (5, 5))
+PILLARS = BORDER | board((3, 3), (4, 4))
 
 
 class Collect(NamedTuple):
@@ -158,10 +161,10 @@ class Collect(NamedTuple):
 
 
 def _collect_reset(draws: Array) -> Collect:
-    row, column = jnp.int32(LAST), pick(draws[2], SIZE)
+    row, column = jnp.int32(LAST - 1), 1 + pick(draws[2], INSIDE)
     free = ~PILLARS & ~at(row, column)
     goals = (*free_cell(draws[0], free), *free_cell(draws[1], free))
-    return Collect(row, column, jnp.int32(0), pick(draws[3], SIZE), *goals)
+    return Collect(row, column, jnp.int32(1), 1 + pick(draws[3], INSIDE), *goals)
 
 
 def _collect_step(draws: Array, state: Collect, action: Array) -> Outcome:
@@ -221,24 +224,23 @@ class Courier(NamedTuple):
 
 
 def _courier_walls(gap: Array) -> Array:
-    """A wall down the middle with a gap of two cells."""
-    return (COLUMNS == 4) & (ROWS != gap) & (ROWS != gap + 1)
+    """A wall around, and one down the middle with a gap of two cells."""
+    return BORDER | ((COLUMNS == 4) & (ROWS != gap) & (ROWS != gap + 1))
 
 
 def _courier_reset(draws: Array) -> Courier:
-    parcel, goal = pick(draws[0], SIZE), pick(draws[1], SIZE)
-    return Courier(
-        pick(draws[2], SIZE), pick(draws[3], 4), jnp.int32(0), parcel, goal, pick(draws[4], LAST)
-    )
+    parcel, goal, row = (1 + pick(draw, INSIDE) for draw in draws[:3])
+    gap = 1 + pick(draws[4], INSIDE - 1)
+    return Courier(row, 1 + pick(draws[3], 3), jnp.int32(0), parcel, goal, gap)
 
 
 def _courier_step(draws: Array, state: Courier, action: Array) -> Outcome:
     row, column = move(state.row, state.column, action, _courier_walls(state.gap))
-    takes = (state.carries == 0) & (row == state.parcel_row) & (column == 0)
-    brings = (state.carries == 1) & (row == state.goal_row) & (column == LAST)
+    takes = (state.carries == 0) & (row == state.parcel_row) & (column == 1)
+    brings = (state.carries == 1) & (row == state.goal_row) & (column == LAST - 1)
     carries = (state.carries | takes) & ~brings
-    parcel = jnp.where(brings, pick(draws[0], SIZE), state.parcel_row)
-    goal = jnp.where(brings, pick(draws[1], SIZE), state.goal_row)
+    parcel = jnp.where(brings, 1 + pick(draws[0], INSIDE), state.parcel_row)
+    goal = jnp.where(brings, 1 + pick(draws[1], INSIDE), state.goal_row)
     reward = 0.5 * takes + 0.5 * brings
     return Outcome(Courier(row, column, carries, parcel, goal, state.gap), reward)
 
@@ -247,9 +249,9 @@ def _courier_observe(state: Courier) -> Array:
     # A goal is one only while there is something to bring.
     return paint(
         (WALL, _courier_walls(state.gap)),
-        (GOAL, (state.carries == 0) & at(state.parcel_row, 0)),
-        (MARK, (state.carries == 0) & at(state.goal_row, LAST)),
-        (GOAL, (state.carries == 1) & at(state.goal_row, LAST)),
+        (GOAL, (state.carries == 0) & at(state.parcel_row, 1)),
+        (MARK, (state.carries == 0) & at(state.goal_row, LAST - 1)),
+        (GOAL, (state.carries == 1) & at(state.goal_row, LAST - 1)),
         (PLAYER, at(state.row, state.column)),
     )
 
@@ -262,8 +264,8 @@ COURIER = Game(
 
 # ------------------------------------------------------------------------------------------ signal
 
-SHOWN = 3  # steps
-PAD_ROW = 3
+SHOWN = 2  # steps; a player who has set out by then knows from its place which side it was
+PAD_ROW = 4
 
 
 class Signal(NamedTuple):
@@ -274,7 +276,7 @@ class Signal(NamedTuple):
 
 
 def _signal_reset(draws: Array) -> Signal:
-    return Signal(jnp.int32(6), 3 + pick(draws[0], 2), pick(draws[1], 2), jnp.int32(0))
+    return Signal(jnp.int32(PAD_ROW), 3 + pick(draws[0], 2), pick(draws[1], 2), jnp.int32(0))
 
 
 def _signal_step(draws: Array, state: Signal, action: Array) -> Outcome:
@@ -299,7 +301,7 @@ def _signal_observe(state: Signal) -> Array:
 
 SIGNAL = Game(
     Signal, _signal_reset, _signal_step, _signal_observe, WALKING,
-    "which of two marks is the goal is shown for three steps: +1 for going there, -1 for the other",
+    "which of two marks is the goal is shown for two steps: +1 for going there, -1 for the other",
 )  # fmt: skip
 
 
