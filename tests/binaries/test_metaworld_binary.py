@@ -41,12 +41,35 @@ def test_a_run_is_reported_continued_and_scored(tmp_path):
     assert "window-open" in out and "likeliest actions" in out
 
 
+def test_sac_runs_on_another_group_of_envpool_and_is_scored(tmp_path):
+    """Two walkers of DeepMind Control: no success to report, and more to an action."""
+    code, out, err = commands.finish(start(
+        "--algorithm=sac", "--benchmark=envpool:WalkerStand-v1,WalkerWalk-v1", "--surgery=pcgrad",
+        f"--workdir={tmp_path}", "--num_envs_per_task=2", "--total_env_steps=48",
+        "--eval_every=1000000", "--eval_episodes=1", "--final_episodes=1", "--log_every=16",
+        "--config_overrides=hidden=4,unroll_length=4,batch_size=8,capacity=64,warmup=8",
+    ))  # fmt: skip
+    assert code == 0, err
+    assert "success" not in out.split("mean over tasks")[0].split("task ")[-1]
+    rows = [row for row in commands.rows(tmp_path) if "replay/updates" in row]
+    assert [row["replay/updates"] for row in rows] == [0.0, 4.0, 4.0]  # warming up first
+    score = (f"--workdir={tmp_path}", "--episodes=1", "--nogifs")
+    code, out, err = commands.finish(commands.start(score, 1, "experiments.evaluate"))
+    assert code == 0, err
+    assert "WalkerWalk-v1" in out and "likeliest actions" in out
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("--benchmark=envpool:CartPole-v1",), "actions of envpool:CartPole-v1 are discrete"),
         (("--surgery=famo",), "positive losses"),
         (("--suite=mt10",), "--suite means nothing here"),
+        (
+            ("--algorithm=sac", "--config_overrides=capacity=10_000_000_000"),
+            "GiB are free; at most",
+        ),
+        (("--algorithm=sac", "--surgery=gradnorm"), "positive losses"),
     ],
 )
 def test_bad_flags_are_one_sentence_before_anything_is_written(tmp_path, args, message):
