@@ -2,8 +2,7 @@
 
 Critics, then the actor with the critics just updated, then temperatures, then the slow critics;
 each task on samples of its own, so that `learner.gradient_step` sees the tasks' gradients apart and
-surgery combines those of the critics and those of the actor. Twin critics are one tree with a
-leading C, and one module to surgery.
+surgery combines those of the critics (as one module) and those of the actor.
 """
 
 from typing import NamedTuple
@@ -49,7 +48,7 @@ class Learned(NamedTuple):
 
     Attributes:
       actor: parameters, `[*param]` shared and `[K, *param]` of the tasks.
-      critic, target: `[C, *param]` and `[K, C, *param]`, of C critics and their slow copies.
+      critic, target: the same of all critics, and of their slow copies.
       actor_opt, critic_opt: their optimisers'.
       log_temperature: `[K]`.
       temperature_opt: its optimiser's.

@@ -80,7 +80,7 @@ def play(p, x, noise):
 
 
 def critic(p, c, x, a):
-    return mlp(jax.tree.map(lambda w: w[c], p), with_one(jnp.concatenate([x, a], 1)))[:, 0]
+    return mlp(p[f"critic{c}"], with_one(jnp.concatenate([x, a], 1)))[:, 0]
 
 
 def adam(grad, p, m, v, t, rate):
@@ -166,8 +166,7 @@ def test_splitting_the_critic_loss_by_task_changes_neither_it_nor_its_gradient()
         x = jnp.concatenate([batch.observation, batch.action], -1).reshape(k * B, -1)[order]
         total = 0.0
         for c in range(2):
-            shared = jax.tree.map(lambda w, c=c: w[c], params.shared)
-            own = jax.tree.map(lambda w, c=c: w[:, c], params.task)
+            shared, own = (half[f"critic{c}"] for half in params)
             q = multitask.per_sample(nets.critic, shared, own, x, number[order])[:, 0]
             total += 0.5 * jnp.square(q - y.reshape(-1)[order]).mean()
         return total

@@ -83,5 +83,6 @@ def test_a_time_limit_is_not_an_end_and_an_end_is_one():
     left = np.arange(4.0, 0.0, -1.0)  # actions, from each row on
     for k, want in enumerate((np.full(4, 10.0), -0.5 * (1.0 - 0.9**left) / (1.0 - 0.9))):
         x, action = jnp.arange(4.0)[:, None], jnp.zeros((4, 1))
-        q = actor_q.q_values(nets, state.learned.critic.shared, {}, x, action, jnp.int32(k))
+        own = {"critic0": {}, "critic1": {}}
+        q = actor_q.q_values(nets, state.learned.critic.shared, own, x, action, jnp.int32(k))
         np.testing.assert_allclose(q, np.tile(want, (2, 1)), rtol=0.1, atol=0.1)
