@@ -278,12 +278,12 @@ class _Estimate:
             if part == 1.0:
                 self._took.setdefault(cell.name, now - self._begun[cell.name])
             spent = self._took.get(cell.name, now - self._begun[cell.name])
-            if part > 0.05:
+            if part > 0.05 and cell.steps:  # controls train for no step
                 seconds[cell.agent] = seconds.get(cell.agent, 0.0) + spent
-                work[cell.agent] = work.get(cell.agent, 0.0) + part * (cell.steps or 1)
+                work[cell.agent] = work.get(cell.agent, 0.0) + part * cell.steps
         if not work:
             return None
         mean = sum(seconds.values()) / sum(work.values())
         rate = {agent: seconds[agent] / work[agent] for agent in work}
         to_go = [(c, 1.0) for c in left] + [(c, 1.0 - part) for c, part in running.items()]
-        return sum(rate.get(c.agent, mean) * part * (c.steps or 1) for c, part in to_go) / workers
+        return sum(rate.get(c.agent, mean) * part * c.steps for c, part in to_go) / workers

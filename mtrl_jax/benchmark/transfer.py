@@ -16,6 +16,7 @@ __all__ = [
     "forward_transfer",
     "learning_curve_area",
     "normalise",
+    "paired_bootstrap",
     "transfer_ratio",
 ]
 
@@ -152,3 +153,50 @@ def clustered_bootstrap(
             sums += pretrained[agents, tests][..., tasks].sum(), scratch[tests][..., tasks].sum()
         values.append(sums[0] / sums[1])
     return interval(np.asarray(transfer_ratio(pretrained, scratch)), np.asarray(values), level)
+
+
+def paired_bootstrap(
+    pretrained: np.ndarray,
+    scratch: np.ndarray,
+    folds: np.ndarray,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """`clustered_bootstrap` where each pre-trained agent is tested once, with its own seed.
+
+    Run s of a task goes on from the agent that was pre-trained with seed s, and is paired with run
+    s from scratch. For each fold the seeds are drawn anew, with all tasks of the fold: what they
+    share, the agent, is one draw and not several.
+
+    Args:
+      pretrained, scratch: areas `[S, N]`.
+      folds: int `[N]`, the fold that holds each task out.
+      resamples, level, seed: as in `stats.stratified_bootstrap`.
+
+    Returns:
+      The ratio and its interval; draws in which the areas from scratch do not add up to more than 0
+      count as an infinite ratio.
+
+    Raises:
+      ValueError: for shapes that do not match, or as `transfer_ratio`.
+    """
+    pretrained, scratch = np.asarray(pretrained, np.float64), np.asarray(scratch, np.float64)
+    folds = np.asarray(folds)
+    if pretrained.ndim != 2 or pretrained.shape != scratch.shape:
+        raise ValueError(
+            f"pretrained and scratch must have one shape [S, N], got {pretrained.shape} and "
+            f"{scratch.shape}"
+        )
+    if folds.shape != scratch.shape[1:]:
+        raise ValueError(f"folds must have shape [N] = {scratch.shape[1:]}, got {folds.shape}")
+    rng = np.random.default_rng(seed)
+    sums = np.zeros((2, resamples))
+    for fold in np.unique(folds):
+        each = [x[:, folds == fold].sum(1) for x in (pretrained, scratch)]
+        picks = rng.integers(len(scratch), size=(resamples, len(scratch)))
+        sums += np.stack([x[picks].sum(1) for x in each])
+    above = sums[1] > 0
+    values = np.where(above, sums[0] / np.where(above, sums[1], 1.0), np.inf)
+    return interval(np.asarray(transfer_ratio(pretrained, scratch)), values, level)

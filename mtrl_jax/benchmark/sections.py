@@ -1,0 +1,141 @@
+"""The sections of the report: which numbers stand where, and what is said of them."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from mtrl_jax import plots
+from mtrl_jax.benchmark import figures, numbers, stats
+from mtrl_jax.benchmark.page import Section, cell, png
+from mtrl_jax.benchmark.study import Study
+
+__all__ = ["every"]
+
+INTERVALS = "Brackets hold 95 % bootstrap intervals over seeds."
+SCALE = (
+    "Normalised scores have a random policy at 0 and at 1 the specialist: the best mean score that "
+    "any agent of the table reaches on the game from scratch, with the same budget."
+)
+
+
+def every(s: Study, rows: list[dict[str, Any]]) -> list[Section]:
+    """All of them, of a study and the rows that it was read from."""
+    return [
+        _overview(s, rows), *_transfer_sections(s), _multitask_section(s), *_aggregate_sections(s)
+    ]  # fmt: skip
+
+
+def _overview(s: Study, rows: list[dict[str, Any]]) -> Section:
+    lines = [
+        [name, "yes" if r.learns else "no", str(len({x["seed"] for x in rows
+                                                    if x["agent"] == name})),
+         f"{sum(x['env_steps'] for x in rows if x['agent'] == name):,}"]
+        for name, r in s.records.items()
+    ]  # fmt: skip
+    dropped = [g for i, g in enumerate(s.games) if i not in s.scaled]
+    text = f"Track {rows[0]['track']}, {len(s.games)} games. {SCALE}"
+    if dropped:
+        text += (
+            f" No specialist is measurably better than random on {', '.join(dropped)}: left out of "
+            "everything that is normalised."
+        )
+    return Section("What was run", text, ("agent", "learns", "seeds", "environment steps"), lines)
+
+
+def _transfer_sections(s: Study) -> list[Section]:
+    found = {n: numbers.transfer_numbers(s, r) for n, r in s.records.items()}
+    known = {n: t for n, t in found.items() if t is not None}
+    header = (
+        "agent",
+        "transfer ratio",
+        "jump-start",
+        "at the end",
+        "forward transfer",
+        "forgetting",
+    )
+    pairs = numbers.pairs_of(s)
+    lines = [
+        [n, cell(t and t.ratio), cell(t and t.jump_start), cell(t and t.final),
+         cell(t and t.forward), cell(numbers.forgetting(s, s.records[n], pairs))]
+        for n, t in found.items()
+    ]  # fmt: skip
+    text = (
+        "Area under the learning curve of the pre-trained agent over that of the same agent from "
+        "scratch, summed over all games, each of which was held out of one pre-training; above 1 "
+        "is good. Jump-start and end are differences of normalised scores, forward transfer is "
+        "(A_pre - A_scratch) / (1 - A_scratch), forgetting is what learning one more game costs on "
+        f"those known before. {INTERVALS} All games of a fold share a pre-trained agent and are "
+        "drawn together. Controls do not learn, so there is nothing to transfer."
+    )
+    sections = [Section("Transfer", text, header, lines)]
+    if not known:
+        return sections
+    games = [s.games[i] for i in s.scaled]
+    sections.append(Section(
+        "Transfer ratio of each game",
+        "A dash: learning from scratch is not above random, so that a ratio means nothing.",
+        ("game", "fold", *known),
+        [[g, str(s.folds[s.games.index(g)]), *(cell(t.per_task[g]) for t in known.values())]
+         for g in games], {"transfer_ratio": png(figures.transfer_ratios(s, known))},
+    ))  # fmt: skip
+    for n in known:
+        drawn = {f"curves_{_file(n)}": png(figures.learning_curves(s, n))}
+        if s.records[n].pretrain:
+            drawn[f"pretraining_{_file(n)}"] = png(figures.pre_training(s, n))
+        text = "Frozen evaluations, raw scores. Below: normalised scores during pre-training."
+        sections.append(Section(f"Learning curves of {n}", text, figures=drawn))
+    return sections
+
+
+def _multitask_section(s: Study) -> Section:
+    agents = {n: r.multitask for n, r in s.records.items() if r.multitask is not None}
+    has_human = bool(np.isfinite(s.human).any())
+    scales = ("raw", "over random", "of specialist", *(["of human"] if has_human else []))
+    lines = []
+    for (n, scores), (i, game) in itertools.product(agents.items(), enumerate(s.games)):
+        raw = scores[:, i]
+        over = raw - s.random[i]
+        spans = [s.reference[i] - s.random[i], *([s.human[i] - s.random[i]] if has_human else [])]
+        shown = [raw, over, *(over / span if np.isfinite(span) else None for span in spans)]
+        lines.append([f"{game}, {n}", *(cell(None if x is None else _mean(x)) for x in shown)])
+    text = (
+        "Scores of one set of weights on every game, after training on all of them at once. Over "
+        f"random: score minus that of a random policy. {INTERVALS}"
+    )
+    drawn = {"multitask": png(figures.multitask_vector(s))} if len(s.scaled) else {}
+    return Section("Multi-task", text, ("game, agent", *scales), lines, drawn)
+
+
+def _mean(values: np.ndarray) -> stats.Interval:
+    return stats.Interval(values.mean(), *plots.bootstrap_interval(values))
+
+
+def _aggregate_sections(s: Study) -> list[Section]:
+    if not len(s.scaled):
+        return []
+    kinds = {"all games at once": "multitask", "after pre-training": "transfer_final",
+             "from scratch": "scratch_final"}  # fmt: skip
+    lines, better = [], []
+    for kind, field in kinds.items():
+        z = {n: s.normalise(getattr(r, field)) for n, r in s.records.items()
+             if getattr(r, field) is not None}  # fmt: skip
+        for n, scores in z.items():
+            lines.append([f"{kind}, {n}", *map(cell, numbers.aggregates(scores).values())])
+        for x, y in itertools.combinations(z, 2):
+            better.append([f"{kind}: {y} over {x}", cell(numbers.improvement(z[y], z[x]))])
+    text = (
+        "Of normalised scores at the end of training. The optimality gap is what is missing to the "
+        f"specialist, capped there; less is better. {INTERVALS}"
+    )
+    return [
+        Section("Aggregates", text, ("runs", *numbers.AGGREGATES), lines,
+                {"profiles": png(figures.profiles(s))}),
+        Section("Probability of improvement",
+                "Chance that a run of one beats a run of the other on a game drawn at random; a "
+                "difference that is real has an interval without 0.5.", ("", "P"), better),
+    ]  # fmt: skip
+
+
+def _file(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)

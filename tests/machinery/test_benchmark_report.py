@@ -1,0 +1,210 @@
+"""The report, from tables whose answers are known."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import report
+from mtrl_jax.benchmark import numbers, page, sections, study, transfer
+
+GAMES, FOLDS, SEEDS = ("a", "b", "c", "d"), (0, 1, 0, 1), 4
+STEPS = [int(x) for x in np.linspace(0, 1000, 201)]
+HIGH = np.array([10.0, 20.0, 5.0, 8.0])  # what is learnt in the end
+LOW = np.array([0.0, -5.0, 1.0, 2.0])  # of a random policy
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    monkeypatch.setattr(numbers, "RESAMPLES", 60)
+
+
+def curve(game, rate):
+    """LOW + (HIGH - LOW) (1 - exp(-rate t)) on [0, 1]."""
+    share = 1.0 - np.exp(-rate * np.array(STEPS) / 1000)
+    return (LOW[game] + (HIGH[game] - LOW[game]) * share).tolist()
+
+
+def row(agent, kind, seed, final, task=None, fold=None, scores=None):
+    return {"cell": f"{agent}-{kind}-{task}-{fold}", "agent": agent, "track": "no_id", "kind": kind,
+            "task": task, "fold": fold, "seed": seed, "steps": STEPS if scores else [],
+            "scores": scores or {}, "final": final, "env_steps": 1000}  # fmt: skip
+
+
+def controls():
+    final = dict(zip(GAMES, LOW.tolist(), strict=True))
+    return [row("random", "control", seed, final) for seed in range(SEEDS)]
+
+
+def agent(name, scratch=3.0, transfer=3.0, lost=0.0, known=0.8, multitask=0.5):
+    """An agent with given learning rates from scratch and after pre-training.
+
+    On known games it scores `known` of the span after pre-training, and `lost` of it less after
+    one more game.
+    """
+    span = HIGH - LOW
+    at = lambda share: dict(zip(GAMES, (LOW + share * span).tolist(), strict=True))
+    rows = []
+    for seed in range(SEEDS):
+        for i, game in enumerate(GAMES):
+            y = curve(i, scratch)
+            own = {**at(0.0), game: HIGH[i]}
+            rows.append(row(name, "scratch", seed, own, game, None, {game: y}))
+            y = curve(i, transfer)
+            after = {**at(known - lost), game: HIGH[i]}
+            rows.append(row(name, "transfer", seed, after, game, FOLDS[i], {game: y}))
+        for fold in (0, 1):
+            scores = {game: curve(i, 1.0) for i, game in enumerate(GAMES)}
+            rows.append(row(name, "pretrain", seed, at(known), None, fold, scores))
+        rows.append(row(name, "multitask", seed, at(multitask)))
+    return rows
+
+
+def area(rate):
+    """Of 1 - exp(-rate t) over [0, 1]."""
+    return 1.0 - (1.0 - np.exp(-rate)) / rate
+
+
+@pytest.fixture(scope="module")
+def known():
+    rows = [*controls(), *agent("same"), *agent("fast", transfer=6.0, lost=0.3, multitask=0.9)]
+    return study.read(rows), rows
+
+
+def test_scores_are_between_random_and_the_specialist(known):
+    s, _ = known
+    assert s.games == GAMES and list(s.records) == ["random", "same", "fast"]
+    np.testing.assert_array_equal(s.folds, FOLDS)
+    np.testing.assert_allclose(s.random, LOW)
+    np.testing.assert_allclose(s.reference, HIGH)
+    np.testing.assert_allclose(s.normalise(s.records["fast"].multitask), 0.9)
+    np.testing.assert_allclose(s.normalise(s.records["random"].multitask), 0.0)
+
+
+def test_equal_agents_have_ratio_one_and_nothing_else(known):
+    s, _ = known
+    found = numbers.transfer_numbers(s, s.records["same"])
+    for interval, value in ((found.ratio, 1.0), (found.jump_start, 0.0), (found.final, 0.0),
+                            (found.forward, 0.0)):  # fmt: skip
+        np.testing.assert_allclose(np.array(interval, float), value, atol=1e-12)
+    assert found.forward_games == 4
+    pairs = numbers.pairs_of(s)
+    assert len(pairs) == 8 and all(FOLDS[a] != FOLDS[b] for a, b in pairs)
+    np.testing.assert_allclose(numbers.forgetting(s, s.records["same"], pairs).value, 0, atol=1e-12)
+
+
+def test_an_agent_that_learns_twice_as_fast_after_pre_training_has_its_closed_form(known):
+    s, _ = known
+    found = numbers.transfer_numbers(s, s.records["fast"])
+    np.testing.assert_allclose(found.ratio.value, area(6.0) / area(3.0), rtol=1e-3)
+    np.testing.assert_allclose(
+        found.forward.value, (area(6.0) - area(3.0)) / (1 - area(3.0)), rtol=1e-3
+    )
+    np.testing.assert_allclose(found.final.value, np.exp(-3.0) - np.exp(-6.0), rtol=1e-6)
+    np.testing.assert_allclose(found.per_task["b"].value, area(6.0) / area(3.0), rtol=1e-3)
+    lost = numbers.forgetting(s, s.records["fast"], numbers.pairs_of(s))
+    np.testing.assert_allclose(np.array(lost, float), 0.3, rtol=1e-9)
+
+
+def test_a_game_that_nobody_learns_has_no_scale_and_is_named(known):
+    rows = [*controls(), *agent("same")]
+    for r in rows:
+        for game in set(r["final"]) & {"b"}:
+            r["final"][game] = -5.0
+    s = study.read(rows)
+    assert s.scaled.tolist() == [0, 2, 3]
+    text = sections.every(s, rows)[0].text
+    assert "No specialist is measurably better than random on b:" in text
+    assert set(numbers.transfer_numbers(s, s.records["same"]).per_task) == {"a", "c", "d"}
+
+
+def test_human_scores_are_found_by_the_ids_of_games():
+    human = study.human_scores(("Pong-v5", "NoSuchGame-v5", "Breakout-v5"))
+    np.testing.assert_array_equal(human, [14.6, np.nan, 30.5])
+
+
+def test_agents_of_a_pre_training_are_drawn_whole():
+    # All games of a fold share what the seed did: intervals over games alone would be too narrow.
+    rng = np.random.default_rng(0)
+    folds = np.repeat([0, 1], 10)
+    shared = rng.normal(0.0, 0.3, (8, 2))[:, folds]
+    pretrained = 1.0 + shared + rng.normal(0.0, 0.01, (8, 20))
+    fresh = np.ones((8, 20))
+    width = lambda folds: np.ptp(
+        transfer.paired_bootstrap(pretrained, fresh, folds)[1:]  # type: ignore[arg-type]
+    )
+    together, apart = width(folds), width(np.arange(20))
+    expected = 2 * 1.96 * np.sqrt((shared[:, [0, 10]].std(0) ** 2 / 8).sum()) / 2
+    np.testing.assert_allclose(together, expected, rtol=0.1)
+    assert apart < 0.5 * together
+    with pytest.raises(ValueError, match=r"one shape \[S, N\], got \(8, 20\) and \(8, 19\)"):
+        transfer.paired_bootstrap(pretrained, fresh[:, 1:], folds)
+    with pytest.raises(ValueError, match=r"folds must have shape \[N\] = \(20,\), got \(3,\)"):
+        transfer.paired_bootstrap(pretrained, fresh, folds[:3])
+
+
+def test_the_paired_interval_covers_the_truth_as_often_as_it_says():
+    rng, hits, trials = np.random.default_rng(1), 0, 300
+    folds = np.array([0, 0, 1, 1])
+    for n in range(trials):
+        agents = rng.normal(0.0, 0.3, (20, 2))[:, folds]
+        pretrained = 1.5 + agents + rng.normal(0.0, 0.1, (20, 4))
+        fresh = 1.0 + rng.normal(0.0, 0.1, (20, 4))
+        found = transfer.paired_bootstrap(pretrained, fresh, folds, resamples=300, seed=n)
+        hits += found.low <= 1.5 <= found.high
+    assert 0.88 < hits / trials < 0.98  # percentile intervals of 20 runs are a little short
+
+
+def test_the_page_needs_no_other_file_and_figures_lie_beside_it(known, tmp_path):
+    s, rows = known
+    out = tmp_path / "page.html"
+    written = page.write(out, "Title <1>", sections.every(s, rows))
+    names = {path.stem for path in written[1:]}
+    assert names == {"transfer_ratio", "curves_same", "curves_fast", "pretraining_same",
+                     "pretraining_fast", "multitask", "profiles"}  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
+    text = out.read_text()
+    assert text.count("data:image/png;base64,") == len(names)
+    assert not re.search(r"(src|href)=\"(?!data:)", text) and "http" not in text
+    assert "Title &lt;1&gt;" in text
+    # Every agent stands in every table of scores, controls too.
+    for section in ("Transfer", "Multi-task", "Aggregates", "Probability of improvement"):
+        body = text.split(f"<h2>{section}</h2>")[1].split("<h2>")[0]
+        assert all(name in body for name in ("random", "same", "fast")), section
+    ratio = transfer_cell(text, "fast")
+    assert ratio == f"{area(6.0) / area(3.0):.2f}"
+
+
+def transfer_cell(text, name):
+    body = text.split("<h2>Transfer</h2>")[1]
+    return re.search(rf"<td>{name}</td><td>([\d.]+) \[", body).group(1)
+
+
+def test_several_tables_become_one_and_unfinished_ones_say_what_they_can(tmp_path):
+    done, begun = tmp_path / "done", tmp_path / "begun"
+    for folder, rows in ((done, [*controls(), *agent("same")]),
+                         (begun, [*controls(), *agent("fast")[:5]])):  # fmt: skip
+        folder.mkdir()
+        (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    s, rows = report.read([done, begun])
+    assert list(s.records) == ["random", "same", "fast"]
+    assert len([r for r in rows if r["agent"] == "random"]) == SEEDS  # once
+    assert s.records["fast"].scratch is None
+    found = sections.every(s, rows)
+    assert any(section.title == "Aggregates" for section in found)
+    with pytest.raises(ValueError, match=r"^--results: .*nothing.* holds no results"):
+        report.read([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [{**r, "track": "task_id"} if r["seed"] else r for r in rows], "one track"),
+        (lambda rows: [r for r in rows if r["agent"] != "random"], "random control"),
+        (lambda rows: [*rows, {**rows[-1], "final": {"zelda": 1.0}}], "same games; .*zelda"),
+    ],
+)
+def test_tables_that_do_not_go_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=f"^results must .*{message}"):
+        study.read(change([*controls(), *agent("same")]))
