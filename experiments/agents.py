@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import learner
-from mtrl_jax.algorithms import experience, ppo, sac
+from mtrl_jax import learner, replay
+from mtrl_jax.algorithms import dqn, experience, ppo, sac
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, EnvSpec
 
@@ -21,7 +21,7 @@ def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     Raises:
       ValueError: the devices do not divide a batch, or their rings do not fit into one memory.
     """
-    if not isinstance(config, sac.Config):
+    if not isinstance(config, sac.Config | dqn.Config):
         return
     local = learner.local_devices(run.num_devices)
     everywhere = len(local) * jax.process_count()
@@ -29,7 +29,14 @@ def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
         raise ValueError(
             f"batch_size must be a multiple of {everywhere} devices; got {config.batch_size}"
         )
-    experience.check_memory(spec, config.capacity, len(local) if local[0].platform == "cpu" else 1)
+    copies = len(local) if local[0].platform == "cpu" else 1
+    if isinstance(config, sac.Config):
+        experience.check_memory(spec, config.capacity, copies)
+        return
+    # While a run starts or saves, two more copies are on their way.
+    replay.check_memory(
+        dqn.item_spec(spec), spec.num_tasks, config.replay_size, copies * run.num_seeds + 2
+    )
 
 
 def config_of(kind: Any, settings: dict[str, Any]) -> Any:
@@ -45,3 +52,8 @@ def metaworld(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> 
     """The agent of a run of `experiments.metaworld`."""
     algorithm = ALGORITHMS[settings["algorithm"]]
     return algorithm.agent(spec, config_of(algorithm.Config, settings), num_updates)
+
+
+def dqn_agent(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+    """The agent of a run of `experiments.dqn`."""
+    return dqn.agent(spec, config_of(dqn.Config, settings), num_updates)

@@ -1,4 +1,4 @@
-"""What `experiments.distral` says at the end of a run: a table, a picture, and what to do next."""
+"""What `experiments.distral` and `dqn` say at the end: a table, a picture, and what to do next."""
 
 import json
 import pathlib
@@ -20,8 +20,9 @@ def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
 
 
 def report(
-    suite: Any, config: engines.RunConfig, rows: dict[str, Any], folder: pathlib.Path
-) -> None:
+    suite: Any, config: engines.RunConfig, rows: dict[str, Any], folder: pathlib.Path,
+    actions: str = "sampled actions",
+) -> None:  # fmt: skip
     """Prints the table, writes results.json and the learning curves, and says what to do next."""
     spec: EnvSpec = suite.spec
     columns: dict[str, dict[str, Any]] = {"random": random_scores(suite, config)}
@@ -35,7 +36,7 @@ def report(
                 columns[label] = scores
     width = max(len(name) for name in spec.task_names)
     quantities = ("return", "success") if spec.has_success else ("return",)
-    print(f"\nMeans of {config.eval_episodes} episodes a task, sampled actions, final policies:")
+    print(f"\nMeans of {config.eval_episodes} episodes a task, {actions}, final policies:")
     print(" " * width, *(f"{label:>20}" for label in columns))
     print("task".ljust(width), *(f"{' / '.join(quantities):>20}" for _ in columns))
     for task in spec.task_names:

@@ -32,6 +32,7 @@ _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and po
 AGENTS: dict[str, Callable[[EnvSpec, dict[str, Any], int], Agent]] = {
     "distral": distral.make_agent,
     "metaworld": agents.metaworld,
+    "dqn": agents.dqn_agent,
 }
 
 

@@ -1,0 +1,354 @@
+"""Multi-task DQN: one Q-network for K tasks, learnt from a replay ring for each.
+
+Mnih et al. 2015, *Human-level control through deep reinforcement learning*, Nature 518; with
+`double_q` van Hasselt et al. 2016 (arXiv 1509.06461), with `n_step` above 1 returns of several
+steps. With one task it is plain DQN. The errors stand in `losses/q_learning`.
+
+  * A gradient step draws `batch_size` transitions of every task: tasks weigh the same whatever
+    they have stored, and their gradients exist side by side, so that any `surgery` combines them.
+  * `network` says what the tasks share: "onehot" is one network told the task's number, "multihead"
+    has outputs for each task, "separate" shares nothing, "blind" is told nothing.
+  * A time limit is not an end: its last row is bootstrapped from. Reset rows are not stored.
+  * The number of gradient steps follows from the steps just made: `replay_ratio` samples of a task
+    are drawn for each of its steps (32 every 4 steps, as published, is 8).
+
+Departures and choices:
+  1. Environments are stepped in batches of T rows; the gradient steps come after each batch.
+  2. Adam stands for RMSProp. `target_period` counts gradient steps, as in the paper.
+  3. Transitions of n steps are cut short where the batch of T rows ends (`n_step_returns` does the
+     same): with T rows and n steps, (n - 1) / T of them are.
+  4. On several devices all of them hold all of the replay: what each has collected is gathered, the
+     batch is drawn with one key, and each device learns from its share of it. So eight devices
+     compute what one does, and a checkpoint holds the replay once.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mtrl_jax import learner, replay, returns, surgery
+from mtrl_jax.algorithms import q_network
+from mtrl_jax.losses import q_learning as losses
+from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
+
+__all__ = [
+    "Config",
+    "Policy",
+    "State",
+    "Transition",
+    "agent",
+    "check",
+    "init",
+    "item_spec",
+    "make_parts",
+    "transitions",
+    "update",
+]
+
+# These follow the size of losses over a run; a bootstrapped target moves with the network.
+_NEED_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Numbers of one agent. Steps are an agent's, of one task over all its environments."""
+
+    network: str = "onehot"
+    torso: str = "auto"
+    hidden: tuple[int, ...] = (128,)
+    double_q: bool = True
+    n_step: int = 3
+    discount: float = 0.99
+    unroll_length: int = 8
+    replay_size: int = 20_000  # transitions of each task
+    min_replay: int = 1_000  # transitions of each task before learning begins
+    replay_ratio: float = 8.0  # samples drawn for each step of a task
+    batch_size: int = 32  # of each task
+    target_period: int = 250  # gradient steps
+    epsilon: float = 0.02  # of acting, at last
+    epsilon_steps: int = 10_000  # until then, from 1
+    eval_epsilon: float = 0.0
+    reward_clip: float = 0.0  # rewards are cut off at +- this; 0: not at all
+    huber: float = 1.0  # where the loss of an error turns linear
+    surgery: str = "mean"
+    learning_rate: float = 5e-4
+    adam_epsilon: float = 1.5e-4
+    max_grad_norm: float = 10.0
+    overlap: bool = True  # on a host suite: step beside the update, one policy behind
+
+
+class Transition(NamedTuple):
+    """What the replay keeps; leaves `[K, N, ...]`, `[K, B, ...]`, or of one item.
+
+    Attributes:
+      observation: of the row on which `action` was chosen.
+      action: int32.
+      reward: float32, discounted sum of m rewards.
+      discount: float32, product of m discounts; 0 if the episode ended for good.
+      next_observation: m rows later.
+    """
+
+    observation: Any
+    action: Any
+    reward: Any
+    discount: Any
+    next_observation: Any
+
+
+class State(NamedTuple):
+    """Everything learnt and remembered.
+
+    Attributes:
+      params: of the Q-network.
+      target: of the target network.
+      opt_state: both halves.
+      replay: rings of `Transition`.
+      key: of the batches; constant.
+      steps: int32, steps of each task so far.
+      updates: int32, gradient steps so far.
+    """
+
+    params: learner.Params
+    target: learner.Params
+    opt_state: learner.OptState
+    replay: replay.ReplayState
+    key: Key
+    steps: Array
+    updates: Array
+
+
+class Policy(NamedTuple):
+    """What acting reads; `epsilon` is the probability of a uniform action."""
+
+    params: learner.Params
+    epsilon: Array
+
+
+class _Parts(NamedTuple):
+    """A config made concrete for one spec."""
+
+    config: Config
+    spec: EnvSpec
+    net: q_network.QNetwork
+    transforms: learner.Transforms
+
+
+def check(spec: EnvSpec, config: Config) -> None:
+    """Raises ValueError, naming the field, what came and what is allowed."""
+    if spec.action_size:
+        raise ValueError("suite must have discrete actions for DQN; got continuous ones")
+    allowed = [name for name in surgery.METHODS if name not in _NEED_LOSSES]
+    if config.surgery not in allowed:
+        why = " (it follows losses, whose targets move here)" * (config.surgery in _NEED_LOSSES)
+        raise ValueError(
+            f"surgery must be one of {', '.join(allowed)}; got {config.surgery!r}{why}"
+        )
+    for name in ("n_step", "unroll_length", "replay_size", "min_replay", "replay_ratio",
+                 "batch_size", "target_period", "epsilon_steps", "huber", "learning_rate",
+                 "max_grad_norm"):  # fmt: skip
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
+    for name in ("discount", "epsilon", "eval_epsilon"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    if not config.reward_clip >= 0:
+        raise ValueError(f"reward_clip must not be negative; got {config.reward_clip}")
+    if config.min_replay > config.replay_size:
+        raise ValueError(
+            f"min_replay must not exceed replay_size = {config.replay_size}; got "
+            f"{config.min_replay}"
+        )
+    q_network.make(spec, config.network, config.torso, config.hidden)  # raises
+
+
+def item_spec(spec: EnvSpec) -> Transition:
+    """One transition of the replay, for `replay.check_memory`."""
+    observation = jax.ShapeDtypeStruct(spec.observation_shape, spec.observation_dtype)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    return Transition(observation, jax.ShapeDtypeStruct((), jnp.int32), number, number, observation)
+
+
+def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
+    """The functions that `train.py` calls; `num_updates` is not used (the rate is constant).
+
+    Raises:
+      ValueError: as `check`.
+    """
+    check(spec, config)
+    parts = make_parts(spec, config)
+
+    def act_(
+        policy: Policy, actor: tuple[()], timestep: Timestep, keys: Key, *,
+        distilled: bool = False, greedy: bool = False,
+    ) -> tuple[Array, Array, tuple[()]]:  # fmt: skip
+        if greedy:
+            policy = policy._replace(epsilon=jnp.float32(config.eval_epsilon))
+        q = q_network.values(parts.net, policy.params, timestep.observation)
+        return *q_network.epsilon_greedy(q, spec.action_mask, policy.epsilon, keys), actor
+
+    return Agent(
+        init=lambda key: init(parts, key),
+        init_actor=lambda num_envs: (),
+        policy=lambda state: Policy(state.params, epsilon_at(config, state.steps)),
+        act=act_,
+        update=lambda state, rollout, axis_name: update(parts, state, rollout, axis_name),
+        unroll_length=config.unroll_length,
+        has_distilled=False,
+        greedy_eval=True,
+        overlap=config.overlap,
+    )
+
+
+def make_parts(spec: EnvSpec, config: Config) -> _Parts:
+    net = q_network.make(spec, config.network, config.torso, config.hidden)
+    task = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adam(config.learning_rate, eps=config.adam_epsilon),
+    )
+    operate: Any = surgery.METHODS[config.surgery]
+    shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), task)
+    return _Parts(config, spec, net, learner.Transforms(shared, task))
+
+
+def init(parts: _Parts, key: Key) -> State:
+    """Fresh parameters, optimiser states and empty replay."""
+    spec = parts.spec
+    params = q_network.init_params(parts.net, key)
+    opt_state = learner.init_optimisers(parts.transforms, params)
+    return State(
+        params=params,
+        target=params,
+        opt_state=opt_state._replace(shared=surgery.reseed(opt_state.shared, key)),
+        replay=replay.init(item_spec(spec), spec.num_tasks, parts.config.replay_size),
+        key=jax.random.fold_in(key, 2),
+        steps=jnp.int32(0),
+        updates=jnp.int32(0),
+    )
+
+
+def epsilon_at(config: Config, steps: Array) -> Array:
+    """From 1 to `config.epsilon` in a straight line over `config.epsilon_steps`."""
+    done = jnp.minimum(steps / config.epsilon_steps, 1.0)
+    return 1.0 + done * (config.epsilon - 1.0)
+
+
+# ------------------------------------------------------------------------------------------ update
+
+
+def update(
+    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
+) -> tuple[State, Metrics]:
+    """Stores a rollout, then makes the gradient steps that it pays for; metrics are their means."""
+    config = parts.config
+    items, valid = transitions(config, _gather(rollout, axis_name))
+    rings = replay.add(state.replay, items, valid)
+    n = valid.shape[1]  # T * E, of all devices
+    ready = replay.size(rings).min() >= config.min_replay
+
+    def learn(carry, i):
+        params, target, opt_state, updates = carry
+        key = jax.random.fold_in(state.key, updates)
+        index = _share(replay.indices(rings, key, config.batch_size), axis_name)
+        params, opt_state, values = gradient_step(
+            parts, params, target, opt_state, replay.take(rings, index), axis_name
+        )
+        updates = updates + 1
+        renew = updates % config.target_period == 0
+        target = jax.tree.map(lambda new, old: jnp.where(renew, new, old), params, target)
+        return (params, target, opt_state, updates), values
+
+    before = (state.params, state.target, state.opt_state, state.updates)
+    count = max(round(config.replay_ratio * n / config.batch_size), 1)
+    after, values = jax.lax.scan(learn, before, jnp.arange(count))
+    # Under a vmap over seeds a branch would compute both sides all the same.
+    choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(ready, a, b), new, old)
+    params, target, opt_state, updates = choose(after, before)
+    metrics = jax.tree.map(lambda x: jnp.where(ready, x.mean(0), 0.0), values)
+    metrics |= {
+        "policy/epsilon": epsilon_at(config, state.steps),
+        "replay/size": replay.size(rings).astype(jnp.float32),
+    }
+    return State(params, target, opt_state, rings, state.key, state.steps + n, updates), metrics
+
+
+def transitions(config: Config, rollout: Rollout) -> tuple[Transition, Array]:
+    """What of a rollout goes into the replay, leaves `[K, T * E, ...]` time-major, and which of it
+    is real, bool `[K, T * E]`."""
+    rows, (t, k, e) = rollout.timestep, rollout.action.shape
+    reward = rows.reward[1:]
+    if config.reward_clip:
+        reward = jnp.clip(reward, -config.reward_clip, config.reward_clip)
+
+    def of_environment(r_t, discount_t, valid_t):
+        return returns.n_step_transitions(r_t, discount_t, valid_t, config.n_step)
+
+    over_batch = jax.vmap(jax.vmap(of_environment, 1, 1), 1, 1)
+    several = over_batch(reward, rows.discount[1:] * config.discount, rows.valid[1:])
+    index = jnp.arange(t, dtype=jnp.int32)[:, None, None] + several.steps
+    task, env = (jnp.broadcast_to(i, index.shape) for i in np.ix_(range(k), range(e)))
+    items = Transition(
+        rows.observation[:-1],
+        rollout.action,
+        several.reward,
+        several.discount,
+        rows.observation[index, task, env],
+    )
+    flat = lambda x: jnp.moveaxis(x, 1, 0).reshape(k, t * e, *x.shape[3:])
+    return jax.tree.map(flat, items), flat(rows.valid[1:])
+
+
+def gradient_step(
+    parts: _Parts, params: learner.Params, target: learner.Params, opt_state: learner.OptState,
+    batch: Transition, axis_name: str | None,
+) -> tuple[learner.Params, learner.OptState, Metrics]:  # fmt: skip
+    """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`."""
+    config, spec, net, _ = parts
+    q_t = q_network.values(net, target, batch.next_observation)
+    q_t_selector = q_network.values(net, params, batch.next_observation) if config.double_q else q_t
+
+    def loss(shared, task, one):
+        batch, q_t, q_t_selector, mask, k = one
+        q_tm1 = q_network.values_of_task(net, shared, task, batch.observation, k)
+        delta = jax.vmap(losses.double_q_learning, (0, 0, 0, 0, 0, 0, None))(
+            q_tm1, batch.action, batch.reward, batch.discount, q_t, q_t_selector, mask
+        )
+        values = {"value/mean": q_tm1.mean(), "value/error": jnp.abs(delta).mean()}
+        return losses.huber(delta, config.huber).mean(), values
+
+    mask, numbers = jnp.asarray(spec.action_mask), jnp.arange(spec.num_tasks)
+    return learner.gradient_step(
+        loss, parts.transforms, params, opt_state, (batch, q_t, q_t_selector, mask, numbers),
+        axis_name,
+    )  # fmt: skip
+
+
+def _gather(rollout: Rollout, axis_name: str | None) -> Rollout:
+    """The rollout of all devices' environments, in their order, on each of them."""
+    if axis_name is None:
+        return rollout
+    join = lambda x: jax.lax.all_gather(x, axis_name, axis=2, tiled=True)
+    rows, action = jax.tree.map(join, (rollout.timestep, rollout.action))
+    return rollout._replace(timestep=rows, action=action)
+
+
+def _share(index: Array, axis_name: str | None) -> Array:
+    """This device's columns of `[K, B]`.
+
+    Raises:
+      ValueError: if the batch cannot be dealt out evenly.
+    """
+    if axis_name is None:
+        return index
+    devices = jax.lax.axis_size(axis_name)
+    if index.shape[1] % devices:
+        raise ValueError(
+            f"batch_size must be a multiple of {devices}, the number of devices; got "
+            f"{index.shape[1]}"
+        )
+    width = index.shape[1] // devices
+    start = jax.lax.axis_index(axis_name) * width
+    return jax.lax.dynamic_slice_in_dim(index, start, width, axis=1)

@@ -1,0 +1,85 @@
+"""From raw observations to the vectors that the networks of `multitask` read.
+
+A torso is shared by all tasks. `choose` picks one that fits the observations of a suite.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from mtrl_jax.networks import columns
+from mtrl_jax.networks.layers import scaled
+from mtrl_jax.types import Array, EnvSpec
+
+__all__ = ["TORSOS", "Torso", "choose"]
+
+# (features, kernel size, stride) of each convolution, all without padding.
+TORSOS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "flat": (),
+    # Young & Tian 2019 (arXiv 1903.03176), for boards of about 10 x 10.
+    "board": ((16, 3, 1),),
+    # Mnih et al. 2015, Nature 518, for four frames of 84 x 84.
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+}
+
+
+class Torso(nn.Module):
+    """Convolutions with relu, flattened; or nothing but flattening.
+
+    Attributes:
+      kind: key of `TORSOS`.
+      vocabulary: number of classes of each element of a categorical observation, flattened; else
+        (). Classes become one-hot channels.
+    """
+
+    kind: str
+    vocabulary: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        """float32 `[B, F]` of observations `[B, ...]`: a board `[B, H, W]` of classes, an image
+        `[B, C, H, W]` of bytes, or anything for "flat"."""
+        b = observation.shape[0]
+        if self.vocabulary:
+            x = columns.one_hot(observation.reshape(b, -1), self.vocabulary)
+        else:
+            x = observation.astype(jnp.float32)
+        if self.kind == "flat":
+            return x.reshape(b, -1)
+        if self.vocabulary:
+            x = x.reshape(*observation.shape, -1)
+        else:
+            x = jnp.moveaxis(x, 1, -1) / 255.0
+        for i, (features, size, stride) in enumerate(TORSOS[self.kind]):
+            kernel = nn.Conv(
+                features, (size, size), (stride, stride), "VALID", kernel_init=scaled(2.0),
+                name=f"conv{i}",
+            )  # fmt: skip
+            x = nn.relu(kernel(x))
+        return x.reshape(b, -1)
+
+
+def choose(spec: EnvSpec, kind: str = "auto") -> Torso:
+    """The torso `kind` for the observations of `spec`; "auto" is "nature" for images, else "flat".
+
+    Raises:
+      ValueError: for an unknown kind, observations that no torso reads, or a kind that does not
+        read these.
+    """
+    if kind not in ("auto", *TORSOS):
+        raise ValueError(f"torso must be auto or one of {', '.join(TORSOS)}; got {kind!r}")
+    reads = columns.torso_kind(spec)  # raises
+    shape, vocabulary = spec.observation_shape, spec.vocabulary
+    if kind == "auto":
+        kind = "nature" if reads == "conv" else "flat"
+    if (kind == "nature") != (reads == "conv"):
+        raise ValueError(f"torso {kind!r} does not read observations of shape {shape}")
+    if kind == "board":
+        same = vocabulary is not None and len(np.unique(vocabulary)) == 1
+        if not same or len(shape) != 2 or min(shape) < 3:
+            raise ValueError(
+                f"torso 'board' reads an (H, W) board of at least 3 x 3, all of the same classes; "
+                f"got {np.dtype(spec.observation_dtype)}{shape}"
+            )
+    classes = () if vocabulary is None else tuple(int(n) for n in vocabulary.flat)
+    return Torso(kind, classes)
