@@ -1,0 +1,51 @@
+r"""Policy distillation (Rusu et al. 2015): teachers' policies into smaller networks, or into one.
+
+    python -m experiments.distill                                  # a student a game, a quarter
+    python -m experiments.distill --student=multi --losses=kl,nll,mse
+    python -m experiments.distill --suite=small_games:catch,snake --teachers=runs/dqn/games
+
+Trains a DQN for each game first, unless --teachers names runs of experiments.dqn; then a student
+for each loss, on what the teachers see while they play. Prints what the students keep of their
+teachers' scores. The same command continues what was stopped.
+"""
+
+from absl import flags
+
+from experiments import common, distill_runs
+from mtrl_jax.algorithms import distill
+
+LOSSES = ("kl", "nll", "mse")
+STUDENTS = {"single": "separate", "multi": "controllers"}
+
+_LOSSES = flags.DEFINE_list(
+    "losses", ["kl"], f"A student for each of these, any of {', '.join(LOSSES)}."
+)
+_STUDENT = flags.DEFINE_enum(
+    "student", "single", list(STUDENTS), "One student for each game, or one for all of them with a "
+    "controller for each, which is told the game."
+)  # fmt: skip
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.01, "Of the teachers' values, in points, for kl: the smaller, the sharper.",
+    0.0,
+)  # fmt: skip
+
+
+def main() -> None:
+    for loss in _LOSSES.value:
+        if loss not in LOSSES:
+            raise ValueError(f"--losses must be of {', '.join(LOSSES)}; got {loss!r}")
+    if not _LOSSES.value:
+        raise ValueError(f"--losses must name at least one of {', '.join(LOSSES)}")
+    outputs, temperature = STUDENTS[_STUDENT.value], _TEMPERATURE.value
+    students = {
+        loss: distill.Config(loss=loss, outputs=outputs, actor="teacher", temperature=temperature)
+        for loss in _LOSSES.value
+    }
+    distill_runs.run("distill", students)
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(common)
+    flags.adopt_module_key_flags(distill_runs)
+    flags.FLAGS.set_default("suite", distill_runs.DEFAULT_SUITE)
+    common.main(main)

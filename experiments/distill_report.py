@@ -1,0 +1,108 @@
+"""What students kept of their teachers' scores: a table, its numbers, and curves."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtrl_jax import learner, plots
+from mtrl_jax.algorithms import student
+from mtrl_jax.engines import RunConfig
+from mtrl_jax.types import EnvSpec
+
+Scores = Mapping[str, np.ndarray]  # game to mean returns [S]
+
+
+def num_parameters(params: learner.Params) -> int:
+    """Of a student, from its parameters or their shapes."""
+    return student.size(params)
+
+
+def share(random: np.ndarray, teacher: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """(student - random) / (teacher - random), seed by seed; nan where a teacher is no better than
+    random.
+
+    Args:
+      random: [1].
+      teacher, own: [S].
+    """
+    above = teacher - random.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(above > 0, (own - random.mean()) / above, np.nan)
+
+
+def last_scores(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Scores:
+    """Of the last evaluation of a run."""
+    key = lambda name: plots.task_key(name, "eval/task_policy/return")
+    row = [row for row in rows if key(names[0]) in row][-1]
+    return {name: np.atleast_1d(np.asarray(row[key(name)], float)) for name in names}
+
+
+def table(
+    random: Scores, masters: Scores, students: Mapping[str, Scores], episodes: int
+) -> tuple[list[dict[str, Any]], str]:
+    """A row for each game and student, and the same as text; intervals over seeds."""
+    rows: list[dict[str, Any]] = []
+    for title, own in students.items():
+        for name in own:
+            kept = share(random[name], masters[name], own[name])
+            low, high = plots.bootstrap_interval(kept)
+            rows.append({
+                "student": title, "game": name, "episodes": episodes,
+                "random": float(random[name].mean()), "teacher_seeds": masters[name].tolist(),
+                "student_seeds": own[name].tolist(), "share": float(kept.mean()),
+                "share_low": float(low), "share_high": float(high),
+            })  # fmt: skip
+    heads = ("student", "game", "random", "teacher", "student's", "share of the teacher's")
+    lines = [heads]
+    for row in rows:
+        interval = f"{row['share']:.0%} [{row['share_low']:.0%}, {row['share_high']:.0%}]"
+        numbers = (row["random"], np.mean(row["teacher_seeds"]), np.mean(row["student_seeds"]))
+        lines.append((row["student"], row["game"], *(f"{x:.2f}" for x in numbers), interval))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    return rows, text
+
+
+def report(
+    spec: EnvSpec,
+    rows: Mapping[str, Sequence[dict[str, Any]]],
+    random: Scores,
+    masters: Scores,
+    sizes: Mapping[str, int],
+    teacher_size: int,
+    config: RunConfig,
+    folder: pathlib.Path,
+) -> None:
+    """Prints the table, writes results.jsonl and table.txt, and draws the students' scores."""
+    names = spec.task_names
+    own = {title: last_scores(run, names) for title, run in rows.items()}
+    found, text = table(random, masters, own, config.eval_episodes)
+    for row in found:
+        row |= {"student_size": sizes[row["student"]], "teachers_size": teacher_size}
+    size = "\n".join(
+        f"{title}: {n:,} parameters, {n / teacher_size:.0%} of the {teacher_size:,} of its teachers"
+        for title, n in sizes.items()
+    )
+    text = (
+        f"Means of {config.eval_episodes} episodes of {config.num_seeds} seeds, best actions; the "
+        f"share is above random [95 % interval over seeds]:\n{text}\n\n{size}"
+    )
+    print("\n" + text)
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "table.txt").write_text(text + "\n")
+    key = lambda name: plots.task_key(name, "eval/task_policy/return")
+    constant = {key(name): masters[name].tolist() for name in names}
+    teacher = [{"step": step, **constant} for step in (0, config.total_env_steps)]
+    levels = {name: float(random[name].mean()) for name in names}
+    picture = folder / "plots" / "students.png"
+    plots.learning_curves(
+        {**{title: [run] for title, run in rows.items()}, "teacher": [teacher]}, names, picture,
+        quantity="eval/task_policy/return", levels={"random": levels},
+    )  # fmt: skip
+    print(f"\nnumbers {folder / 'results.jsonl'}, figure {picture}")
