@@ -17,9 +17,9 @@ from tests.machinery.test_ppo import E, K, T, go_on, make_rollout
 from tests.probes.test_ppo_probes import aim
 
 CONFIG = sac.Config(
-    hidden=(4,), unroll_length=T, updates_per_step=0.05, batch_size=16, capacity=20_000,
-    warmup=T * E, learning_rate=0.01, temperature_learning_rate=0.01, surgery="pcgrad",
-    statistics="task", discount=0.9, reward_scaling="mean", reset_every=6,
+    hidden=(4,), num_critics=1, unroll_length=T, updates_per_step=0.05, batch_size=16,
+    capacity=20_000, warmup=T * E, learning_rate=0.01, temperature_learning_rate=0.01,
+    surgery="pcgrad", statistics="task", discount=0.9, reward_scaling="mean", reset_every=6,
 )  # fmt: skip
 RUN = engines.RunConfig(total_env_steps=1, num_envs_per_task=E, updates_per_dispatch=3)
 STEPS = 3  # gradient steps an update: 0.05 x 8 x 8
