@@ -61,7 +61,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("sac", "laptop"): {
         "run": {"total_env_steps": 500_000, "num_envs_per_task": 2},
-        "often": {"eval_every": 100_000, "eval_episodes": 10},
+        "often": {"eval_every": 250_000, "eval_episodes": 10},
         "config": {"capacity": 50_000, "batch_size": 64, "warmup": 1_000, "statistics": "task",
                    "updates_per_step": 0.5},
     },

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mtrl_jax import checkpoint, engines, replay
+from mtrl_jax import checkpoint, engines, evaluate, replay, rollout
 from mtrl_jax.algorithms import actor_q, experience, sac
+from mtrl_jax.envs import suites
 from mtrl_jax.types import Rollout
 from tests.machinery import tiny
 from tests.machinery.test_ppo import E, K, T, go_on, make_rollout
@@ -75,6 +76,28 @@ def test_rings_hold_every_transition_but_those_that_lead_to_a_reset_row():
             if rows.first[min(t + 2, T), k, e] and t + 2 <= T:  # cut off: not the next episode's
                 assert item.next_observation != rows.observation[t + 2, k, e]
     assert filled.items.ended.any() and not filled.items.ended.all()
+
+
+def test_the_dummy_step_of_a_pool_is_never_stored():
+    """Pendulum on envpool: 200 actions, cut off, then a step that only resets."""
+    suite = suites.make("envpool:Pendulum-v1")
+    pool, agent, t = suite.make_pool(2, 0, 2), evaluate.random_agent(suite.spec), 403
+    loop = rollout.init_host_loop(pool, 2, agent.init_actor)
+    index = rollout.env_indices(1, 2)
+    act = rollout.act_at(agent.act)
+    _, rows = rollout.collect(pool, act, (), loop, jax.random.key(0), index, t)
+    pool.close()
+    first = rows.timestep.first[:, 0]
+    np.testing.assert_array_equal(np.flatnonzero(first[:, 0]), [0, 201, 402])
+    rings = replay.init(experience.item_spec(suite.spec), 1, 2 * t)
+    rings = jax.jit(lambda rings, rows: experience.store(rings, rows, None))(rings, rows)
+    stored = np.asarray(rings.items.next_observation)[0, : int(rings.stored[0])]
+    assert len(stored) == 2 * (t - 2) and not rings.items.ended.any()
+    observation = rows.timestep.observation[:, 0]
+    missing = lambda x: not (stored == x).all(-1).any()
+    for e in range(2):
+        for reset in (201, 402):  # the last row before it is there, it is not
+            assert missing(observation[reset, e]) and not missing(observation[reset - 1, e])
 
 
 def test_what_stands_on_reset_rows_changes_nothing():
