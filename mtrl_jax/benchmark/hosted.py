@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import metrics, rollout, train, workdir
-from mtrl_jax.benchmark import protocol, regime, regime_pool
+from mtrl_jax.benchmark import compiled, protocol, regime, regime_pool
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.benchmark.compiled import Entry, Stopped, table_rows
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
@@ -28,7 +28,7 @@ from mtrl_jax.envs import functional
 from mtrl_jax.evaluate import DEFAULT_LIMIT
 from mtrl_jax.types import FunctionalSuite, HostSuite, Pool, Timestep
 
-__all__ = ["FunctionalPool", "pool_maker", "run", "scores"]
+__all__ = ["FunctionalPool", "pool_maker", "run", "run_any", "scores"]
 
 Suite = FunctionalSuite | HostSuite
 Maker = Callable[..., Pool]
@@ -100,6 +100,15 @@ def run(
                    _seed(seed, 3, 0), suite)  # fmt: skip
     seconds = time.monotonic() - began
     return table_rows(cell, settings, suite.spec, rows, final[None], rows[-1]["step"], seconds)
+
+
+def run_any(
+    cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
+    on_progress: train.OnProgress,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`run` or `compiled.run`, whichever the agent is for."""
+    fn = run if entry.hosted else compiled.run
+    return fn(cell, settings, suite, entry, folder, on_progress)
 
 
 def _resume(

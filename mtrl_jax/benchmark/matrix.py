@@ -5,6 +5,7 @@ checkpoint. Every worker has its share of the cores, so that two of them keep tw
 one program does not. The scheduler itself touches no device.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,14 +15,14 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mtrl_jax.benchmark import worker
 from mtrl_jax.benchmark.cells import Cell
 from mtrl_jax.benchmark.results import Table
 
-__all__ = ["Lock", "Outcome", "Progress", "run"]
+__all__ = ["Lock", "Outcome", "Progress", "alone", "run"]
 
 TRIES = 3  # of a cell whose process is killed
 
@@ -75,6 +76,14 @@ class Lock:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path, name: str) -> Iterator[None]:
+    """For a worker: waits for one of before that may still be saving the same cell."""
+    with (folder / "logs" / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class _Worker:

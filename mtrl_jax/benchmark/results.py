@@ -19,10 +19,34 @@ from typing import Any
 from mtrl_jax import metrics
 from mtrl_jax.benchmark.cells import Cell
 
-__all__ = ["FILE", "Table"]
+__all__ = ["AGENTS", "FILE", "Table", "check_agents", "keep_agents"]
 
 FILE = "results.jsonl"
+AGENTS = "agents.json"
 Row = dict[str, Any]
+
+
+def check_agents(folder: pathlib.Path, settings: dict[str, dict[str, Any]]) -> None:
+    """Raises ValueError if an agent of the folder had other settings than it has now."""
+    path = folder / AGENTS
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    for name, now in settings.items():
+        before = saved.get(name, now)
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise ValueError(
+                    f"workdir: {folder} holds results of {name} with {key}={before.get(key)!r}, "
+                    f"this one has {now.get(key)!r}; choose another workdir or the same settings"
+                )
+
+
+def keep_agents(folder: pathlib.Path, settings: dict[str, dict[str, Any]]) -> None:
+    """Notes the settings of agents beside the table, with those that are there."""
+    path = folder / AGENTS
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**saved, **settings}, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 class Table:
