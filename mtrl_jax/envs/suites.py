@@ -57,6 +57,12 @@ def _envpool(*env_ids: str) -> HostSuite:
     return envpool_suite(env_ids)
 
 
+def _atari(name: str) -> HostSuite:
+    from mtrl_jax.envs import atari_games
+
+    return _envpool(*atari_games.ids(getattr(atari_games, name)))
+
+
 def _procgen_maze8() -> HostSuite:
     from mtrl_jax.envs.procgen import procgen_mazes
 
@@ -96,6 +102,12 @@ _METAWORLD_ROWS = {
     "ml45": "the forty-five training tasks of ML45, goals visible",
     "ml45_test": "the five test tasks of ML45",
 }
+_ATARI_ROWS = {
+    "atari_amtlb": ("AMTLB", "the 59 Atari games of the AI-ON benchmark; all 18 actions"),
+    "atari57": ("ATARI_57", "the 57 Atari games of the literature, with human scores"),
+    "atari12": ("ATARI_12", "twelve Atari games that are in both lists"),
+    "atari4": ("ATARI_4", "Pong, Breakout, Freeway and Boxing"),
+}
 _SUITES = {
     "minigrid_ladder": _Row(
         "four MiniGrid tasks of rising difficulty: reach the goal, then behind a locked door",
@@ -125,6 +137,10 @@ _SUITES = {
         "the same seen at 42 x 42 pixels instead of 84 x 84, for training on a CPU",
         functools.partial(_doom_tag8, 42),
     ),
+    **{
+        name: _Row(line, functools.partial(_atari, list_name))
+        for name, (list_name, line) in _ATARI_ROWS.items()
+    },
     **{
         name: _Row(line, functools.partial(_benchmark, name))
         for name, line in _METAWORLD_ROWS.items()

@@ -2,14 +2,15 @@
 
 import itertools
 
+import envpool
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mtrl_jax import rollout
-from mtrl_jax.benchmark import regime, regime_pool
-from mtrl_jax.envs import functional
+from mtrl_jax.benchmark import atari_scores, regime, regime_pool, study
+from mtrl_jax.envs import atari_games, functional, suites
 from mtrl_jax.types import Timestep
 from tests.machinery import stream_envs, tiny
 
@@ -214,6 +215,7 @@ def test_streams_on_the_host_draw_a_game_after_every_game_over():
             number = int(game[begin, e])
             assert set(game[begin:end, e]) == {number}
             assert end - begin - 1 == stream_envs.LENGTHS[number]
+        assert set(game[starts, e]) == {0, 1, 2}  # in every stream
         counts += np.bincount(game[starts[:25], e].astype(int), minlength=3)
     np.testing.assert_allclose(counts / counts.sum(), 1 / 3, atol=0.12)  # 3 standard errors
     sent, played = actions[:, 0], game[1:].astype(int)
@@ -246,8 +248,6 @@ def test_wrong_actions_are_not_sent_to_the_host(action, message):
 
 def test_a_stream_of_real_games_on_the_host():
     spec = regime_pool.part  # made by name, one by one
-    from mtrl_jax.envs import suites
-
     names = suites.MINIGRID_LADDER[:2]
     whole = suites.make("envpool:" + ",".join(names))
     assert spec(whole.spec, [1]).spec.task_names == names[1:]
@@ -261,3 +261,18 @@ def test_a_stream_of_real_games_on_the_host():
     pool.close()
     with pytest.raises(ValueError, match="tasks that can be made one by one; four cannot"):
         spec(stream_envs.spec(), [2])
+
+
+def test_the_lists_of_atari_games_are_those_of_the_benchmark_and_of_the_scores():
+    scores = atari_scores.ATARI_57
+    assert atari_games.ATARI_57 == tuple(scores)
+    ours = {game for game in scores if scores[game].in_amtlb} | set(atari_scores.AMTLB_ONLY)
+    assert set(atari_games.AMTLB) == ours and len(atari_games.AMTLB) == 59
+    assert set(atari_games.ATARI_12) <= ours & set(scores) and len(atari_games.ATARI_12) == 12
+    known = set(envpool.list_all_envs())
+    assert set(atari_games.ids((*atari_games.AMTLB, *atari_games.ATARI_57))) <= known
+    spec = suites.make("atari4").spec
+    assert spec.task_names == ("Pong-v5", "Breakout-v5", "Freeway-v5", "Boxing-v5")
+    assert spec.num_actions == 18
+    human = study.human_scores(spec.task_names)
+    np.testing.assert_array_equal(human, [scores[g].human for g in atari_games.ATARI_4])
