@@ -79,7 +79,6 @@ def test_actor_mimic_takes_teachers_from_elsewhere(distilled, tmp_path):
     [
         (("--losses=l1",), "--losses must be of kl, nll, mse; got 'l1'"),
         (("--teachers=/nowhere",), "--teachers: /nowhere"),
-        (("--config_overrides=width=3",), "'width=3' is not name=value of one of loss, temp"),
     ],
 )
 def test_bad_flags_end_in_one_sentence(tmp_path, args, message):

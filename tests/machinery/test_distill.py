@@ -10,6 +10,7 @@ import pytest
 
 from mtrl_jax import engines, learner, rollout
 from mtrl_jax.algorithms import distill, q_network, student, teachers
+from mtrl_jax.losses import distillation as losses
 from tests.machinery import tiny
 
 SUITE = tiny.suite()
@@ -100,6 +101,21 @@ def test_actions_that_a_task_has_not_are_never_chosen():
             np.testing.assert_allclose(log_prob, 0.0, atol=1e-6)
 
 
+def test_the_teacher_or_the_student_acts_in_training_and_the_student_when_it_is_scored():
+    observation = draw(jnp.zeros((2, 16, *SPEC.observation_shape)), seed=7)
+    timestep = rollout.Timestep(*[observation] * 6)
+    keys = jax.random.split(jax.random.key(1), (2, 16))
+    policy = agent().policy(fresh()._replace(which=jnp.int32(1)))
+    theirs = teachers.say(masters(), jnp.int32(1), observation)[0].argmax(-1)
+    net = student.make(SPEC, CONFIG.outputs, "auto", CONFIG.hidden, CONFIG.controller)
+    own = student.outputs(net, policy.params, observation).argmax(-1)
+    assert (theirs != own).any()
+    for actor, training in (("teacher", theirs), ("student", own)):
+        act = agent(actor=actor, epsilon=0.0).act
+        np.testing.assert_array_equal(act(policy, (), timestep, keys)[0], training)
+        np.testing.assert_array_equal(act(policy, (), timestep, keys, greedy=True)[0], own)
+
+
 def items(seed=0):
     batch = distill.Item(
         jnp.zeros((2, 8, *SPEC.observation_shape)), jnp.zeros((2, 8, 2)), jnp.zeros((2, 8, 5))
@@ -171,6 +187,19 @@ def test_rows_go_into_the_replay_with_what_their_own_set_of_teachers_says():
     np.testing.assert_allclose(ring.features[0, :7], features[0][:7], rtol=1e-5, atol=1e-6)
     other, _ = teachers.say(masters(), jnp.int32(0), rows)
     assert np.abs(other[1] - ring.values[1, :8]).max() > 0.1
+
+
+def test_losses_have_their_names():
+    q, z, mask = draw(jnp.zeros(3)), draw(jnp.zeros(3), seed=1), np.array([True, False, True])
+    wanted = {
+        "nll": losses.nll(q, z, mask),
+        "mse": losses.mse(q, z, mask),
+        "kl": losses.kl(q, z, 0.3, mask),
+        "actor_mimic": losses.policy_regression(q, z, 0.3, mask),
+    }
+    assert distill.LOSSES.keys() == wanted.keys()
+    for name, want in wanted.items():
+        np.testing.assert_array_equal(distill.LOSSES[name](q, z, 0.3, mask), want)
 
 
 def test_teachers_are_in_no_state():

@@ -72,11 +72,9 @@ def returns_of(suite, agent, policies):
 
 
 WAYS = {
-    "distillation": {"loss": "kl", "outputs": "controllers", "controller": 16},
-    "values": {"loss": "mse", "outputs": "separate"},
+    "values": {"loss": "mse", "controller": 16},
     "mimic": {
-        "loss": "actor_mimic", "outputs": "controllers", "actor": "student", "feature_cost": 0.01,
-        "epsilon": 0.2,
+        "loss": "actor_mimic", "actor": "student", "feature_cost": 0.01, "epsilon": 0.2,
     },
 }  # fmt: skip
 
@@ -102,7 +100,7 @@ def test_a_quarter_of_the_teachers_width_is_enough_to_answer_as_they_do(way):
 
 
 def test_values_and_policies_are_the_teachers():
-    """mse gives values, kl and actor_mimic the probabilities of values over a temperature."""
+    """mse gives values, actor_mimic the probabilities of values over a temperature."""
     cues = jnp.array([[[1.0], [-1.0]]] * 2)
     values = np.array([[[0.2, 0.5], [0.5, 0.2]], [[0.5, 0.2], [0.2, 0.5]]])
     for way in WAYS:
