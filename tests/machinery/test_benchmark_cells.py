@@ -9,6 +9,7 @@ import pytest
 from mtrl_jax import metrics
 from mtrl_jax.benchmark import cells, compiled, hosted, protocol, regime
 from mtrl_jax.benchmark.compiled import Entry, everything
+from mtrl_jax.envs import suites
 from tests.machinery import benchmark_cells as tests_cells
 from tests.machinery import stream_envs, tiny
 
@@ -233,6 +234,24 @@ def test_a_functional_suite_as_a_pool_draws_no_less_than_the_stream():
     assert set(game.ravel()) == {0, 1, 2}
     np.testing.assert_array_equal(reward, (game == 0) & ~first)  # only that game has action 1
     pool.close()
+
+
+def test_cells_of_a_host_suite_hold_one_seed_and_hand_over_what_was_learnt(tmp_path):
+    games = suites.make("envpool:MiniGrid-Empty-5x5-v0,MiniGrid-Empty-Random-5x5-v0")
+    settings = cells.Settings(
+        "x", folds=2, seeds=2, num_envs=2, steps_per_task=8 * tiny.T * 2, evaluations=2,
+        eval_episodes=2, final_episodes=2,
+    )  # fmt: skip
+    names = games.spec.task_names
+    found = cells.cells(settings, names, {"toy": True}, functional=False)
+    last = next(c for c in found if c.kind == "transfer" and c.seeds == (1,))
+    for cell in (next(c for c in found if c.name == last.needs), last):
+        (row,) = compiled.run(cell, settings, games, tests_cells.entry(), tmp_path)
+        assert row["seed"] == 1 and row["steps"] == [0, 40, 80] and set(row["final"]) == set(names)
+        rows = metrics.read_jsonl(tmp_path / cell.name / "metrics.jsonl")
+        assert any("task/stream/loss/total" in r for r in rows)
+    (own,) = row["scores"]
+    assert own == names[last.task]
 
 
 def test_the_track_with_the_task_given_has_one_task_a_game(tmp_path):
