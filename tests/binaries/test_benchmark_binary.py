@@ -4,11 +4,15 @@ import json
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
 
-from experiments import benchmark_agents
+from experiments import benchmark_agents, benchmark_show
+from experiments.benchmark_agents import CONTROLS
 from mtrl_jax import metrics
-from mtrl_jax.benchmark import results
+from mtrl_jax.benchmark import matrix, regime, results
+from mtrl_jax.benchmark.cells import Cell
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
 from mtrl_jax.envs import suites
 from tests.machinery import commands
@@ -108,6 +112,61 @@ def test_every_agent_can_be_made_and_says_what_it_is(name, track):
     assert json.loads(json.dumps(entry.settings)) == entry.settings
     assert entry.learns == (name not in benchmark_agents.CONTROLS) and not entry.hosted
     assert entry.make(SPEC).unroll_length >= 1
+
+
+@pytest.mark.parametrize("track", ["no_id", "task_id"])
+@pytest.mark.parametrize("name", [n for n in benchmark_agents.BUILDERS if n not in CONTROLS])
+def test_what_goes_over_fits_an_agent_of_the_new_game(name, track):
+    entry = benchmark_agents.make(name, track, ["hidden=4"], SPEC)
+    of = lambda spec: jax.eval_shape(entry.make(spec).init, jax.random.key(0))
+    known, new = SPEC, SPEC._replace(
+        task_names=("catch",), action_mask=SPEC.action_mask[:1], episode_limit=np.array([100])
+    )  # fmt: skip
+    if track == "no_id":
+        known = new = regime.stream_spec(SPEC)
+    before, fresh = of(known), of(new)
+    after = jax.eval_shape(entry.transfer, before, fresh)
+    assert jax.tree.structure(after) == jax.tree.structure(fresh)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), fresh
+    )
+
+
+def test_shared_parameters_go_over_and_a_tasks_own_do_not():
+    entry = benchmark_agents.make("dqn", "task_id", ["hidden=4", "replay_size=1000"], SPEC)
+    new = SPEC._replace(
+        task_names=("catch",), action_mask=SPEC.action_mask[:1], episode_limit=np.array([100])
+    )
+    before = jax.jit(entry.make(SPEC).init)(jax.random.key(0))
+    fresh = jax.jit(entry.make(new).init)(jax.random.key(1))
+    after = entry.transfer(before, fresh)
+    for a, b, c in zip(*map(jax.tree.leaves, (after.params.shared, before.params.shared,
+                                              fresh.params.shared)), strict=True):  # fmt: skip
+        cut = tuple(slice(n) for n in a.shape)
+        np.testing.assert_array_equal(a, b[cut])
+        assert a.ndim == 1 or (np.asarray(a) != np.asarray(c)).any()
+    assert jax.tree.leaves(after.params.task)
+    for a, c in zip(*map(jax.tree.leaves, (after.params.task, fresh.params.task)), strict=True):
+        np.testing.assert_array_equal(a, c)
+    for a, b in zip(*map(jax.tree.leaves, (after.params, after.target)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_table_says_what_is_done_running_and_left():
+    cell = lambda agent, kind, n: Cell(agent, kind, n, -1, (0,), f"{agent}-{kind}-{n}", "", 10)
+    one, two, three, four = (cell("dqn", "scratch", n) for n in range(4))
+    control = cell("random", "control", 9)
+    progress = matrix.Progress([control, one], {two: 0.25}, [three, four], ["x"], 61.0, 3700.0)
+    assert benchmark_show.summary(progress) == (
+        "2 done, 1 running, 2 left, 1 failed; 1:01 so far, about 1:01:40 to go (dqn-scratch-1 25 %)"
+    )
+    lines = [line.split() for line in benchmark_show.table(progress)]
+    assert lines == [
+        ["control", "scratch"], ["random", "1/1"], ["dqn", "1/4"],
+        ["running", "dqn-scratch-1", "25", "%"],
+    ]  # fmt: skip
+    over = progress._replace(running={}, left=[])
+    assert benchmark_show.summary(over) == "2 done, 0 running, 0 left, 1 failed; 1:01 so far"
 
 
 @pytest.mark.parametrize(
