@@ -98,6 +98,9 @@ def test_what_stands_on_reset_rows_changes_nothing():
     dirty = clean._replace(timestep=rows._replace(reward=reward))
     (a, x), (b, y) = after(clean), after(dirty)
     assert a.updates > 0
+    real = np.asarray(rows.valid[1:].sum((0, 2)))
+    assert (real < T * E).all()
+    np.testing.assert_array_equal(a.replay.stored, np.minimum(3 * real, CONFIG.replay_size))
     tiny.assert_trees_equal(a, b)
     tiny.assert_trees_equal(x, y)
 

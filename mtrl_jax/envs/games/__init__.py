@@ -109,8 +109,6 @@ def _reset(game: Game, draws: Array) -> tuple[GameState, Timestep]:
 def _step(
     game: Game, draws: Array, state: GameState, action: Array
 ) -> tuple[GameState, Timestep, Array]:
-    legal = (action == np.array(game.actions)).any()
-    action = jnp.where(legal, action, base.STAY)
     outcome = game.step(draws, base.unpack(game.state, state), action)
     time = state.time + 1
     over = jnp.asarray(outcome.over)
