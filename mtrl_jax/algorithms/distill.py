@@ -151,10 +151,9 @@ def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) 
     for name in ("epsilon", "eval_epsilon"):
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
-    if config.min_replay > config.replay_size:
+    if config.min_replay > (most := config.replay_size):
         raise ValueError(
-            f"min_replay must not exceed replay_size = {config.replay_size}; got "
-            f"{config.min_replay}"
+            f"min_replay must not exceed replay_size = {most}; got {config.min_replay}"
         )
     teachers.check(spec, masters)
     if config.feature_cost and not teachers.num_features(masters):
@@ -239,14 +238,13 @@ def make_parts(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, .
 
 def init(parts: _Parts, key: Key) -> State:
     """Fresh parameters, optimiser states and empty replay."""
-    spec = parts.spec
     params = student.init_params(parts.net, key, parts.num_features)
     opt_state = learner.init_optimisers(parts.transforms, params)
-    item = item_spec(spec, parts.num_features)
+    item = item_spec(parts.spec, parts.num_features)
     return State(
         params=params,
         opt_state=opt_state._replace(shared=surgery.reseed(opt_state.shared, key)),
-        replay=replay.init(item, spec.num_tasks, parts.config.replay_size),
+        replay=replay.init(item, parts.spec.num_tasks, parts.config.replay_size),
         key=jax.random.fold_in(key, 2),
         which=jnp.int32(0),
         updates=jnp.int32(0),
@@ -333,16 +331,11 @@ def _items(
     rows = (Item(observation, again(values), features), lead(rollout.timestep.valid[1:]))
     if axis_name is not None:
         rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, axis=2, tiled=True), rows)
-    items, valid = jax.tree.map(lambda x: x.reshape(k, -1, *x.shape[3:]), rows)
-    return items, valid
+    return jax.tree.map(lambda x: x.reshape(k, -1, *x.shape[3:]), rows)
 
 
 def _share(index: Array, axis_name: str | None) -> Array:
-    """This device's columns of `[K, B]`.
-
-    Raises:
-      ValueError: if the batch cannot be dealt out evenly.
-    """
+    """This device's columns of `[K, B]`; raises ValueError if the devices do not divide B."""
     if axis_name is None:
         return index
     devices = jax.lax.axis_size(axis_name)
