@@ -49,13 +49,13 @@ class Teachers(NamedTuple):
     Attributes:
       masters: one a game.
       hidden: widths of the first one's layers.
-      sizes: parameters of each.
+      size: parameters of all of them, those that they share counted once.
       digest: of all their parameters, by which a run knows them again.
     """
 
     masters: tuple[teachers.Teacher, ...]
     hidden: tuple[int, ...]
-    sizes: tuple[int, ...]
+    size: int
     digest: str
 
 
@@ -123,7 +123,9 @@ def restore_teachers(
     """
     from experiments import evaluate as runs  # it defines flags of its own
 
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     found: dict[str, tuple[teachers.Teacher, tuple[int, ...]]] = {}
+    size = 0
     for folder in folders:
         try:
             settings, run = runs.read_run(folder)
@@ -141,10 +143,13 @@ def restore_teachers(
         params = jax.tree.map(
             lambda x, one=one: x[None] if one else x, jax.device_get(state.params)
         )
-        for number, name in enumerate(theirs.spec.task_names):
-            if name in suite.spec.task_names:
-                master = teachers.make(net, params, number, features=features)
-                found.setdefault(name, (master, config.hidden))
+        taught = [name for name in theirs.spec.task_names if name in suite.spec.task_names]
+        new = [name for name in taught if name not in found]
+        for name in new:
+            number = theirs.spec.task_names.index(name)
+            found[name] = (teachers.make(net, params, number, features=features), config.hidden)
+        own = count(params.task) // theirs.spec.num_tasks * len(new)
+        size += (own + bool(new) * count(params.shared)) // run.num_seeds
     lacking = [name for name in suite.spec.task_names if name not in found]
     if lacking:
         raise ValueError(f"--teachers: no run has learnt {', '.join(lacking)}")
@@ -153,8 +158,7 @@ def restore_teachers(
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves([(m.shared, m.task, m.number) for m in masters]):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    sizes = tuple(teachers.size(master) for master in masters)
-    return Teachers(masters, chosen[0][1], sizes, digest.hexdigest()[:16])
+    return Teachers(masters, chosen[0][1], size, digest.hexdigest()[:16])
 
 
 def scores(suite: Any, agent: Any, policies: Any, run: engines.RunConfig) -> dict[str, np.ndarray]:
@@ -227,6 +231,4 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         random = scores(suite, evaluate.random_agent(spec), np.zeros(1, np.int32), run_config)
         which = np.arange(run_config.num_seeds, dtype=np.int32) % num_sets
         masters = scores(suite, teachers.agent(spec, found.masters), which, run_config)
-        distill_report.report(
-            spec, rows, random, masters, sizes, sum(found.sizes), run_config, folder
-        )
+        distill_report.report(spec, rows, random, masters, sizes, found.size, run_config, folder)

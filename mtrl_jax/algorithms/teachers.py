@@ -18,7 +18,7 @@ from mtrl_jax.networks.onehot import OneHot
 from mtrl_jax.networks.separate import Separate
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Timestep
 
-__all__ = ["Teacher", "agent", "check", "make", "num_features", "num_sets", "say", "size"]
+__all__ = ["Teacher", "agent", "check", "make", "num_features", "num_sets", "say"]
 
 # Their last layer is dense on a hidden layer, so that one can look behind it.
 _PLAIN = (MultiHead, OneHot, Separate)
@@ -98,12 +98,6 @@ def num_features(teachers: tuple[Teacher, ...]) -> int:
     """F; 0 unless all teachers show as many."""
     found = {teacher.num_features for teacher in teachers}
     return found.pop() if len(found) == 1 else 0
-
-
-def size(teacher: Teacher) -> int:
-    """Parameters of one set, without what shows the features."""
-    n = sum(x.size for x in jax.tree.leaves((teacher.shared, teacher.task))) // num_sets((teacher,))
-    return n - teacher.num_features * (teacher.num_features + 1)
 
 
 def check(spec: EnvSpec, teachers: tuple[Teacher, ...]) -> None:

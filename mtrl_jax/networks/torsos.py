@@ -20,6 +20,11 @@ TORSOS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "board": ((16, 3, 1),),
     # Mnih et al. 2015, Nature 518, for four frames of 84 x 84.
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    # Rusu et al. 2015 (arXiv 1511.06295): students of 25, and of 7 and 4 % of that, and of ten
+    # games.
+    "nature_16_32_32": ((16, 8, 4), (32, 4, 2), (32, 3, 1)),
+    "nature_16_16_16": ((16, 8, 4), (16, 4, 2), (16, 3, 1)),
+    "nature_64_64_64": ((64, 8, 4), (64, 4, 2), (64, 3, 1)),
 }
 
 
@@ -72,7 +77,7 @@ def choose(spec: EnvSpec, kind: str = "auto") -> Torso:
     shape, vocabulary = spec.observation_shape, spec.vocabulary
     if kind == "auto":
         kind = "nature" if reads == "conv" else "flat"
-    if (kind == "nature") != (reads == "conv"):
+    if kind.startswith("nature") != (reads == "conv"):
         raise ValueError(f"torso {kind!r} does not read observations of shape {shape}")
     if kind == "board":
         same = vocabulary is not None and len(np.unique(vocabulary)) == 1
