@@ -157,7 +157,8 @@ def run(
     A first Ctrl-C or SIGTERM lets the running cells save and ends; cells whose agent is at fault
     are named in the outcome, and the others run.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    several = list(range(os.cpu_count() or 1))  # where the system does not say which are ours
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else several
     count = num_workers or len(cores)
     shares = [cores[n::count] or [cores[n % len(cores)]] for n in range(count)]
     began, used = time.monotonic(), _child_seconds()
