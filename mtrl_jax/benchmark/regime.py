@@ -35,6 +35,7 @@ __all__ = ["STREAM", "Games", "RandomGames", "blind", "choose", "each_game", "fo
            "random_games", "stream_spec", "subset"]  # fmt: skip
 
 STREAM = "stream"  # the name of the one task that an agent is shown
+SMALL = 1024  # bytes of a game's data that every step may look up
 
 
 def folds(num_games: int, num_folds: int, seed: int = 0) -> np.ndarray:
@@ -104,10 +105,19 @@ def stream_spec(spec: EnvSpec) -> EnvSpec:
 
 
 class Games(NamedTuple):
-    """What the stream draws from; leaves of `tasks` `[N, ...]`, `mask` bool `[N, A]`."""
+    """What the stream draws from.
+
+    Attributes:
+      tasks: leaves `[N, ...]`.
+      mask: bool `[N, A]`, the actions that each has.
+      drawn: int32 `[N]`, whose first `count` are the games of the stream, as places in `tasks`.
+      count: int32.
+    """
 
     tasks: ArrayTree
     mask: Array
+    drawn: Array
+    count: Array
 
 
 class StreamState(NamedTuple):
@@ -124,9 +134,8 @@ class RandomGames(NamedTuple):
     discrete: bool = True
 
     def reset(self, key: Key, task: Games) -> tuple[StreamState, Timestep]:
-        num_games = task.mask.shape[0]
         draw, start = jax.random.split(key)
-        game = jax.random.randint(draw, (), 0, num_games)
+        game = task.drawn[jax.random.randint(draw, (), 0, task.count)]
         state, timestep = self.env.reset(start, _game(task, game))
         return StreamState(game, state), timestep
 
@@ -145,11 +154,22 @@ def _game(task: Games, game: Array) -> ArrayTree:
 
 
 def random_games(suite: FunctionalSuite, indices: Sequence[int]) -> FunctionalSuite:
-    """The stream of the games `indices` of a suite; of one game, that game under no name."""
-    chosen = np.asarray(indices)
-    spec = suite.spec
-    one = jax.tree.map(lambda x: jnp.asarray(x)[chosen][None], suite.tasks)
-    games = Games(one, jnp.asarray(np.asarray(spec.action_mask)[chosen][None]))
+    """The stream of the games `indices` of a suite; of one game, that game under no name.
+
+    Where a game is little data, all games of the suite are in it and the rest are never drawn: so
+    the streams of any games have the same shapes, and share one program.
+    """
+    spec, mask = suite.spec, np.asarray(suite.spec.action_mask)
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(suite.tasks)]
+    small = sum(x.nbytes for x in leaves) <= SMALL * spec.num_tasks
+    kept = np.arange(spec.num_tasks) if small else np.asarray(indices)
+    drawn = np.searchsorted(kept, indices) if small else np.arange(len(kept))
+    one = jax.tree.map(lambda x: jnp.asarray(x)[kept][None], suite.tasks)
+    padded = np.resize(drawn, len(kept)).astype(np.int32)
+    games = Games(
+        one, jnp.asarray(mask[kept][None]), jnp.asarray(padded[None]),
+        jnp.asarray([len(drawn)], jnp.int32),
+    )  # fmt: skip
     return FunctionalSuite(stream_spec(spec), RandomGames(suite.env, not spec.action_size), games)
 
 

@@ -114,10 +114,18 @@ def test_a_new_game_is_drawn_after_every_game_over_by_each_environment_for_itsel
     assert (play(stream, np.zeros((T, 1, E), np.int32), 1).observation != rows.observation).any()
 
 
-def test_only_the_games_of_the_stream_are_played():
-    stream = regime.random_games(stream_envs.suite(), [2, 0])
-    rows = play(stream, np.zeros((T, 1, E), np.int32))
-    assert {game for mine in episodes(rows) for game, _ in mine} == {0, 2}
+@pytest.mark.parametrize("small", [0, regime.SMALL])
+def test_only_the_games_of_the_stream_are_played(small, monkeypatch):
+    monkeypatch.setattr(regime, "SMALL", small)
+    of = lambda *games: regime.random_games(stream_envs.suite(), games)
+    rows = play(of(2, 0), np.zeros((T, 1, E), np.int32))
+    games = [game for mine in episodes(rows) for game, _ in mine[:10]]
+    np.testing.assert_allclose(np.bincount(games) / len(games), [0.5, 0.0, 0.5], atol=0.09)
+    rows = play(of(1), np.zeros((T, 1, E), np.int32))
+    assert (rows.observation == 1).all()
+    # Where games are little data, streams of any of them can share a program.
+    shapes = lambda suite: [x.shape for x in jax.tree.leaves(suite.tasks)]
+    assert (shapes(of(2, 0)) == shapes(of(1)) == shapes(of(0, 1, 2))) == bool(small)
 
 
 def test_illegal_actions_are_no_ops_and_all_others_arrive():
