@@ -110,14 +110,14 @@ class Games(NamedTuple):
     Attributes:
       tasks: leaves `[N, ...]`.
       mask: bool `[N, A]`, the actions that each has.
-      drawn: int32 `[N]`, whose first `count` are the games of the stream, as places in `tasks`.
-      count: int32.
+      drawn: int32 `[N]`, whose first `size` are the games of the stream, as places in `tasks`.
+      size: int32.
     """
 
     tasks: ArrayTree
     mask: Array
     drawn: Array
-    count: Array
+    size: Array
 
 
 class StreamState(NamedTuple):
@@ -135,7 +135,7 @@ class RandomGames(NamedTuple):
 
     def reset(self, key: Key, task: Games) -> tuple[StreamState, Timestep]:
         draw, start = jax.random.split(key)
-        game = task.drawn[jax.random.randint(draw, (), 0, task.count)]
+        game = task.drawn[jax.random.randint(draw, (), 0, task.size)]
         state, timestep = self.env.reset(start, _game(task, game))
         return StreamState(game, state), timestep
 
