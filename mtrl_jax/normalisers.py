@@ -17,6 +17,7 @@ __all__ = [
     "init_moments",
     "masked_moments",
     "normalise",
+    "observe",
     "restore",
     "standardise",
     "update_moments",
@@ -95,6 +96,24 @@ def update_moments(moments: Moments, mean: Array, variance: Array, slowest: floa
         (1.0 - w) * moments.variance + w * variance + w * (1.0 - w) * jnp.square(apart),
         batches,
     )
+
+
+def observe(
+    moments: Moments, observation: Array, together: bool, axis_name: str | None = None
+) -> Moments:
+    """Moments `[K, F]` with a rollout's observations mixed in.
+
+    Args:
+      moments: so far.
+      observation: `[K, T, E, ...]`, of F numbers each.
+      together: whether all tasks have the same moments, those of all tasks' observations.
+      axis_name: of the devices, None outside pmap.
+    """
+    x = observation.reshape(*observation.shape[:3], -1).astype(jnp.float32)
+    axes = (0, 1, 2) if together else (1, 2)
+    batch = masked_moments(x, jnp.ones_like(x, bool), axes, axis_name)
+    mean, variance = (jnp.broadcast_to(y, moments.mean.shape) for y in batch)
+    return update_moments(moments, mean, variance)
 
 
 def normalise(x: Array, moments: Moments, limit: float = jnp.inf) -> Array:

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import learner, replay, surgery
-from mtrl_jax.algorithms import q_network, student, teachers
+from mtrl_jax.algorithms import checks, q_network, student, teachers
 from mtrl_jax.losses import distillation as losses
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
@@ -136,21 +136,13 @@ def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) 
     """Raises ValueError, naming the field, what came and what is allowed."""
     if spec.action_size:
         raise ValueError("suite must have discrete actions for distillation; got continuous ones")
-    choices: dict[str, Any] = {"loss": LOSSES, "actor": ACTORS, "surgery": surgery.METHODS}
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(allowed)}; got {getattr(config, name)!r}"
-            )
-    for name in ("temperature", "unroll_length", "replay_size", "min_replay", "replay_ratio",
-                 "batch_size", "learning_rate", "max_grad_norm"):  # fmt: skip
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
-    if not config.feature_cost >= 0:
-        raise ValueError(f"feature_cost must not be negative; got {config.feature_cost}")
-    for name in ("epsilon", "eval_epsilon"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    checks.one_of(config, loss=LOSSES, actor=ACTORS, surgery=surgery.METHODS)
+    checks.above_0(
+        config, "temperature", "unroll_length", "replay_size", "min_replay", "replay_ratio",
+        "batch_size", "learning_rate", "max_grad_norm",
+    )  # fmt: skip
+    checks.not_negative(config, "feature_cost")
+    checks.unit_interval(config, "epsilon", "eval_epsilon")
     if config.min_replay > (most := config.replay_size):
         raise ValueError(
             f"min_replay must not exceed replay_size = {most}; got {config.min_replay}"

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import distributions, learner, surgery
+from mtrl_jax.algorithms import checks
 from mtrl_jax.losses import distral as losses
 from mtrl_jax.networks import columns
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
@@ -105,24 +106,15 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
             "suite must have discrete actions for Distral; got continuous ones, which "
             "experiments.metaworld learns"
         )
-    for name, value, allowed in (
-        ("algorithm", config.algorithm, losses.ALGORITHMS),
-        ("entropy_form", config.entropy_form, losses.ENTROPY_FORMS),
-        ("optimiser", config.optimiser, OPTIMISERS),
-        ("surgery", config.surgery, surgery.METHODS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    checks.one_of(
+        config, algorithm=losses.ALGORITHMS, entropy_form=losses.ENTROPY_FORMS,
+        optimiser=OPTIMISERS, surgery=surgery.METHODS,
+    )  # fmt: skip
     if config.alpha != -1.0 and not 0.0 <= config.alpha <= 1.0:
         raise ValueError(f"alpha must lie in [0, 1], or be -1 for the algorithm's own; got "
                          f"{config.alpha}")  # fmt: skip
-    for name in ("entropy_cost", "learning_rate", "max_grad_norm", "unroll_length"):
-        value = getattr(config, name)
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise ValueError(f"{name} must be above 0; got {value}")
-    for name in ("discount", "lambda_", "final_learning_rate"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    checks.above_0(config, "entropy_cost", "learning_rate", "max_grad_norm", "unroll_length")
+    checks.unit_interval(config, "discount", "lambda_", "final_learning_rate")
     scales = config.task_cost_scales
     if scales and (len(scales) != spec.num_tasks or min(scales) <= 0):
         raise ValueError(

@@ -31,7 +31,7 @@ import numpy as np
 import optax
 
 from mtrl_jax import learner, replay, returns, surgery
-from mtrl_jax.algorithms import q_network
+from mtrl_jax.algorithms import checks, q_network
 from mtrl_jax.losses import q_learning as losses
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
@@ -48,9 +48,6 @@ __all__ = [
     "transitions",
     "update",
 ]
-
-# These follow the size of losses over a run; a bootstrapped target moves with the network.
-_NEED_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,22 +138,13 @@ def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
     if spec.action_size:
         raise ValueError("suite must have discrete actions for DQN; got continuous ones")
-    allowed = [name for name in surgery.METHODS if name not in _NEED_LOSSES]
-    if config.surgery not in allowed:
-        why = " (it follows losses, whose targets move here)" * (config.surgery in _NEED_LOSSES)
-        raise ValueError(
-            f"surgery must be one of {', '.join(allowed)}; got {config.surgery!r}{why}"
-        )
-    for name in ("n_step", "unroll_length", "replay_size", "min_replay", "replay_ratio",
-                 "batch_size", "target_period", "epsilon_steps", "huber", "learning_rate",
-                 "max_grad_norm"):  # fmt: skip
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
-    for name in ("discount", "epsilon", "eval_epsilon"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
-    if not config.reward_clip >= 0:
-        raise ValueError(f"reward_clip must not be negative; got {config.reward_clip}")
+    checks.surgery_without_losses(config, "whose targets move here")
+    checks.above_0(
+        config, "n_step", "unroll_length", "replay_size", "min_replay", "replay_ratio",
+        "batch_size", "target_period", "epsilon_steps", "huber", "learning_rate", "max_grad_norm",
+    )  # fmt: skip
+    checks.unit_interval(config, "discount", "epsilon", "eval_epsilon")
+    checks.not_negative(config, "reward_clip")
     if config.min_replay > config.replay_size:
         raise ValueError(
             f"min_replay must not exceed replay_size = {config.replay_size}; got "

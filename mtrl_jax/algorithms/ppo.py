@@ -31,12 +31,10 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import learner, normalisers, returns, surgery
-from mtrl_jax.algorithms import actor_critic
+from mtrl_jax.algorithms import actor_critic, checks
 from mtrl_jax.losses import ppo as losses
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
-# These follow the size of losses, which for a policy may be negative and says nothing.
-_NEED_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
 STATISTICS = ("task", "shared", "none")
 
 
@@ -120,27 +118,14 @@ class _Samples(NamedTuple):
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
-    known = (("surgery", surgery.METHODS), ("statistics", STATISTICS))
-    for name, allowed in known:
-        if getattr(config, name) not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(allowed)}; got {getattr(config, name)!r}"
-            )
-    if config.surgery in _NEED_LOSSES:
-        raise ValueError(
-            f"surgery {config.surgery!r} follows the size of positive losses, which a policy's are "
-            f"not; any of {', '.join(m for m in surgery.METHODS if m not in _NEED_LOSSES)} works"
-        )
-    above_0 = ("unroll_length", "epochs", "minibatches", "clip", "learning_rate", "max_grad_norm")
-    for name in (*above_0, "observation_limit"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
-    for name in ("target_kl", "entropy_cost", "value_cost"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must not be negative; got {getattr(config, name)}")
-    for name in ("discount", "lambda_", "return_memory", "final_learning_rate"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    checks.one_of(config, statistics=STATISTICS)
+    checks.surgery_without_losses(config, "which a policy's are not")
+    checks.above_0(
+        config, "unroll_length", "epochs", "minibatches", "clip", "learning_rate", "max_grad_norm",
+        "observation_limit",
+    )  # fmt: skip
+    checks.not_negative(config, "target_kl", "entropy_cost", "value_cost")
+    checks.unit_interval(config, "discount", "lambda_", "return_memory", "final_learning_rate")
     low, high = actor_critic.STD_RANGE
     if not low < config.initial_std < high:
         raise ValueError(f"initial_std must lie in ({low}, {high}); got {config.initial_std}")
@@ -313,7 +298,11 @@ def prepare(
     config, nets, (t, _, e) = parts.config, parts.nets, rollout.log_prob.shape
     lead = lambda x: jnp.moveaxis(x, 1, 0)
     rows, action = jax.tree.map(lead, (rollout.timestep, rollout.action))
-    observations = _observe(parts, state.observations, rows.observation[:, :-1], axis_name)
+    observations = state.observations
+    if config.statistics != "none" and parts.spec.vocabulary is None:
+        observations = normalisers.observe(
+            observations, rows.observation[:, :-1], config.statistics == "shared", axis_name
+        )
 
     def look(task, moments, observation, action, k):
         flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
@@ -352,18 +341,3 @@ def prepare(
         "value/explained": 1.0 - missed / jnp.maximum(moments[1], 1e-8),
     }
     return state._replace(observations=observations, returns=seen), samples, metrics
-
-
-def _observe(
-    parts: _Parts, moments: normalisers.Moments, observation: Array, axis_name: str | None
-) -> normalisers.Moments:
-    """Moments with a rollout's observations `[K, T, E, ...]` mixed in."""
-    if parts.config.statistics == "none" or parts.spec.vocabulary is not None:
-        return moments
-    x = observation.reshape(*observation.shape[:3], -1).astype(jnp.float32)
-    if parts.config.statistics == "task":
-        batch = normalisers.masked_moments(x, jnp.ones_like(x, bool), (1, 2), axis_name)
-    else:
-        both = normalisers.masked_moments(x, jnp.ones_like(x, bool), (0, 1, 2), axis_name)
-        batch = tuple(jnp.broadcast_to(y, moments.mean.shape) for y in both)  # type: ignore[assignment]
-    return normalisers.update_moments(moments, *batch)

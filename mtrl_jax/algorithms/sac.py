@@ -29,15 +29,11 @@ import numpy as np
 import optax
 
 from mtrl_jax import learner, normalisers, replay, surgery
-from mtrl_jax.algorithms import actor_q, experience, sac_step
+from mtrl_jax.algorithms import actor_q, checks, experience, sac_step
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
-# These follow the size of losses, which for an actor may be negative and says nothing.
-_NEED_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
-CHOICES: dict[str, Any] = {
-    "surgery": surgery.METHODS, "statistics": ("task", "shared", "none"),
-    "reward_scaling": ("none", "mean"),
-}  # fmt: skip
+STATISTICS = ("task", "shared", "none")
+REWARD_SCALINGS = ("none", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,27 +107,15 @@ class _Parts(NamedTuple):
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
-    for name, allowed in CHOICES.items():
-        if getattr(config, name) not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(allowed)}; got {getattr(config, name)!r}"
-            )
-    if config.surgery in _NEED_LOSSES:
-        raise ValueError(
-            f"surgery {config.surgery!r} follows the size of positive losses, which an actor's are "
-            f"not; any of {', '.join(m for m in surgery.METHODS if m not in _NEED_LOSSES)} works"
-        )
-    for name in ("num_critics", "unroll_length", "updates_per_step", "batch_size", "capacity",
-                 "temperature", "learning_rate", "temperature_learning_rate", "max_grad_norm",
-                 "observation_limit"):  # fmt: skip
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0; got {getattr(config, name)}")
-    for name in ("warmup", "reset_every", "max_temperature"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must not be negative; got {getattr(config, name)}")
-    for name in ("discount", "target_rate"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1]; got {getattr(config, name)}")
+    checks.one_of(config, statistics=STATISTICS, reward_scaling=REWARD_SCALINGS)
+    checks.surgery_without_losses(config, "which an actor's are not")
+    checks.above_0(
+        config, "num_critics", "unroll_length", "updates_per_step", "batch_size", "capacity",
+        "temperature", "learning_rate", "temperature_learning_rate", "max_grad_norm",
+        "observation_limit",
+    )  # fmt: skip
+    checks.not_negative(config, "warmup", "reset_every", "max_temperature")
+    checks.unit_interval(config, "discount", "target_rate")
     if config.capacity < config.batch_size:
         raise ValueError(
             f"capacity must be at least batch_size = {config.batch_size}; got {config.capacity}"
@@ -239,8 +223,14 @@ def update(
     t, _, e = rollout.log_prob.shape
     e *= experience.num_devices(axis_name)
     n = max(1, round(config.updates_per_step * t * e))
+    observations = state.observations
+    if config.statistics != "none" and parts.spec.vocabulary is None:
+        rows = jnp.moveaxis(rollout.timestep.observation[:-1], 1, 0)
+        observations = normalisers.observe(
+            observations, rows, config.statistics == "shared", axis_name
+        )
     state = state._replace(
-        observations=_observe(parts, state.observations, rollout, axis_name),
+        observations=observations,
         rings=experience.store(state.rings, rollout, axis_name),
         steps=state.steps + t * e,
     )
@@ -292,17 +282,3 @@ def renew(parts: _Parts, state: State, n: int, ready: Array) -> State:
         begins = ready & (done == 0)
         state = state._replace(reward_scale=jnp.where(due | begins, scale, state.reward_scale))
     return state
-
-
-def _observe(
-    parts: _Parts, moments: normalisers.Moments, rollout: Rollout, axis_name: str | None
-) -> normalisers.Moments:
-    """Moments with a rollout's observations mixed in."""
-    if parts.config.statistics == "none" or parts.spec.vocabulary is not None:
-        return moments
-    x = jnp.moveaxis(rollout.timestep.observation[:-1], 1, 0)
-    x = x.reshape(*x.shape[:3], -1).astype(jnp.float32)
-    axes = (1, 2) if parts.config.statistics == "task" else (0, 1, 2)
-    batch = normalisers.masked_moments(x, jnp.ones_like(x, bool), axes, axis_name)
-    mean, variance = (jnp.broadcast_to(y, moments.mean.shape) for y in batch)
-    return normalisers.update_moments(moments, mean, variance)

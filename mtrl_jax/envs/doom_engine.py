@@ -68,9 +68,9 @@ def make_workspace(engine: str) -> Workspace:
     script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     script.chmod(0o700)
     try:
-        # `user` makes this a real fork: OpenBLAS (under NumPy and SciPy, so under jax) then ends its
-        # threads, once and here. envpool forks from several threads at a time, and two forks that
-        # both find these threads alive wait for them forever.
+        # `user` makes this a real fork: OpenBLAS (under NumPy and SciPy, so under jax) then ends
+        # its threads, once and here. envpool forks from several threads at a time, and two forks
+        # that both find these threads alive wait for them forever.
         subprocess.run(
             [script, "--check"], check=True, timeout=60, capture_output=True, user=os.getuid()
         )

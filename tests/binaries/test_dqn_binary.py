@@ -44,7 +44,7 @@ def test_a_run_is_reported_continued_scored_and_drawn(tmp_path):
     [
         (("--suite=small_games:catch,snakes",), "did you mean snake?"),
         (("--suite=mt10",), "discrete actions for DQN"),
-        (("--surgery=famo",), "surgery must be one of"),
+        (("--surgery=famo",), "surgery 'famo' follows the size"),
         (("--config_overrides=replay_size=2000000000",), "GiB are free; at most"),
     ],
 )

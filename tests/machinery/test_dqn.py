@@ -259,7 +259,7 @@ def test_a_board_is_convolved_as_numpy_says(games):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"surgery": "famo"}, r"surgery must be one of .* \(it follows losses"),
+        ({"surgery": "famo"}, "whose targets move here"),
         ({"network": "deep"}, "network must be one of blind, onehot"),
         ({"torso": "nature"}, "torso 'nature' does not read"),
         ({"torso": "big"}, "torso must be auto or one of"),

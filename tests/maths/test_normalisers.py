@@ -77,6 +77,17 @@ def test_each_task_is_standardised_by_itself_over_the_whole_rollout_and_all_devi
     np.testing.assert_allclose(four, one, atol=1e-4)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_observations_are_seen_by_task_or_together(together):
+    x = np.random.default_rng(3).normal(2.0, 3.0, (2, 5, 4, 1, 3)).astype(np.float32)  # [K, T, E,..
+    x[1] += 10.0
+    moments = normalisers.observe(normalisers.init_moments((2, 3)), x, together)
+    flat = x.reshape(2, 20, 3)
+    rows = [flat.reshape(40, 3)] * 2 if together else flat
+    np.testing.assert_allclose(moments.mean, [r.mean(0) for r in rows], rtol=1e-5)
+    np.testing.assert_allclose(moments.variance, [r.var(0) for r in rows], rtol=1e-4)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="mask must have shape"):
         normalisers.masked_moments(jnp.zeros((2, 3)), jnp.ones(3, bool), (0,))
