@@ -118,12 +118,11 @@ def main() -> None:
         rows.append({"games": games, "seeds": seeds, "envs": arguments.num_envs, **{
             n: round(float(rate)) for n, rate in rates.items()
         }})  # fmt: skip
-    when, load = time.strftime("%Y-%m-%d"), round(os.getloadavg()[0], 1)  # load: of other work too
+    load = round(os.getloadavg()[0], 1)  # of other work too
+    stamp = {"date": time.strftime("%Y-%m-%d"), "load": load, "jax": jax.__version__}
     with RESULTS.open("a") as file:
         for row in rows:
-            file.write(
-                json.dumps({"date": when, "load": load, "jax": jax.__version__, **row}) + "\n"
-            )
+            file.write(json.dumps({**stamp, **row}) + "\n")
 
 
 if __name__ == "__main__":
