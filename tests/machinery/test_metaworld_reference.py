@@ -3,7 +3,7 @@
 envpool draws a goal and an object's place from a Mersenne Twister as C++'s
 `uniform_real_distribution` does; the same numbers are given to the package here. Where rows still
 differ, by how much is in `DIFFERENT`: envpool ports version 3.0.0 on a newer MuJoCo. A few first
-states (`push`, `stick-pull`) are not the same in every process, so a bound may fail once in a while.
+states (`push`, `stick-pull`) are not the same in every process: a bound may fail once in a while.
 """
 
 import pickle
