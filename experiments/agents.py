@@ -14,6 +14,12 @@ from mtrl_jax.types import Agent, EnvSpec
 # on continuous actions.
 ALGORITHMS: dict[str, Any] = {"ppo": ppo, "sac": sac}
 
+# What experiments.dqn and the teachers of experiments.distill use on them.
+DQN_ON_SMALL_GAMES: dict[str, Any] = {
+    "replay_ratio": 4.0, "n_step": 5, "unroll_length": 16, "discount": 0.97, "epsilon": 0.05,
+    "epsilon_steps": 30_000,
+}  # fmt: skip
+
 
 def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     """What an agent cannot know: on how many devices it is to run.

@@ -37,10 +37,7 @@ _SHARE = flags.DEFINE_float(
 DEFAULT_SUITE = "small_games:catch,dodge,pong,collect"
 RUN = {"num_envs_per_task": 8, "eval_episodes": 128}
 STEPS_OF_A_TASK = 100_000
-TEACHER: dict[str, Any] = {
-    "hidden": (64,),
-    "replay_ratio": 4.0,
-}  # as experiments.dqn on small games
+TEACHER: dict[str, Any] = {**agents.DQN_ON_SMALL_GAMES, "hidden": (64,)}
 
 
 class Teachers(NamedTuple):

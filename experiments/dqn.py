@@ -35,8 +35,7 @@ ATARI = "envpool:"
 PRESETS: dict[str, dict[str, Any]] = {
     SMALL_GAMES: {
         "run": {"num_envs_per_task": 8, "steps_of_a_task": 150_000},
-        "config": {"replay_ratio": 4.0, "n_step": 5, "unroll_length": 16, "discount": 0.97,
-                   "epsilon": 0.05, "epsilon_steps": 30_000},
+        "config": agents.DQN_ON_SMALL_GAMES,
     },
     # The published numbers but for Adam, three-step double targets and the size of the replay,
     # which takes 56 KB for each transition: 1.1 GB a game.

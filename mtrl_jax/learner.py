@@ -132,6 +132,36 @@ def psum(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
+def num_devices(axis_name: str | None) -> int:
+    """D, a Python integer; 1 for `axis_name=None`."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def gather(tree: ArrayTree, axis_name: str | None, axis: int) -> ArrayTree:
+    """What all devices hold, on each of them: leaves joined along `axis` in their order."""
+    if axis_name is None:
+        return tree
+    join = lambda x: jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+    return jax.tree.map(join, tree)
+
+
+def share(tree: ArrayTree, axis_name: str | None, axis: int) -> ArrayTree:
+    """This device's part of what all hold, the inverse of `gather`.
+
+    Raises:
+      ValueError: the devices do not divide `axis`, which is a batch.
+    """
+    d = num_devices(axis_name)
+
+    def part(x):
+        if x.shape[axis] % d:
+            raise ValueError(f"batch_size must be a multiple of {d} devices; got {x.shape[axis]}")
+        width = x.shape[axis] // d
+        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * width, width, axis)
+
+    return tree if axis_name is None else jax.tree.map(part, tree)
+
+
 def init_optimisers(transforms: Transforms, params: Params) -> OptState:
     """Fresh optimiser states; each task has its own: tasks never meet in a moment or a norm."""
     return OptState(

@@ -260,7 +260,7 @@ def update(
     def learn(carry, i):
         params, opt_state, updates = carry
         key = jax.random.fold_in(state.key, updates)
-        index = _share(replay.indices(rings, key, config.batch_size), axis_name)
+        index = learner.share(replay.indices(rings, key, config.batch_size), axis_name, 1)
         params, opt_state, values = gradient_step(
             parts, params, opt_state, replay.take(rings, index), axis_name
         )
@@ -321,21 +321,5 @@ def _items(
     again = lambda x: x.reshape(k, t, e, x.shape[-1])
     features = again(jnp.stack(seen)) if parts.num_features else ()
     rows = (Item(observation, again(values), features), lead(rollout.timestep.valid[1:]))
-    if axis_name is not None:
-        rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, axis=2, tiled=True), rows)
+    rows = learner.gather(rows, axis_name, 2)
     return jax.tree.map(lambda x: x.reshape(k, -1, *x.shape[3:]), rows)
-
-
-def _share(index: Array, axis_name: str | None) -> Array:
-    """This device's columns of `[K, B]`; raises ValueError if the devices do not divide B."""
-    if axis_name is None:
-        return index
-    devices = jax.lax.axis_size(axis_name)
-    if index.shape[1] % devices:
-        raise ValueError(
-            f"batch_size must be a multiple of {devices}, the number of devices; got "
-            f"{index.shape[1]}"
-        )
-    width = index.shape[1] // devices
-    start = jax.lax.axis_index(axis_name) * width
-    return jax.lax.dynamic_slice_in_dim(index, start, width, axis=1)

@@ -232,7 +232,8 @@ def update(
 ) -> tuple[State, Metrics]:
     """Stores a rollout, then makes the gradient steps that it pays for; metrics are their means."""
     config = parts.config
-    items, valid = transitions(config, _gather(rollout, axis_name))
+    rows, action = learner.gather((rollout.timestep, rollout.action), axis_name, 2)
+    items, valid = transitions(config, rollout._replace(timestep=rows, action=action))
     rings = replay.add(state.replay, items, valid)
     n = valid.shape[1]  # T * E, of all devices
     ready = replay.size(rings).min() >= config.min_replay
@@ -240,7 +241,7 @@ def update(
     def learn(carry, i):
         params, target, opt_state, updates = carry
         key = jax.random.fold_in(state.key, updates)
-        index = _share(replay.indices(rings, key, config.batch_size), axis_name)
+        index = learner.share(replay.indices(rings, key, config.batch_size), axis_name, 1)
         params, opt_state, values = gradient_step(
             parts, params, target, opt_state, replay.take(rings, index), axis_name
         )
@@ -312,31 +313,3 @@ def gradient_step(
         loss, parts.transforms, params, opt_state, (batch, q_t, q_t_selector, mask, numbers),
         axis_name,
     )  # fmt: skip
-
-
-def _gather(rollout: Rollout, axis_name: str | None) -> Rollout:
-    """The rollout of all devices' environments, in their order, on each of them."""
-    if axis_name is None:
-        return rollout
-    join = lambda x: jax.lax.all_gather(x, axis_name, axis=2, tiled=True)
-    rows, action = jax.tree.map(join, (rollout.timestep, rollout.action))
-    return rollout._replace(timestep=rows, action=action)
-
-
-def _share(index: Array, axis_name: str | None) -> Array:
-    """This device's columns of `[K, B]`.
-
-    Raises:
-      ValueError: if the batch cannot be dealt out evenly.
-    """
-    if axis_name is None:
-        return index
-    devices = jax.lax.axis_size(axis_name)
-    if index.shape[1] % devices:
-        raise ValueError(
-            f"batch_size must be a multiple of {devices}, the number of devices; got "
-            f"{index.shape[1]}"
-        )
-    width = index.shape[1] // devices
-    start = jax.lax.axis_index(axis_name) * width
-    return jax.lax.dynamic_slice_in_dim(index, start, width, axis=1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import replay
+from mtrl_jax import learner, replay
 from mtrl_jax.types import Array, EnvSpec, Key, Rollout
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "check_memory",
     "draw_batch",
     "item_spec",
-    "num_devices",
     "reward_scales",
     "store",
 ]
@@ -72,9 +71,7 @@ def store(rings: replay.ReplayState, rollout: Rollout, axis_name: str | None) ->
     )  # fmt: skip
 
     def flat(x):  # [T, K, E, ...] to [K, T * E, ...]
-        x = jnp.moveaxis(x, 1, 0)
-        if axis_name is not None:
-            x = jax.lax.all_gather(x, axis_name, axis=2, tiled=True)
+        x = learner.gather(jnp.moveaxis(x, 1, 0), axis_name, 2)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
     return replay.add(rings, jax.tree.map(flat, new), flat(rows.valid[1:]))
@@ -98,18 +95,10 @@ def draw_batch(
     Raises:
       ValueError: the devices do not divide the batch.
     """
-    n = num_devices(axis_name)
-    if batch_size % n:
-        raise ValueError(f"batch_size must be a multiple of {n} devices; got {batch_size}")
     index_key, noise_key = jax.random.split(key)
     index = replay.indices(rings, index_key, batch_size)
     noise = jax.random.normal(noise_key, (*index.shape, 2, rings.items.action.shape[-1]))
-    if axis_name is not None:
-        width = batch_size // n
-        start = jax.lax.axis_index(axis_name) * width
-        index, noise = (
-            jax.lax.dynamic_slice_in_dim(x, start, width, axis=1) for x in (index, noise)
-        )
+    index, noise = learner.share((index, noise), axis_name, 1)
     batch = replay.take(rings, index)
     return batch._replace(reward=batch.reward * scale[:, None]), noise
 
@@ -125,8 +114,3 @@ def reward_scales(rings: replay.ReplayState) -> Array:
     mean = jnp.where(stored, jnp.abs(reward), 0.0).sum(1) / jnp.maximum(rings.stored, 1)
     most = mean.max()
     return jnp.where(most > 0, most / jnp.maximum(mean, most / MAX_SCALE), 1.0)
-
-
-def num_devices(axis_name: str | None) -> int:
-    """D, a Python integer."""
-    return 1 if axis_name is None else jax.lax.psum(1, axis_name)

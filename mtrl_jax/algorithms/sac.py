@@ -221,7 +221,7 @@ def update(
     was made."""
     config = parts.config
     t, _, e = rollout.log_prob.shape
-    e *= experience.num_devices(axis_name)
+    e *= learner.num_devices(axis_name)
     n = max(1, round(config.updates_per_step * t * e))
     observations = state.observations
     if config.statistics != "none" and parts.spec.vocabulary is None:
