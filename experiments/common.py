@@ -56,6 +56,10 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
 _EVAL_EPISODES = flags.DEFINE_integer(
     "eval_episodes", None, "Episodes of every task in an evaluation. (default: the suite's)", 1
 )
+_STAGGER = flags.DEFINE_bool(
+    "stagger", None, "Cut the first episodes of a host suite's environments off at different "
+    "lengths, so that they are not all at the same point. (default: the preset's, or no)"
+)  # fmt: skip
 _OVERRIDES = flags.DEFINE_list(
     "config_overrides", [], "Fields of the algorithm's Config as name=value, separated by commas; "
     "tuples as 64x64. Unknown names list the known ones."
@@ -111,6 +115,7 @@ def run_config(defaults: dict[str, Any]) -> RunConfig:
         checkpoint_every=_CHECKPOINT_EVERY.value,
         eval_episodes=_EVAL_EPISODES.value
         or defaults.get("eval_episodes", _DEFAULT["eval_episodes"]),
+        stagger=defaults.get("stagger", False) if _STAGGER.value is None else _STAGGER.value,
     )
 
 

@@ -39,6 +39,7 @@ class RunConfig:
     eval_every: int = 1_000_000
     checkpoint_every: int = 500_000
     eval_episodes: int = 32
+    stagger: bool = False  # of a host suite: environments begin at different points of an episode
 
 
 class Engine(NamedTuple):
@@ -70,7 +71,7 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
     """Raises ValueError, naming the field, for what cannot run; builds and writes nothing."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name not in ("seed", "num_devices") and value < 1:
+        if field.name not in ("seed", "num_devices", "stagger") and value < 1:
             raise ValueError(f"{field.name} must be at least 1; got {value}")
     if not 0 <= config.seed < 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
@@ -259,7 +260,9 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     def open_pool(carry: _HostCarry, u: int) -> _HostCarry:
         # A pool cannot be restored: a run that continues plays new episodes, on seeds of its own.
         key = jax.random.fold_in(jax.random.fold_in(stream(root, "reset"), u), jax.process_index())
-        pool = suite.make_pool(num_envs, int(jax.random.randint(key, (), 0, 2**30)), NUM_GROUPS)
+        stagger = {"stagger": True} if config.stagger else {}
+        seed = int(jax.random.randint(key, (), 0, 2**30))
+        pool = suite.make_pool(num_envs, seed, NUM_GROUPS, **stagger)
         return carry._replace(
             pool=pool, loop=rollout.init_host_loop(pool, num_envs, agent.init_actor)
         )

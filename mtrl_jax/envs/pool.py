@@ -111,6 +111,7 @@ class EnvpoolPool:
         seed: int,
         num_groups: int = 1,
         render: bool = False,
+        stagger: bool = False,
     ) -> None:
         """Builds the pools.
 
@@ -120,9 +121,13 @@ class EnvpoolPool:
           seed: any non-negative integer.
           num_groups: G, a divisor of E.
           render: whether `render` will be called.
+          stagger: whether environment e's first episode is cut off after e / E of its limit (a
+            truncation, as any other), so that environments whose episodes are equally long are not
+            all at the same point of theirs for ever.
 
         Raises:
-          ValueError: `num_envs`, `num_groups` or `seed` out of range, or nothing can be drawn here.
+          ValueError: `num_envs`, `num_groups` or `seed` out of range, nothing can be drawn here, or
+            `stagger` where episodes have no limit.
         """
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
@@ -141,12 +146,16 @@ class EnvpoolPool:
         self._success_ends = np.array([task.encoding.kind == "minigrid" for task in tasks])
         self._in_flight = [False] * num_groups
         seeds = [environment_seeds(seed, k, num_envs) for k in range(len(tasks))]
+        if stagger and not self.spec.episode_limit.all():
+            raise ValueError("stagger must be False where episodes have no limit")
+        parts = np.arange(num_envs) if stagger else np.zeros(num_envs, int)
+        groups = [slice(g * self._size, (g + 1) * self._size) for g in range(num_groups)]
         self._pools = [
             [
-                _TaskPool(task, seeds[k][g * self._size : (g + 1) * self._size], render)
+                _TaskPool(task, seeds[k][cut], render, parts[cut] * task.episode_limit // num_envs)
                 for k, task in enumerate(tasks)
             ]
-            for g in range(num_groups)
+            for cut in groups
         ]
 
     def reset(self, group: int) -> Timestep:
@@ -264,9 +273,12 @@ def _succeeded(raw: dict[str, np.ndarray], rule: str) -> np.ndarray | bool:
 
 
 class _TaskPool:
-    """One envpool pool behind three calls; `recv` returns the raw state by its envpool names."""
+    """One envpool pool behind three calls; `recv` returns the raw state by its envpool names.
 
-    def __init__(self, task: TaskSpec, seeds: np.ndarray, render: bool) -> None:
+    `cuts` `[E]` are the lengths of the first episodes, 0 for those that nobody cuts off.
+    """
+
+    def __init__(self, task: TaskSpec, seeds: np.ndarray, render: bool, cuts: np.ndarray) -> None:
         import envpool
 
         options = dict(task.options, render_mode="rgb_array") if render else task.options
@@ -284,6 +296,11 @@ class _TaskPool:
         names = ("_send", "_recv", "_reset", "_state_keys")
         self._raw = all(hasattr(self._pool, name) for name in names)
         self._ended = np.ones(len(seeds), np.bool_)  # for the public way only
+        self._cuts = cuts
+        self._sent = 0
+        self._early: dict[str, np.ndarray] = {}  # rows of the environments that were just cut off
+        if cuts.any() and not self._raw:
+            raise ValueError("stagger must be False with this version of envpool")
 
     def reset(self) -> None:
         self._ended[:] = True
@@ -297,19 +314,38 @@ class _TaskPool:
         # A fresh array: envpool keeps a reference to it and refuses read-only memory.
         action = action.astype(task.action_dtype)
         if self._raw:
-            self._pool._send([self._ids, self._ids, action])
+            ids = self._ids
+            cut = (self._cuts > 0) & (self._cuts == self._sent)
+            self._sent += 1
+            if cut.any():  # envpool numbers the rows of one call: a reset is a call by itself
+                self._pool._reset(ids[cut])
+                self._early = self._receive()
+                ids, action = ids[~cut], np.ascontiguousarray(action[~cut])
+            if len(ids):
+                self._pool._send([ids, ids, action])
         else:
             self._pool.send(action, self._ids)
 
     def recv(self) -> dict[str, np.ndarray]:
         if self._raw:
-            return dict(zip(self._pool._state_keys, self._pool._recv(), strict=True))
+            early, self._early = self._early, {}
+            if early and len(early["done"]) == len(self._ids):
+                return early
+            raw = self._receive()
+            if early:
+                raw = {key: np.concatenate([early[key], raw[key]]) for key in raw}
+                order = np.argsort(raw["info:env_id"])
+                raw = {key: value[order] for key, value in raw.items()}
+            return raw
         observation, reward, terminated, truncated, info = self._pool.recv()
         raw = {"reward": reward, "done": terminated | truncated, "trunc": truncated}
         raw |= _flatten("obs", observation) | _flatten("info", info)
         raw["step_type"] = np.where(self._ended, 0, 1)
         self._ended = raw["done"]
         return raw
+
+    def _receive(self) -> dict[str, np.ndarray]:
+        return dict(zip(self._pool._state_keys, self._pool._recv(), strict=True))
 
     def render(self) -> np.ndarray:
         frames = self._pool.render(env_ids=[0])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax.networks.convolution import BlockConv
 from mtrl_jax.types import Array, ArrayTree, EnvSpec
 
 CORES = ("none", "lstm")
@@ -101,10 +102,9 @@ class Column(nn.Module):
         dense = lambda n, scale, name: nn.Dense(n, kernel_init=_init(scale), name=name)
         if self.kind == "conv":
             x = jnp.moveaxis(observation, 2, -1).astype(jnp.float32) / 255.0
+            x = x.reshape(-1, *x.shape[2:])
             for i, (features, size, stride) in enumerate(((16, 8, 4), (32, 4, 2))):
-                x = nn.relu(
-                    nn.Conv(features, (size, size), (stride, stride), "VALID", name=f"conv{i}")(x)
-                )
+                x = nn.relu(BlockConv(features, size, stride, name=f"conv{i}")(x))
             x = x.reshape(t, b, -1)
         else:
             x = flat_features(self, observation) if dense0 is None else dense0

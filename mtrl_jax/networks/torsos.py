@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.networks import columns
+from mtrl_jax.networks.convolution import BlockConv
 from mtrl_jax.networks.layers import scaled
 from mtrl_jax.types import Array, EnvSpec
 
@@ -56,11 +57,7 @@ class Torso(nn.Module):
         else:
             x = jnp.moveaxis(x, 1, -1) / 255.0
         for i, (features, size, stride) in enumerate(TORSOS[self.kind]):
-            kernel = nn.Conv(
-                features, (size, size), (stride, stride), "VALID", kernel_init=scaled(2.0),
-                name=f"conv{i}",
-            )  # fmt: skip
-            x = nn.relu(kernel(x))
+            x = nn.relu(BlockConv(features, size, stride, scaled(2.0), name=f"conv{i}")(x))
         return x.reshape(b, -1)
 
 

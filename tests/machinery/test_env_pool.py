@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -151,6 +152,37 @@ def test_arrays_of_any_owner_are_accepted_and_kept_apart() -> None:
         rows.append(kept)
     for a, b in zip(*rows, strict=True):
         np.testing.assert_array_equal(a.observation, b.observation)
+
+
+def test_staggered_environments_are_at_different_points_of_their_episodes() -> None:
+    tasks = [describe("Pendulum-v1")]  # 200 actions an episode
+    plain, staggered = (EnvpoolPool(tasks, 4, 0, 2, stagger=stagger) for stagger in (False, True))
+    rng, rows = np.random.default_rng(0), {plain: [], staggered: []}
+    for t in range(260):
+        actions = rng.uniform(-1, 1, (2, 1, 2, 1))
+        for pool, kept in rows.items():
+            if t == 0:
+                groups = [pool.reset(g) for g in range(2)]
+            else:
+                for g in range(2):
+                    pool.send(g, actions[g])
+                groups = [pool.recv(g) for g in range(2)]
+            kept.append(jax.tree.map(lambda *x: np.concatenate(x, 1)[0], *groups))
+    a, b = (jax.tree.map(lambda *x: np.stack(x), *kept) for kept in rows.values())  # [T, E, ...]
+    starts = [np.flatnonzero(b.first[:, e]).tolist() for e in range(4)]
+    # The row after the last action of an episode is the next one's first.
+    assert starts == [[0, 201], [0, 51, 252], [0, 101], [0, 151]]
+    assert (b.valid == ~b.first).all() and (b.discount == 1).all()
+    assert (b.reward[b.first] == 0).all() and (b.reward[~b.first] < 0).all()
+    for e, cut in enumerate((260, 51, 101, 151)):  # nothing else changes before that
+        np.testing.assert_array_equal(a.observation[:cut, e], b.observation[:cut, e])
+        assert cut == 260 or (a.observation[cut, e] != b.observation[cut, e]).any()
+
+
+def test_episodes_without_a_limit_cannot_be_staggered() -> None:
+    task = describe(CARTPOLE)._replace(episode_limit=0)
+    with pytest.raises(ValueError, match="stagger must be False where episodes have no limit"):
+        EnvpoolPool([task], 2, 0, stagger=True)
 
 
 def test_calls_out_of_order_are_refused() -> None:

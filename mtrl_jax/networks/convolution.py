@@ -1,0 +1,87 @@
+"""A strided convolution as one product, because a convolution for each task is slow.
+
+Under a vmap over tasks, each with kernels of its own, XLA makes a grouped convolution, which takes
+up to ten times the time of the same number of products on a CPU (`python -m
+benchmarks.convolutions`). A product under vmap is a batched product.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mtrl_jax.types import Array
+
+__all__ = ["BlockConv", "block_conv"]
+
+
+def block_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """A convolution without padding, of kernels whose size is a multiple of their stride.
+
+    y[i, j] = sum_{u, v < size} x[stride i + u, stride j + v] . kernel[u, v]
+
+    The image is cut into blocks of `stride` x `stride` pixels. With m = size / stride, a kernel is
+    m x m blocks too: every block of the image is multiplied with all of them at once, and y is the
+    sum of the m * m results, each shifted by whole blocks. No pixel is copied more than once.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[size, size, C, F]`.
+      stride: in pixels, of both axes.
+
+    Returns:
+      `[B, (H - size) // stride + 1, (W - size) // stride + 1, F]`, as `jax.lax.conv` gives it but
+      for the order of sums. Carries gradient to `x` and `kernel`.
+
+    Raises:
+      ValueError: for a wrong rank, channels that disagree, a kernel that is not square or not made
+        of whole blocks, or an image smaller than the kernel.
+    """
+    if jnp.ndim(x) != 4:
+        raise ValueError(f"x must have shape [B, H, W, C], got {jnp.shape(x)}")
+    if jnp.ndim(kernel) != 4 or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"kernel must have shape [size, size, C, F], got {jnp.shape(kernel)}")
+    (b, height, width, channels), (size, _, inputs, features) = x.shape, kernel.shape
+    if channels != inputs:
+        raise ValueError(f"kernel must have C = {channels} as x has, got {kernel.shape}")
+    if stride < 1 or size % stride:
+        raise ValueError(f"stride must divide the kernel's size {size}; got {stride}")
+    if min(height, width) < size:
+        raise ValueError(f"x must be at least {size} x {size} pixels, got {x.shape}")
+    m = size // stride
+    rows, columns = ((n - size) // stride + 1 for n in (height, width))
+    down, across = rows + m - 1, columns + m - 1  # blocks that are used
+    blocks = x[:, : down * stride, : across * stride]
+    blocks = blocks.reshape(b, down, stride, across, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+    parts = kernel.reshape(m, stride, m, stride, channels, features).transpose(1, 3, 4, 0, 2, 5)
+    depth = stride * stride * channels
+    products = blocks.reshape(-1, depth) @ parts.reshape(depth, m * m * features)
+    products = products.reshape(b, down, across, m, m, features)
+    shifted = [products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
+    return sum(shifted[1:], shifted[0])
+
+
+class BlockConv(nn.Module):
+    """`flax.linen.Conv` with padding "VALID", by `block_conv`: the same parameters, by name and
+    shape.
+
+    Attributes:
+      features: F.
+      size: of the square kernel, a multiple of `stride`.
+      stride: of both axes.
+      kernel_init: initialiser.
+    """
+
+    features: int
+    size: int
+    stride: int
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C]` to `[B, H', W', F]`; raises as `block_conv`."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = block_conv(x, kernel, self.stride)
+        return y + jnp.broadcast_to(bias, y.shape)
