@@ -25,12 +25,13 @@ MINIGRID_LADDER = (
     "MiniGrid-DoorKey-6x6-v0",
     "MiniGrid-DoorKey-8x8-v0",
 )
-# Explore, fetch, find a goal, open blocked and locked doors; a new map each episode.
+# Explore, fetch, find a goal, open a locked door; a new map each episode. The smallest of each
+# family: random play is paid in .8 to 6 % of episodes, in larger ones so rarely that nothing starts.
 MINIGRID_NAV4 = (
-    "MiniGrid-MultiRoom-N6-v0",
-    "MiniGrid-KeyCorridorS3R3-v0",
+    "MiniGrid-MultiRoom-N2-S4-v0",
+    "MiniGrid-KeyCorridorS3R1-v0",
     "MiniGrid-FourRooms-v0",
-    "MiniGrid-ObstructedMaze-1Dlhb-v0",
+    "MiniGrid-ObstructedMaze-1Dl-v0",
 )
 
 
@@ -114,7 +115,7 @@ _SUITES = {
         lambda: _envpool(*MINIGRID_LADDER),
     ),
     "minigrid_nav4": _Row(
-        "four hard MiniGrid tasks: many rooms, a key to fetch, a far goal, blocked doors",
+        "four MiniGrid tasks that differ: two rooms, a key to fetch, a far goal, a locked door",
         lambda: _envpool(*MINIGRID_NAV4),
     ),
     "maze8": _Row(
