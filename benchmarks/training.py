@@ -1,7 +1,7 @@
 """Speed of training as ratios: each figure beside the limit it is held to, alternating in one
 process.
 
-  python -m benchmarks.training                       # all four, about five minutes on two cores
+  python -m benchmarks.training                       # all, about ten minutes on two cores
   python -m benchmarks.training --only=maze8,tasks
 
 maze8    steps per second of training, against the network alone: the acting forwards of a rollout
@@ -12,6 +12,8 @@ ladder   steps per second of training, against the slower of its two parts alone
          (acting and environments) and updating
 column   a step of kl_ent_2col against a step of a3c, on maze8
 tasks    time of a step for K = 1, 2, 4, 8, 16 tasks at a constant number of environments
+mt10     the same two parts of PPO's laptop preset on Meta-World, and processor time a step
+mt10_400 the same with 3 x 400 networks and 16 epochs of 32 minibatches, at rollouts of 32 steps
 """
 
 import datetime
@@ -29,13 +31,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from experiments.agents import METAWORLD_PRESETS
 from experiments.distral import PRESETS
 from mtrl_jax import engines, rollout
-from mtrl_jax.algorithms import distral
+from mtrl_jax.algorithms import distral, ppo
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, FunctionalSuite
 
-_ONLY = flags.DEFINE_list("only", ["maze8", "ladder", "column", "tasks"], "Which figures.")
+_ONLY = flags.DEFINE_list(
+    "only", ["maze8", "ladder", "column", "tasks", "mt10", "mt10_400"], "Which figures."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "Alternating rounds; the first is dropped.", 2)
 _SECONDS = flags.DEFINE_float("seconds", 0.5, "Least time of one measurement.", 0.01)
 _OUT = flags.DEFINE_string(
@@ -160,8 +165,21 @@ def maze8() -> dict[str, Any]:
 
 def ladder() -> dict[str, Any]:
     suite, preset = suites.make("minigrid_ladder"), PRESETS["minigrid_ladder"]
-    num_envs = preset["run"]["num_envs_per_task"]
-    agent, config = _agent(suite, "minigrid_ladder")
+    return _host(suite, _agent(suite, "minigrid_ladder")[0], preset["run"]["num_envs_per_task"])
+
+
+def mt10(**changes: Any) -> dict[str, Any]:
+    suite, preset = suites.make("mt10"), METAWORLD_PRESETS["ppo", "laptop"]
+    config = ppo.Config(**{"network": "multihead", **preset["config"], **changes})
+    return _host(suite, ppo.agent(suite.spec, config), preset["run"]["num_envs_per_task"])
+
+
+def mt10_400() -> dict[str, Any]:
+    return mt10(hidden=(400, 400, 400), epochs=16, minibatches=32, unroll_length=32)
+
+
+def _host(suite: Any, agent: Agent, num_envs: int) -> dict[str, Any]:
+    """Training beside its two parts alone, in wall time; and in processor time of all threads."""
     spec = suite.spec
     pool = suite.make_pool(num_envs, 0, engines.NUM_GROUPS)
     act = rollout.act_at(agent.act)
@@ -172,23 +190,31 @@ def ladder() -> dict[str, Any]:
 
     def collect() -> rollout.Rollout:
         loop[0], experience = rollout.collect(
-            pool, act, agent.policy(state), loop[0], key, env_index, config.unroll_length
+            pool, act, agent.policy(state), loop[0], key, env_index, agent.unroll_length
         )
         return experience
 
     experience = collect()
     update = jax.jit(lambda state, experience: agent.update(state, experience, None))
-    times = measure({
+    parts = {
         "training": _trainer(suite, agent, num_envs),
         "collecting": collect,
         "updating": lambda: jax.block_until_ready(update(state, experience)),
-    })  # fmt: skip
+    }
+    times = measure(parts)
     slower = max(("collecting", "updating"), key=lambda name: statistics.median(times[name]))
-    steps = config.unroll_length * spec.num_tasks * num_envs
+    steps = agent.unroll_length * spec.num_tasks * num_envs
     rates = {f"{n}_steps_per_second": steps / statistics.median(v) for n, v in times.items()}
     both = [a + b for a, b in zip(times["collecting"], times["updating"], strict=True)]
+    cpu = {}
+    for name, run in parts.items():
+        began = time.process_time()
+        for _ in range(3):
+            run()
+        cpu[f"{name}_cpu_ms_a_step"] = 1e3 * (time.process_time() - began) / (3 * steps)
     return {
         **rates,
+        **cpu,
         "slower_part": slower,
         "ratio": ratio(times, slower, "training"),
         "ratio_to_parts_in_turn": ratio({**times, "both": both}, "both", "training"),
@@ -244,7 +270,8 @@ def main(argv: list[str]) -> None:
         "python": platform.python_version(),
         "rounds": _ROUNDS.value,
     }
-    figures = {"maze8": maze8, "ladder": ladder, "column": column, "tasks": tasks}
+    figures = {"maze8": maze8, "ladder": ladder, "column": column, "tasks": tasks, "mt10": mt10,
+               "mt10_400": mt10_400}  # fmt: skip
     for name in _ONLY.value:
         result = figures[name]()
         load = os.getloadavg()[0]

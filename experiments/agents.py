@@ -20,6 +20,35 @@ DQN_ON_SMALL_GAMES: dict[str, Any] = {
     "epsilon_steps": 30_000,
 }  # fmt: skip
 
+# Of experiments.metaworld, by algorithm and --preset; any flag or override wins over these.
+METAWORLD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("ppo", "laptop"): {
+        "run": {"total_env_steps": 1_000_000, "num_envs_per_task": 20, "stagger": True},
+        "often": {"eval_every": 500_000, "eval_episodes": 10},
+        # What did best in docs/results/metaworld_tuning.jsonl.
+        "config": {"unroll_length": 100, "epochs": 10, "minibatches": 10, "clip": 0.2,
+                   "lambda_": 0.97, "initial_std": 1.0, "target_kl": 0.0, "overlap": False,
+                   "final_learning_rate": 0.1},
+    },
+    ("ppo", "paper"): {
+        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 20},
+        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
+        "config": {"hidden": (400, 400, 400), "unroll_length": 512, "epochs": 16,
+                   "minibatches": 32, "learning_rate": 3e-4, "entropy_cost": 5e-3},
+    },
+    ("sac", "laptop"): {
+        "run": {"total_env_steps": 500_000, "num_envs_per_task": 2},
+        "often": {"eval_every": 250_000, "eval_episodes": 10},
+        "config": {"capacity": 50_000, "batch_size": 64, "warmup": 1_000, "statistics": "task",
+                   "updates_per_step": 0.5},
+    },
+    ("sac", "paper"): {
+        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 2},
+        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
+        "config": {"hidden": (400, 400, 400), "layer_norm": False},
+    },
+}  # fmt: skip
+
 
 def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     """What an agent cannot know: on how many devices it is to run.

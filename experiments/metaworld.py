@@ -13,18 +13,15 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from absl import flags
 
-from experiments import agents, common
-from mtrl_jax import engines, evaluate, metrics, plots, processes, surgery, train
+from experiments import agents, common, metaworld_report
+from mtrl_jax import engines, processes, surgery, train, workdir
 from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
-from mtrl_jax.types import Agent, ArrayTree, EnvSpec
+from mtrl_jax.types import HostSuite
 
 _BENCHMARK = flags.DEFINE_string(
     "benchmark", "mt10", f"Tasks: {', '.join(BENCHMARKS)}, Meta-World tasks with commas between "
@@ -46,55 +43,41 @@ _FINAL_EPISODES = flags.DEFINE_integer(
     "protocol.", 1
 )  # fmt: skip
 
-# Any flag or override wins over these.
-PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("ppo", "laptop"): {
-        "run": {"total_env_steps": 1_500_000, "num_envs_per_task": 4},
-        "often": {"eval_every": 500_000, "eval_episodes": 10},
-        # What did best in docs/results/metaworld_tuning.jsonl.
-        "config": {"unroll_length": 100, "epochs": 10, "minibatches": 4, "clip": 0.3,
-                   "lambda_": 0.95, "initial_std": 1.0, "target_kl": 0.0, "overlap": False},
-    },
-    ("ppo", "paper"): {
-        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 20},
-        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
-        "config": {"hidden": (400, 400, 400), "unroll_length": 512, "epochs": 16,
-                   "minibatches": 32, "learning_rate": 3e-4, "entropy_cost": 5e-3},
-    },
-    ("sac", "laptop"): {
-        "run": {"total_env_steps": 500_000, "num_envs_per_task": 2},
-        "often": {"eval_every": 250_000, "eval_episodes": 10},
-        "config": {"capacity": 50_000, "batch_size": 64, "warmup": 1_000, "statistics": "task",
-                   "updates_per_step": 0.5},
-    },
-    ("sac", "paper"): {
-        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 2},
-        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
-        "config": {"hidden": (400, 400, 400), "layer_norm": False},
-    },
-}  # fmt: skip
-
 
 def suite_name(benchmark: str) -> str:
     """The name of a benchmark in the table of suites."""
     return benchmark if benchmark in BENCHMARKS or ":" in benchmark else f"metaworld:{benchmark}"
 
 
-def main() -> None:
-    common.start()
-    common.refuse("suite", "permute_actions", "num_seeds")
-    preset = PRESETS[_ALGORITHM.value, _PRESET.value]
+class Plan(NamedTuple):
+    """One run: everything that the flags, a method of surgery and a seed decide."""
+
+    suite: HostSuite
+    agent_config: Any
+    run_config: engines.RunConfig
+    settings: dict[str, Any]  # of config.json
+    name: str
+
+
+def plan(method: str, seed: int) -> Plan:
+    """The run that the flags describe, with this surgery and seed.
+
+    Raises:
+      ValueError: for anything that cannot run; nothing is written.
+    """
+    preset = agents.METAWORLD_PRESETS[_ALGORITHM.value, _PRESET.value]
     suite_settings = {"suite": suite_name(_BENCHMARK.value), "permute_actions": None}
     suite = common.make_suite(suite_settings)
     if not suite.spec.action_size:
         raise ValueError(f"--benchmark: the actions of {_BENCHMARK.value} are discrete")
     config = agents.ALGORITHMS[_ALGORITHM.value].Config(
-        network=_NETWORK.value, surgery=_SURGERY.value, **preset["config"]
+        network=_NETWORK.value, surgery=method, **preset["config"]
     )
     config = common.override(config, common.overrides())
-    run_config = common.run_config(preset["run"])
     given = {k: v for k, v in preset["often"].items() if not flags.FLAGS[k].present}
-    run_config = dataclasses.replace(run_config, **given)
+    run_config = dataclasses.replace(
+        common.run_config(preset["run"]), seed=seed, num_seeds=1, **given
+    )
     engines.check(run_config, suite)
     agents.check_devices(suite.spec, config, run_config)
     settings = {
@@ -105,63 +88,44 @@ def main() -> None:
         **{f"config/{k}": v for k, v in dataclasses.asdict(config).items()},
     }
     settings = json.loads(json.dumps(settings))  # tuples as config.json will hold them
-    per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
-    agent = agents.metaworld(suite.spec, settings, -(-run_config.total_env_steps // per_update))
-    name = f"{_BENCHMARK.value}-{_ALGORITHM.value}-{config.network}-{config.surgery}"
-    folder = common.workdir("metaworld", f"{name}-seed{run_config.seed}")
-    title = f"{_ALGORITHM.value} on {_BENCHMARK.value}"
-    with contextlib.closing(common.Progress(title, suite.spec.task_names)) as progress:
-        result = train.run(run_config, suite, agent, folder, settings, progress)
+    agents.metaworld(suite.spec, settings)  # checks what only the algorithm knows
+    name = f"{_BENCHMARK.value}-{_ALGORITHM.value}-{config.network}-{method}-seed{seed}"
+    return Plan(suite, config, run_config, settings, name)
+
+
+def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
+    """Trains the run, or what is left of it, plays the last evaluation, and returns results.json.
+
+    A run that has been scored is not opened again. An interrupt ends the process, after saving.
+    """
+    config, spec = run.run_config, run.suite.spec
+    if workdir.check(folder, run.settings):
+        done = metaworld_report.read(folder)
+        if done and (done["env_steps"], done["episodes"]) == (
+            config.total_env_steps, _FINAL_EPISODES.value,
+        ):  # fmt: skip
+            return done
+    per_update = run.agent_config.unroll_length * spec.num_tasks * config.num_envs_per_task
+    agent = agents.metaworld(spec, run.settings, -(-config.total_env_steps // per_update))
+    with contextlib.closing(common.Progress(run.name, spec.task_names)) as progress:
+        result = train.run(config, run.suite, agent, folder, run.settings, progress)
     if not result.finished:
         common.stop(result.step, folder)
-    if processes.is_chief():
-        _report(suite, run_config, agent, result.state, folder)
-
-
-def _report(
-    suite: Any, config: engines.RunConfig, agent: Agent, state: ArrayTree, folder: pathlib.Path
-) -> None:
-    """The last evaluation, its table and results.json, the learning curves, and what to do next."""
-    spec: EnvSpec = suite.spec
-    episodes = _FINAL_EPISODES.value
-    print(f"\nPlaying {episodes} episodes of each task ...", flush=True)
-    began = time.monotonic()
-    key = jax.random.fold_in(engines.stream(jax.random.key(config.seed), "eval"), 2**30)
-    score = jax.device_get(evaluate.scorer(suite, agent, episodes)(agent.policy(state), key))
-    print(f"done in {time.monotonic() - began:.0f} s: likeliest actions, success at any step")
-    width = max(map(len, (*spec.task_names, "mean over tasks")))
-    results, lines = {}, []
-    for k, task in enumerate(spec.task_names):
-        values = {"return": float(score.episode_return[k].mean())}
-        shown = f"{task.ljust(width)}  {values['return']:10.1f}"
-        if spec.has_success:
-            low, high = plots.wilson_interval(score.success[k].sum(), episodes)
-            values |= {"success": float(score.success[k].mean()), "low": float(low),
-                       "high": float(high)}  # fmt: skip
-            shown += f"  {values['success']:7.2f}  [{low:.2f}, {high:.2f}]"
-        results[task] = values
-        lines.append(shown)
-    heads = f"{'task'.ljust(width)}  {'return':>10}"
-    print(heads + "  success  95 % interval" * spec.has_success, *lines, sep="\n")
-    means = {q: float(np.mean([v[q] for v in results.values()])) for q in ("return", "success")
-             if q in results[spec.task_names[0]]}  # fmt: skip
-    print("mean over tasks".ljust(width), "".join(f"{m:12.2f}" for m in means.values())[2:])
-    written = {"episodes": episodes, "mean": means, "tasks": results}
-    (folder / "results.json").write_text(json.dumps(written, indent=1) + "\n")
-    picture = folder / "plots" / "learning_curves.png"
-    plots.learning_curves(
-        {"training episodes": [metrics.read_jsonl(folder / "metrics.jsonl")]},
-        spec.task_names,
-        picture,
-        quantity="episode/success" if spec.has_success else "episode/return",
-        mean_panel=True,
+    if not processes.is_chief():
+        return {}
+    return metaworld_report.score(
+        run.suite, config, agent, result.state, folder, _FINAL_EPISODES.value
     )
-    print(f"""
-learning curves  {picture}
-results          {folder / "results.json"}
-checkpoints      {folder / "checkpoints"}
-to continue      the same command with a larger --total_env_steps (now {config.total_env_steps})
-to record GIFs   python -m experiments.evaluate --workdir={folder}""")
+
+
+def main() -> None:
+    common.start()
+    common.refuse("suite", "permute_actions", "num_seeds")
+    run = plan(_SURGERY.value, common.seed())
+    folder = common.workdir("metaworld", run.name)
+    results = train_and_score(run, folder)
+    if processes.is_chief():
+        metaworld_report.show(run.suite.spec, results, folder)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The metaworld binary: trains, continues, is scored by experiments.evaluate; bad flags are one
-sentence."""
+"""The metaworld binaries: train, continue, compare; bad flags are one sentence."""
 
 import json
 
 import pytest
 
+from experiments import metaworld_report
 from tests.machinery import commands
 
 PER_UPDATE = 4 * 2 * 2  # T, K, E
@@ -24,7 +24,7 @@ def test_a_run_is_reported_continued_and_scored(tmp_path):
     args = (*TINY, f"--workdir={tmp_path}", "--surgery=pcgrad")
     code, out, err = commands.finish(start(*args, f"--total_env_steps={2 * PER_UPDATE}"))
     assert code == 0, err
-    assert "likeliest actions, success at any step" in out
+    assert "Likeliest actions, success at any step" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["tasks"]) == {"reach", "window-open"}
     assert results["episodes"] == 1 and results["mean"]["return"] > 0
@@ -39,6 +39,32 @@ def test_a_run_is_reported_continued_and_scored(tmp_path):
     code, out, err = commands.finish(commands.start(score, 1, "experiments.evaluate"))
     assert code == 0, err
     assert "window-open" in out and "likeliest actions" in out
+
+
+def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
+    args = (*TINY, "--benchmark=reach", f"--workdir={tmp_path}", "--seed=3",
+            f"--total_env_steps={PER_UPDATE}", f"--out={tmp_path}/out/figure.png")  # fmt: skip
+    rows = []
+    for more in (("--surgeries=mean", "--num_seeds=2"), ("--surgeries=mean,sum", "--num_seeds=1")):
+        code, out, err = commands.finish(
+            commands.start((*args, *more), 1, "experiments.metaworld_compare")
+        )
+        assert code == 0, err
+        lines = (tmp_path / "out" / "figure.jsonl").read_text().splitlines()
+        rows.append([json.loads(line) for line in lines])
+    assert out.count("Playing") == 1  # the run of "sum" only
+    names = [[(row["surgery"], row["seed"]) for row in group] for group in rows]
+    assert names == [[("mean", 3), ("mean", 4)], [("mean", 3), ("sum", 3)]]
+    assert rows[0][0] == rows[1][0]
+    assert all(row["cpu_seconds"] > 0 and row["env_steps"] == PER_UPDATE for row in rows[0])
+    assert rows[0][0]["mean"] != rows[0][1]["mean"]  # seeds are other runs
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 0
+    assert "mean (1 seed)" in out and "mean over tasks" in out
+
+
+def test_cpu_seconds_of_all_processes_that_continued_a_run_add_up():
+    rows = [{"time/cpu_seconds": x} for x in (1.0, 5.0, 2.0, 3.0, 1.5)]
+    assert metaworld_report.cpu_seconds([{}, *rows, {}]) == 5.0 + 3.0 + 1.5
 
 
 def test_sac_runs_on_another_group_of_envpool_and_is_scored(tmp_path):

@@ -1,0 +1,59 @@
+r"""Trains several methods of surgery on one benchmark, equal seeds and budgets: table and figure.
+
+    python -m experiments.metaworld_compare                                # MT10, mean and pcgrad
+    python -m experiments.metaworld_compare --surgeries=mean,cagrad --num_seeds=5 --algorithm=sac
+
+Takes the flags of experiments.metaworld. Runs come one after the other; the same command continues
+where it stopped, and on a finished comparison only draws. Two shells with different --surgeries
+may share a --workdir, to keep two cores busy.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import common, metaworld, metaworld_report
+from mtrl_jax import surgery
+
+_SURGERIES = flags.DEFINE_list("surgeries", ["mean", "pcgrad"], "Methods of mtrl_jax.surgery.")
+_OUT = flags.DEFINE_string(
+    "out", None, "The PNG to write; the results go beside it as JSON lines, one a run. (default: "
+    "<workdir>/comparison.png)"
+)  # fmt: skip
+
+
+def main() -> None:
+    common.start()
+    common.refuse("suite", "permute_actions", "surgery")
+    unknown = set(_SURGERIES.value) - set(surgery.METHODS)
+    if unknown or not _SURGERIES.value:
+        raise ValueError(
+            f"--surgeries must be some of {', '.join(surgery.METHODS)}; got "
+            f"{','.join(_SURGERIES.value)}"
+        )
+    first = common.seed()
+    seeds = range(first, first + flags.FLAGS.num_seeds)
+    runs = {m: [metaworld.plan(m, seed) for seed in seeds] for m in _SURGERIES.value}
+    spec = runs[_SURGERIES.value[0]][0].suite.spec
+    folder = common.workdir("metaworld_compare", flags.FLAGS.benchmark)
+    out = pathlib.Path(_OUT.value or folder / "comparison.png")
+    folders = {m: [folder / run.name for run in plans] for m, plans in runs.items()}
+    results = {
+        m: [metaworld.train_and_score(*pair) for pair in zip(plans, folders[m], strict=True)]
+        for m, plans in runs.items()
+    }
+    metaworld_report.curves(spec, folders, out)
+    with out.with_suffix(".jsonl").open("w") as file:
+        for m, group in results.items():
+            for seed, result in zip(seeds, group, strict=True):
+                file.write(json.dumps({"surgery": m, "seed": seed, **result}) + "\n")
+    metaworld_report.compare(spec, results)
+    print(f"\ncurves   {out}\nresults  {out.with_suffix('.jsonl')}")
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(common)
+    flags.adopt_module_key_flags(metaworld)
+    flags.FLAGS.set_default("num_seeds", 5)
+    common.main(main)
