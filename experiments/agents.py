@@ -27,7 +27,7 @@ METAWORLD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "often": {"eval_every": 500_000, "eval_episodes": 10},
         # What did best in docs/results/metaworld_tuning.jsonl.
         "config": {"unroll_length": 100, "epochs": 10, "minibatches": 10, "clip": 0.2,
-                   "lambda_": 0.97, "initial_std": 1.0, "target_kl": 0.0, "overlap": False,
+                   "lambda_": 0.97, "initial_std": 0.7, "target_kl": 0.0, "overlap": False,
                    "final_learning_rate": 0.1},
     },
     ("ppo", "paper"): {
