@@ -85,9 +85,13 @@ def likeliest(head: Head) -> Array:
 
 
 def gaussian(out: Array, std: float) -> Gaussian:
-    """Of a network's outputs `[..., 2 A]`; outputs of 0 are N(0, std^2)."""
+    """Of a network's outputs `[..., 2 A]`; outputs of 0 are N(0, std^2), and means lie in [-1, 1].
+
+    A free mean that has left the box, where the environment does not tell actions apart, has
+    nothing to bring it back.
+    """
     mean, raw = jnp.split(out, 2, axis=-1)
-    return Gaussian(mean, _log_std(raw + _raw_std(std)))
+    return Gaussian(jnp.tanh(mean), _log_std(raw + _raw_std(std)))
 
 
 def own_std(raw: Array) -> Array:

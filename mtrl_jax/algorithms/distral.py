@@ -10,8 +10,8 @@ Departures:
      scaled by alpha / beta ~ 1e-3, where RMSProp's epsilon decides the step.
   3. The clip by global norm acts on each task's parameters apart and on the shared ones after
      surgery, so that no task changes another's step except through the shared column.
-  4. Continuous actions, which the paper has not: Gaussians, cut off by the environment, whose
-     log-densities are those of the draw before the cut.
+  4. Continuous actions, which the paper's equations are not for: Gaussians, cut off by the
+     environment, whose log-densities are those of the draw before the cut.
 """
 
 import dataclasses

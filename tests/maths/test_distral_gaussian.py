@@ -312,14 +312,14 @@ def test_many_trajectories_at_once_are_each_by_itself():
 
 
 def test_outputs_of_any_size_give_finite_float32_losses_and_gradients():
-    # What a column may emit: a standard deviation within bounds, so a bounded precision.
+    # What a column may emit is a mean and a standard deviation within bounds.
     coefs = _coefficients("kl_ent_2col")
     rest = [np.asarray(x, x.dtype if x.dtype == bool else np.float32) for x in _batch(10)[2:]]
 
     def loss(out_h, out_g):
         h, g = actor_critic.gaussian(out_h, 1.0), actor_critic.gaussian(out_g, 1.0)
         pi_i = distral.task_policy(h, g, coefs)
-        return distral.distral_loss(h, g, *rest, coefficients=coefs)[0], jnp.exp(pi_i.log_std)
+        return distral.distral_loss(h, g, *rest, coefficients=coefs)[0], pi_i
 
     run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     low, high = actor_critic.STD_RANGE
@@ -327,11 +327,14 @@ def test_outputs_of_any_size_give_finite_float32_losses_and_gradients():
     for size in (0.0, 3.0, 1e4):
         for dtype in (jnp.float32, jnp.bfloat16):
             out = jnp.asarray(np.broadcast_to(size * signs, (T, 2 * A)), dtype)
-            (value, std), gradients = run(out, -out)
+            (value, pi_i), gradients = run(out, -out)
+            std = np.exp(pi_i.log_std)
             assert value.dtype == jnp.float32 and np.isfinite(value)
             assert all(np.isfinite(x).all() and x.dtype == dtype for x in gradients)
             assert low / np.sqrt(1.5) * 0.99 < std.min() and std.max() < high
-    np.testing.assert_allclose(run(0.0 * out, 0.0 * out)[0][1], np.sqrt(1.0 / 1.5), rtol=1e-2)
+            assert np.abs(pi_i.mean).max() <= 1.0
+    at_first = run(0.0 * out, 0.0 * out)[0][1]
+    np.testing.assert_allclose(np.exp(at_first.log_std), np.sqrt(1.0 / 1.5), rtol=1e-2)
 
 
 def _changed(leaf, shape):
@@ -362,5 +365,5 @@ def test_bad_arguments_are_named(change, message):
 
 def test_scales_that_leave_nothing_are_refused():
     h = _batch(12)[0]
-    with pytest.raises(ValueError, match="scale of h and g must lie in"):
+    with pytest.raises(ValueError, match="sum of scales of h and g must lie in"):
         distral.task_policy_gaussian(h, None, _coefficients("a3c"))

@@ -71,7 +71,8 @@ def task_policy_gaussian(h: Any, g: Any, coefficients: Coefficients) -> Gaussian
             raise ValueError(f"{name} must be a Gaussian, as the other column; got {type(x)}")
         for part, leaf in zip(x._fields, x, strict=True):
             check_shape(f"{name}.{part}", leaf, jnp.shape(factors[0][1].mean), "[..., A]")
-    check_range("scale of h and g", sum(f[2] for f in factors), 0.0, float("inf"), open_low=True)
+    scales = sum(scale for *_, scale in factors)
+    check_range("sum of scales of h and g", scales, 0.0, float("inf"), open_low=True)
     means = [at_least_float32(x.mean) for _, x, _ in factors]
     precisions = [scale * jnp.exp(-2.0 * at_least_float32(x.log_std)) for _, x, scale in factors]
     total: Any = sum(precisions)
@@ -101,7 +102,7 @@ def divergence(p: Policy, q: Policy) -> Array:
     """
     if isinstance(p, Gaussian) or isinstance(q, Gaussian):
         return gaussian_kl(*p, *q)
-    check_shape("log_pi_0", q, jnp.shape(p), "[..., A]")
+    check_shape("q", q, jnp.shape(p), "[..., A]")
     return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
 
@@ -109,5 +110,5 @@ def cross_entropy(p: Policy, q: Policy) -> Array:
     """-E_p log q = H(p) + KL(p || q) in nats, [...]; else as `divergence`."""
     if isinstance(p, Gaussian) or isinstance(q, Gaussian):
         return entropy(p) + divergence(p, q)
-    check_shape("log_pi_0", q, jnp.shape(p), "[..., A]")
+    check_shape("q", q, jnp.shape(p), "[..., A]")
     return -jnp.sum(jnp.exp(p) * q, axis=-1)
