@@ -126,3 +126,4 @@ def test_learns_the_known_answer(algorithm, separate):
         want = scipy.stats.norm.logpdf(action[..., 0], mean, std)
         np.testing.assert_allclose(log_prob, want, atol=1e-3)
         close(np.mean(action[..., 0], axis=1), mean[:, 0], atol=5 * std.max() / np.sqrt(500))
+        np.testing.assert_allclose(np.std(action[..., 0], axis=1), std[:, 0], rtol=0.15)
