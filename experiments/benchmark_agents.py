@@ -46,7 +46,8 @@ def _frozen(track: str, overrides: Overrides) -> Entry:
 def frozen_agent(spec: EnvSpec, hidden: tuple[int, ...] = (64, 64)) -> Agent:
     """The likeliest action of a network that never learns, or with probability .05 any other."""
     size = spec.action_size or spec.num_actions
-    net = columns.from_spec(spec._replace(num_actions=size), hidden, "none", 0, has_value=False)
+    discrete = spec._replace(num_actions=size, action_size=0)  # one output a coordinate
+    net = columns.from_spec(discrete, hidden, "none", 0, has_value=False)
     row = jnp.zeros((1, 1))
 
     def init(key: Key) -> Any:

@@ -12,6 +12,7 @@ allowed.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from mtrl_jax._checks import at_least_float32, check_shape
 from mtrl_jax.types import Array, Key
 
 __all__ = [
+    "Gaussian",
+    "bounded_log_std",
     "categorical_entropy",
     "categorical_kl",
     "categorical_log_prob",
@@ -31,10 +34,18 @@ __all__ = [
     "tanh_gaussian_entropy",
     "tanh_gaussian_log_prob",
     "tanh_gaussian_sample",
+    "unbounded_log_std",
 ]
 
 # Far below any logit a network emits, far above float32's least number (differences stay finite).
 _MASKED_LOGIT = -1e30
+
+
+class Gaussian(NamedTuple):
+    """Independent coordinates, not squashed, as one value."""
+
+    mean: Array  # [..., N]
+    log_std: Array  # [..., N]
 
 
 def categorical_log_probs(logits: Array, action_mask: Array | None = None) -> Array:
@@ -235,3 +246,24 @@ def gaussian_kl(mean_p: Array, log_std_p: Array, mean_q: Array, log_std_q: Array
     ratio = jnp.exp(2.0 * (log_std_p - log_std_q))
     shift = jnp.square((mean_p - mean_q) * jnp.exp(-log_std_q))
     return jnp.sum(log_std_q - log_std_p + 0.5 * (ratio + shift - 1.0), axis=-1)
+
+
+def bounded_log_std(raw: Array, low: float, high: float) -> Array:
+    """Log of a standard deviation within bounds, low + (high - low) (1 + tanh(raw)) / 2.
+
+    It has a gradient everywhere, which a clip does not have.
+
+    Args:
+      raw: [...] any numbers, what a network emits.
+      low: log of the least standard deviation.
+      high: log of the largest.
+
+    Returns:
+      [...]. Carries gradient to `raw`.
+    """
+    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
+
+
+def unbounded_log_std(log_std: float, low: float, high: float) -> float:
+    """The number that `bounded_log_std` maps to `log_std`, which lies between the bounds."""
+    return math.atanh(2.0 * (log_std - low) / (high - low) - 1.0)

@@ -5,6 +5,7 @@ statistics that the caller keeps. Policies are Gaussians for continuous actions,
 discrete ones, behind the same four functions.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import distributions, learner, normalisers
+from mtrl_jax.distributions import Gaussian
 from mtrl_jax.networks import columns, multitask
 from mtrl_jax.types import Array, EnvSpec, Key
 
@@ -21,6 +23,7 @@ __all__ = [
     "Categorical",
     "Gaussian",
     "entropy",
+    "gaussian",
     "init_params",
     "inputs",
     "likeliest",
@@ -33,23 +36,18 @@ __all__ = [
 ]
 
 STD_RANGE = (0.03, 2.0)  # of a continuous action, whose range is [-1, 1]
+_LOG_STD_RANGE = (math.log(STD_RANGE[0]), math.log(STD_RANGE[1]))
 
 
 # ------------------------------------------------------------------------------------ distributions
 
 
-class Gaussian(NamedTuple):
-    """Independent coordinates, not squashed: the environment cuts off what lies outside [-1, 1]."""
-
-    mean: Array  # [B, A]
-    log_std: Array  # [B, A]
-
-
+# A Gaussian is not squashed: the environment cuts off what lies outside [-1, 1].
 class Categorical(NamedTuple):
     """One of A actions; `mask` is False for those that the task does not have."""
 
     logits: Array  # [B, A]
-    mask: Array  # bool [B, A]
+    mask: Array  # bool [B, A] or [A]
 
 
 Head = Gaussian | Categorical
@@ -86,10 +84,14 @@ def likeliest(head: Head) -> Array:
     return log_probs.argmax(-1).astype(jnp.int32)
 
 
-def _raw_std(std: float) -> float:
-    """What `_log_std` maps to log(std)."""
-    low, high = np.log(STD_RANGE)
-    return float(np.arctanh(2.0 * (np.log(std) - low) / (high - low) - 1.0))
+def gaussian(out: Array, std: float) -> Gaussian:
+    """Of a network's outputs `[..., 2 A]`; outputs of 0 are N(0, std^2), and means lie in [-1, 1].
+
+    A free mean that has left the box, where the environment does not tell actions apart, has
+    nothing to bring it back.
+    """
+    mean, raw = jnp.split(out, 2, axis=-1)
+    return Gaussian(jnp.tanh(mean), _log_std(raw + _raw_std(std)))
 
 
 def own_std(raw: Array) -> Array:
@@ -97,10 +99,12 @@ def own_std(raw: Array) -> Array:
     return jnp.exp(_log_std(raw))
 
 
+def _raw_std(std: float) -> float:
+    return distributions.unbounded_log_std(math.log(std), *_LOG_STD_RANGE)
+
+
 def _log_std(raw: Array) -> Array:
-    """Within `STD_RANGE`, with a gradient everywhere, which a clip does not have."""
-    low, high = (float(x) for x in np.log(STD_RANGE))
-    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
+    return distributions.bounded_log_std(raw, *_LOG_STD_RANGE)
 
 
 # ----------------------------------------------------------------------------------------- networks

@@ -92,14 +92,12 @@ def inputs(nets: ActorQ, moments: normalisers.Moments, observation: Array) -> Ar
 def head(nets: ActorQ, shared: Any, own: Any, x: Array, k: Array) -> tuple[Array, Array]:
     """Mean and log std `[B, A]` of task `k`'s Gaussian before the squash.
 
-    log std = low + (high - low) (1 + tanh(.)) / 2, which has a gradient everywhere, as a clip has
-    not; shifted so that outputs of 0 are a standard deviation of 1.
+    Shifted so that outputs of 0 are a standard deviation of 1.
     """
     out = nets.actor.apply({"params": shared, "task": own}, x, k).astype(jnp.float32)
     mean, raw = jnp.split(out, 2, axis=-1)
-    low, high = LOG_STD_RANGE
-    shift = float(np.arctanh(2.0 * (0.0 - low) / (high - low) - 1.0))
-    return mean, low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw + shift))
+    shift = distributions.unbounded_log_std(0.0, *LOG_STD_RANGE)
+    return mean, distributions.bounded_log_std(raw + shift, *LOG_STD_RANGE)
 
 
 def draw(

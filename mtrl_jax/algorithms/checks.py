@@ -8,7 +8,14 @@ import jax
 
 from mtrl_jax import surgery
 
-__all__ = ["above_0", "not_negative", "one_of", "surgery_without_losses", "unit_interval"]
+__all__ = [
+    "above_0",
+    "between",
+    "not_negative",
+    "one_of",
+    "surgery_without_losses",
+    "unit_interval",
+]
 
 # These follow the size of the tasks' losses.
 _FOLLOW_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
@@ -29,6 +36,13 @@ def above_0(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not isinstance(value, jax.core.Tracer) and not value > 0:
             raise ValueError(f"{name} must be above 0; got {value}")
+
+
+def between(config: Any, low: float, high: float, *names: str) -> None:
+    """Raises ValueError unless each field named lies in (low, high)."""
+    for name in names:
+        if not low < getattr(config, name) < high:
+            raise ValueError(f"{name} must lie in ({low}, {high}); got {getattr(config, name)}")
 
 
 def not_negative(config: Any, *names: str) -> None:

@@ -7,11 +7,11 @@ algorithms of the paper's Table 1 are rows of `losses.distral.ALGORITHMS`.
 Departures:
   1. A synchronous batched actor-critic stands for asynchronous A3C.
   2. Adam by default (RMSProp is an option): the shared column's gradient in one-column form is
-     scaled by
-     alpha / beta ~ 1e-3, where RMSProp's epsilon decides the step.
+     scaled by alpha / beta ~ 1e-3, where RMSProp's epsilon decides the step.
   3. The clip by global norm acts on each task's parameters apart and on the shared ones after
-     surgery,
-     so that no task changes another's step except through the shared column.
+     surgery, so that no task changes another's step except through the shared column.
+  4. Continuous actions, which the paper's equations are not for: Gaussians, cut off by the
+     environment, whose log-densities are those of the draw before the cut.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, learner, surgery
-from mtrl_jax.algorithms import checks
+from mtrl_jax import learner, surgery
+from mtrl_jax.algorithms import actor_critic, checks
 from mtrl_jax.losses import distral as losses
 from mtrl_jax.networks import columns
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
@@ -54,6 +54,7 @@ class Config:
     hidden: tuple[int, ...] = (128, 128)
     core: str = "none"
     core_size: int = 128
+    initial_std: float = 1.0  # of a continuous action, in every column; two columns multiply
     separate: bool = False  # every task by itself: as many runs of one task, in one program
 
 
@@ -67,7 +68,7 @@ class State(NamedTuple):
 class ActorState(NamedTuple):
     """The agent's memory, leaves `[K, E, ...]`; cores are () where there is none."""
 
-    prev_action: Array  # int32 [K, E]
+    prev_action: Array  # int32 [K, E], or float32 [K, E, A] before the cut
     shared_core: ArrayTree
     task_core: ArrayTree
 
@@ -76,9 +77,9 @@ class _Batch(NamedTuple):
     """What one task's loss reads, leaves `[K, ...]` outside the vmap over tasks."""
 
     timestep: Timestep  # [K, T + 1, E, ...]
-    action: Array  # [K, T, E]
+    action: Array  # [K, T, E, ...]
     actor_state: ActorState  # [K, E, ...]
-    action_mask: Array  # [K, A]
+    action_mask: Array | None  # [K, A]; None where actions are continuous
     cost_scale: Array  # [K]
 
 
@@ -101,11 +102,6 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
     Raises:
       ValueError: naming the field, what came and what is allowed.
     """
-    if spec.action_size:
-        raise ValueError(
-            "suite must have discrete actions for Distral; got continuous ones, which "
-            "experiments.metaworld learns"
-        )
     checks.one_of(
         config, algorithm=losses.ALGORITHMS, entropy_form=losses.ENTROPY_FORMS,
         optimiser=OPTIMISERS, surgery=surgery.METHODS,
@@ -115,6 +111,7 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
                          f"{config.alpha}")  # fmt: skip
     checks.above_0(config, "entropy_cost", "learning_rate", "max_grad_norm", "unroll_length")
     checks.unit_interval(config, "discount", "lambda_", "final_learning_rate")
+    checks.between(config, *actor_critic.STD_RANGE, "initial_std")
     scales = config.task_cost_scales
     if scales and (len(scales) != spec.num_tasks or min(scales) <= 0):
         raise ValueError(
@@ -139,7 +136,7 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
     variant = check(spec, config)
     num_tasks = 1 if config.separate else spec.num_tasks
     parts = make_parts(spec, config, variant, num_tasks, num_updates)
-    mask = jnp.asarray(spec.action_mask)
+    mask = None if spec.action_size else jnp.asarray(spec.action_mask)
     scales = jnp.asarray(config.task_cost_scales or (1.0,) * spec.num_tasks)
 
     def init_(key: Key) -> State:
@@ -173,7 +170,7 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
 
     return Agent(
         init=init_,
-        init_actor=lambda num_envs: _init_actor(config, variant, spec.num_tasks, num_envs),
+        init_actor=lambda num_envs: _init_actor(spec, config, variant, num_envs),
         policy=lambda state: state.params,
         act=act_,
         update=update_,
@@ -188,7 +185,7 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
     row = jnp.zeros((1, 1))
     carry = columns.initial_carry(parts.config.core, parts.config.core_size, (1,))
 
-    args = (observation, row.astype(jnp.int32), row, row > 0, carry)
+    args = (observation, columns.no_action(spec, (1, 1)), row, row > 0, carry)
     # One program for all columns, which differ in nothing but their heads: compiling is what init
     # costs.
     keys = jax.random.split(key, num_tasks + 1)
@@ -207,7 +204,7 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
 
 
 def act(
-    parts: _Parts, params: learner.Params, action_mask: Array, actor: ActorState,
+    parts: _Parts, params: learner.Params, action_mask: Array | None, actor: ActorState,
     timestep: Timestep, keys: Key, *, distilled: bool = False,
 ) -> tuple[Array, Array, ActorState]:  # fmt: skip
     """Draws actions of pi_i, or of pi_0 if `distilled`, leaves `[K, E, ...]`."""
@@ -221,12 +218,11 @@ def act(
         h, g, _, cores = columns_of(
             parts, params.shared, task, row, prev_action, actor, need_shared=need_shared
         )
-        logits = losses.task_policy_logits(h, g, parts.coefficients)
-        chosen: Any = h if distilled else logits
-        log_probs = distributions.categorical_log_probs(chosen[0], mask)
-        action = jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
-        log_prob = jnp.take_along_axis(log_probs, action[:, None], axis=1)[:, 0]
-        return action, log_prob, ActorState(action, *cores)
+        policy: Any = h if distilled else losses.task_policy(h, g, parts.coefficients)
+        policy = jax.tree.map(lambda x: x[0], policy)
+        head = policy if mask is None else actor_critic.Categorical(policy, mask)
+        action = actor_critic.sample(head, keys)
+        return action, actor_critic.log_prob(head, action), ActorState(action, *cores)
 
     return jax.vmap(one_task)(params.task, action_mask, actor, timestep, keys)
 
@@ -247,7 +243,7 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
     config, rows = parts.config, batch.timestep
     prev_action = jnp.concatenate([batch.actor_state.prev_action[None], batch.action])
     h, g, v, _ = columns_of(parts, shared, task, rows, prev_action, batch.actor_state)
-    cut = lambda x: None if x is None else x[:-1]
+    h, g = jax.tree.map(lambda x: x[:-1], (h, g))
     costs = parts.coefficients._replace(
         c_kl=parts.coefficients.c_kl * batch.cost_scale,
         c_ent=parts.coefficients.c_ent * batch.cost_scale,
@@ -261,7 +257,7 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
         )  # fmt: skip
 
     total, metrics = jax.vmap(trajectory, in_axes=1)(
-        cut(h), cut(g), v, batch.action, rows.reward[1:], rows.discount[1:], rows.valid[1:]
+        h, g, v, batch.action, rows.reward[1:], rows.discount[1:], rows.valid[1:]
     )
     return total.mean(), jax.tree.map(jnp.mean, metrics)
 
@@ -269,14 +265,14 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
 def columns_of(
     parts: _Parts, shared: ArrayTree, task: ArrayTree, rows: Timestep, prev_action: Array,
     actor: ActorState, *, need_shared: bool = True,
-) -> tuple[Array | None, Array | None, Any, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
-    """h and g `[T, E, A]` (None where there is no such column), v `[T, E]`, and both cores."""
+) -> tuple[Any, Any, Any, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
+    """h and g `[T, E, A]`, logits or Gaussians (None: no such column), v `[T, E]`, both cores."""
     variant = parts.variant
     has_shared = variant.has_shared_column and need_shared
     h, g, v, shared_core, task_core = None, None, None, (), ()
     inputs = (
         rows.observation,
-        jnp.where(rows.first, -1, prev_action),
+        columns.previous_action(prev_action, rows.first),
         jnp.where(rows.valid, rows.reward * parts.config.reward_scale, 0.0),
         rows.first,
     )
@@ -289,6 +285,8 @@ def columns_of(
         h, v, shared_core = _apply(parts.shared, shared, inputs, actor.shared_core)
     else:
         g, v, task_core = _apply(parts.task, task, inputs, actor.task_core)
+    if parts.task.action_size:  # what a column emits describes a Gaussian
+        h, g = jax.tree.map(lambda x: actor_critic.gaussian(x, parts.config.initial_std), (h, g))
     return h, g, v, (shared_core, task_core)
 
 
@@ -323,14 +321,14 @@ def make_parts(
 
 
 def _init_actor(
-    config: Config, variant: losses.Variant, num_tasks: int, num_envs: int
+    spec: EnvSpec, config: Config, variant: losses.Variant, num_envs: int
 ) -> ActorState:
-    batch = (num_tasks, num_envs)
+    batch = (spec.num_tasks, num_envs)
     core = lambda exists: (
         columns.initial_carry(config.core, config.core_size, batch) if exists else ()
     )
     return ActorState(
-        jnp.full(batch, -1, jnp.int32),
+        columns.no_action(spec, batch),
         core(variant.has_shared_column),
         core(variant.has_task_column),
     )

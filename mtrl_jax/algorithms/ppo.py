@@ -126,9 +126,7 @@ def check(spec: EnvSpec, config: Config) -> None:
     )  # fmt: skip
     checks.not_negative(config, "target_kl", "entropy_cost", "value_cost")
     checks.unit_interval(config, "discount", "lambda_", "return_memory", "final_learning_rate")
-    low, high = actor_critic.STD_RANGE
-    if not low < config.initial_std < high:
-        raise ValueError(f"initial_std must lie in ({low}, {high}); got {config.initial_std}")
+    checks.between(config, *actor_critic.STD_RANGE, "initial_std")
     if config.unroll_length % config.minibatches:
         raise ValueError(
             f"minibatches must divide unroll_length = {config.unroll_length}; got "

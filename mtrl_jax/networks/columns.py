@@ -55,13 +55,15 @@ class Column(nn.Module):
     """Time-major: works on `[T, B, ...]` at once, and on T = 1 when acting.
 
     Attributes:
-      num_actions: A.
+      num_actions: A, 0 where actions are continuous.
       kind: from `torso_kind`.
       vocabulary: classes of each element of a categorical observation, flattened; else ().
       hidden: widths of the dense layers (after the convolutions, for images).
       core: "none" or "lstm".
       core_size: width of the LSTM.
       has_policy, has_value: which heads exist.
+      action_size: 0, or the coordinates A of a continuous action; the policy head then emits 2 A
+        numbers, a mean and whatever a standard deviation is made of.
     """
 
     num_actions: int
@@ -72,6 +74,7 @@ class Column(nn.Module):
     core_size: int
     has_policy: bool
     has_value: bool
+    action_size: int = 0
 
     @nn.compact
     def __call__(
@@ -87,7 +90,7 @@ class Column(nn.Module):
 
         Args:
           observation: `[T, B, ...]`.
-          prev_action: int32 `[T, B]`, -1 where there is none (reset rows).
+          prev_action: int32 `[T, B]`, -1 where there is none; or float32 `[T, B, A]`, then 0.
           prev_reward: float32 `[T, B]`.
           first: bool `[T, B]`; the core forgets before such a row.
           carry: the core's state before row 0, `initial_carry(...)`.
@@ -95,8 +98,9 @@ class Column(nn.Module):
             has computed it already (`apply_pair`).
 
         Returns:
-          logits float32 `[T, B, A]` (zeros without a policy head), value float32 `[T, B]` (zeros
-          without a value head), and the core's state after the last row.
+          logits float32 `[T, B, A]`, or `[T, B, 2 A]` where actions are continuous (zeros without a
+          policy head), value float32 `[T, B]` (zeros without a value head), and the core's state
+          after the last row.
         """
         t, b = first.shape
         dense = lambda n, scale, name: nn.Dense(n, kernel_init=_init(scale), name=name)
@@ -110,17 +114,18 @@ class Column(nn.Module):
             x = flat_features(self, observation) if dense0 is None else dense0
         for i, width in enumerate(self.hidden):
             if i == len(self.hidden) - 1:
-                x = jnp.concatenate(
-                    [x, jax.nn.one_hot(prev_action, self.num_actions), prev_reward[..., None]], -1
-                )
+                if not self.action_size:
+                    prev_action = jax.nn.one_hot(prev_action, self.num_actions)
+                x = jnp.concatenate([x, prev_action, prev_reward[..., None]], -1)
             given = i == 0 and dense0 is not None
             x = nn.relu(x if given else dense(width, 2.0, f"dense{i}")(x))
         if self.core == "lstm":
             x, carry = _lstm(self.core_size, x, first, carry)
-        logits = jnp.zeros((t, b, self.num_actions))
+        outputs = 2 * self.action_size or self.num_actions
+        logits = jnp.zeros((t, b, outputs))
         value = jnp.zeros((t, b))
         if self.has_policy:
-            logits = dense(self.num_actions, 1e-4, "policy")(x).astype(jnp.float32)
+            logits = dense(outputs, 1e-4, "policy")(x).astype(jnp.float32)
         if self.has_value:
             value = dense(1, 1.0, "value")(x)[..., 0].astype(jnp.float32)
         return logits, value, carry
@@ -193,6 +198,18 @@ def _lstm(size: int, x: Array, first: Array, carry: Any) -> tuple[Array, Any]:
     return x, carry
 
 
+def previous_action(action: Array, first: Array) -> Array:
+    """As a column takes it: what the environment made of the action before, none on `first` rows.
+
+    Args:
+      action: int32 `[T, B]`, or float32 `[T, B, A]`, before the environment cuts it off.
+      first: bool `[T, B]`.
+    """
+    if jnp.issubdtype(action.dtype, jnp.integer):
+        return jnp.where(first, -1, action)
+    return jnp.where(first[..., None], 0.0, jnp.clip(action, -1.0, 1.0))
+
+
 def initial_carry(core: str, core_size: int, batch: tuple[int, ...]) -> Any:
     """Zeros `[*batch, core_size]` for cell and hidden state, or () without a core."""
     if core == "none":
@@ -228,4 +245,12 @@ def from_spec(
         core_size,
         has_policy,
         has_value,
+        spec.action_size,
     )
+
+
+def no_action(spec: EnvSpec, batch: tuple[int, ...]) -> Array:
+    """What a column is given as the action before the first: -1, or zeros `[*batch, A]`."""
+    if spec.action_size:
+        return jnp.zeros((*batch, spec.action_size))
+    return jnp.full(batch, -1, jnp.int32)

@@ -43,7 +43,7 @@ BAD = {
     "suite": (("--suite=mazes8",), "unknown suite 'mazes8'; did you mean maze8?"),
     "empty suite": (("--suite=envpool:",), "at least one"),
     "envpool id": (("--suite=envpool:Pongg-v5",), "Pongg-v5"),
-    "continuous": (("--suite=metaworld:reach",), "must have discrete actions"),
+    "std": (("--config_overrides=initial_std=3",), "initial_std must lie in (0.03, 2.0); got 3.0"),
     "algorithm": (("--algorithm=ppo",), "--algorithm=ppo: value should be one of"),
     "flag": (("--suiet=maze8",), "Unknown command line flag 'suiet'"),
     "no flag": (("maze8",), "unexpected argument 'maze8'; flags start with --"),
@@ -229,3 +229,28 @@ def test_atari_from_screen_to_checkpoint(tmp_path):
     trained = [row for row in rows if "grad/cosine" in row]
     assert trained and all(row["task/Asterix-v5/grad/shared_norm"] > 0 for row in trained)
     assert commands.checkpoints(tmp_path)[-1] == 48
+
+
+def test_continuous_actions_from_training_to_evaluation(tmp_path):
+    """A pool with torques, trained, continued and scored with both policies."""
+    args = (
+        "--suite=envpool:Pendulum-v1", "--noalone", "--num_envs_per_task=2", "--eval_episodes=1",
+        "--log_every=16", f"--workdir={tmp_path}", "--config_overrides=hidden=8,unroll_length=4",
+    )  # fmt: skip
+    for total in (32, 48):
+        code, out, err = commands.finish(
+            commands.start((*args, f"--total_env_steps={total}"), num_devices=1)
+        )
+        assert code == 0, err
+    steps = [row["step"] for row in commands.rows(tmp_path)]
+    assert steps[0] == 0 and steps[-1] == 48 and steps == sorted(steps)
+    assert commands.checkpoints(tmp_path)[-1] == 48
+    score = (f"--workdir={tmp_path}", "--episodes=1", "--nogifs")
+    code, scores, err = commands.finish(commands.start(score, 1, "experiments.evaluate"))
+    assert code == 0, err
+    for table, columns in ((out, ("random", "kl_ent_2col", "distilled")), (scores, ("length",))):
+        assert all(column in table for column in columns)
+    results = json.loads((tmp_path / "evaluation.json").read_text())
+    for policy in ("task_policy", "distilled_policy"):
+        one = results[policy]["Pendulum-v1"]
+        assert one["length"]["mean"] == 200 and -3300 < one["return"]["mean"] < 0

@@ -204,6 +204,36 @@ def test_environments_do_not_meet():
     np.testing.assert_allclose(permuted[1], whole[1][:, order], atol=1e-6)
 
 
+def _continuous():
+    return _spec()._replace(num_actions=0, action_mask=np.ones((1, 0), bool), action_size=A)
+
+
+def test_continuous_actions_enter_as_they_were_done_and_two_numbers_each_come_out():
+    column = columns.from_spec(_continuous(), HIDDEN, "none", CORE_SIZE)
+    observation, _, reward, first = map(np.asarray, _inputs(_spec()))
+    drawn = np.random.default_rng(2).normal(size=(T, B, A)).astype(np.float32)
+    before = columns.previous_action(jnp.asarray(drawn), first)
+    done = np.where(first[..., None], 0.0, np.clip(drawn, -1.0, 1.0))
+    np.testing.assert_array_equal(before, done)
+    assert (np.abs(drawn) > 1.0).any()
+    inputs = (observation, before, reward, first)
+    params = _draw(column, inputs, ())
+    logits, value, _ = jax.jit(column.apply)(params, *inputs, ())
+    p = jax.tree.map(np.asarray, params["params"])
+    x = _relu(observation @ p["dense0"]["kernel"] + p["dense0"]["bias"])
+    x = np.concatenate([x, done, reward[..., None]], axis=-1)
+    x = _relu(x @ p["dense1"]["kernel"] + p["dense1"]["bias"])
+    np.testing.assert_allclose(logits, x @ p["policy"]["kernel"] + p["policy"]["bias"], atol=1e-5)
+    assert logits.shape == (T, B, 2 * A) and value.shape == (T, B)
+
+
+def test_before_the_first_action_there_is_none():
+    none = columns.no_action(_spec(), (2, 3))
+    assert none.shape == (2, 3) and none.dtype == jnp.int32 and (none == -1).all()
+    none = columns.no_action(_continuous(), (2, 3))
+    assert none.shape == (2, 3, A) and none.dtype == jnp.float32 and not none.any()
+
+
 @pytest.mark.parametrize("hidden", [HIDDEN, (7,)])
 @pytest.mark.parametrize(
     ("spec", "core"),

@@ -181,3 +181,14 @@ def test_gaussian_kl_is_that_of_the_squashed_gaussians(float64):
     one = lambda x: np.array([x])
     got = distributions.gaussian_kl(one(m_p), one(s_p), one(m_q), one(s_q))
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_a_log_std_within_bounds_and_what_it_is_made_of(float64):
+    low, high = np.log(0.03), np.log(2.0)
+    raw = jnp.linspace(-4.0, 4.0, 33)
+    log_std = distributions.bounded_log_std(raw, low, high)
+    assert low < log_std.min() < low + 0.01 and high - 0.01 < log_std.max() < high
+    slope = jax.vmap(jax.grad(lambda x: distributions.bounded_log_std(x, low, high)))(raw)
+    assert slope.min() > 0.0
+    for x, y in zip(raw, log_std, strict=True):
+        np.testing.assert_allclose(distributions.unbounded_log_std(float(y), low, high), x)

@@ -4,12 +4,13 @@
                    and from counts
     soft_bellman   equations (2)-(4): softened values and backup, optimal task policy
     table1         equations (6)-(8): columns to policies; the seven algorithms as coefficients
+    policies       the same for Gaussians; what the loss asks of a policy of either kind
     terms, loss    equations (9)-(10): the terms of the loss with networks, and the loss
 
 What an agent needs:
 
     coefs = coefficients(ALGORITHMS["kl_ent_2col"], beta)
-    logits = task_policy_logits(h, g, coefs)
+    logits = task_policy(h, g, coefs)
     loss, metrics = distral_loss(
         h, g, v, action, r_t, discount_t, valid_t, coefficients=coefs,
         value_cost=0.5, lambda_=1.0, entropy_form="reward", action_mask=None)
@@ -25,6 +26,7 @@ from mtrl_jax.losses.distral.objective import (
     pseudocount_policy,
     regularised_reward,
 )
+from mtrl_jax.losses.distral.policies import task_policy, task_policy_gaussian
 from mtrl_jax.losses.distral.soft_bellman import (
     optimal_log_policy,
     soft_q,
@@ -70,6 +72,8 @@ __all__ = [
     "soft_q",
     "soft_q_td_error",
     "soft_value",
+    "task_policy",
+    "task_policy_gaussian",
     "task_policy_logits",
     "two_column_advantage",
     "two_column_logits",

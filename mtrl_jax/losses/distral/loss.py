@@ -12,6 +12,9 @@ Teh et al. 2017, arXiv 1707.04175, section 2.3; equation numbers are theirs. Los
     distillation     - c_kl mean sum_a sg(pi_i(a|s_t)) log pi_0(a|s_t)    second line of (10)
     value            value_cost mean (sg G_t - V(s_t))^2
 
+For continuous actions pi_0 and pi_i are Gaussians (`policies`); every line above but the first two
+stands, with integrals for sums.
+
 Departures:
   1. A synchronous batched actor-critic stands for asynchronous A3C.
   2. The factor gamma^t of (9) and (10) is dropped, in both policy terms alike, as A3C does.
@@ -31,9 +34,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax._checks import at_least_float32, check_shape
-from mtrl_jax.distributions import categorical_log_probs
+from mtrl_jax.distributions import Gaussian, categorical_log_probs
 from mtrl_jax.losses.distral.objective import Scalar, regularised_reward
-from mtrl_jax.losses.distral.table1 import Coefficients, task_policy_logits
+from mtrl_jax.losses.distral.policies import Policy, divergence, entropy, log_prob, task_policy
+from mtrl_jax.losses.distral.table1 import Coefficients
 from mtrl_jax.losses.distral.terms import (
     distillation_loss,
     expected_regulariser,
@@ -52,8 +56,8 @@ _sg = jax.lax.stop_gradient
 
 
 def distral_loss(
-    h: Array | None,
-    g: Array | None,
+    h: Array | Gaussian | None,
+    g: Array | Gaussian | None,
     v: Array,
     action: Array,
     r_t: Array,
@@ -77,11 +81,11 @@ def distral_loss(
     exactly 0, which is what makes one code serve every row of Table 1.
 
     Args:
-      h: [T, A] logits of the shared column on rows 0..T-1, or None where the algorithm has none
-        (pi_0 counts as uniform then, and c_kl must be 0).
-      g: [T, A] logits of the task's column, or None where the algorithm has none.
+      h: [T, A] logits of the shared column on rows 0..T-1, or a Gaussian with such leaves, or None
+        where the algorithm has none (c_kl must be 0 then).
+      g: the same of the task's column, or None where the algorithm has none.
       v: [T + 1] values of the rows; row T bootstraps.
-      action: int [T], drawn from pi_i.
+      action: int [T], drawn from pi_i; [T, A] where h and g are Gaussians.
       r_t: [T] rewards of the transitions, in the units of the costs.
       discount_t: [T], gamma times (0 at true termination, else 1).
       valid_t: bool [T], False on the transition into a reset row: action, reward and discount
@@ -91,7 +95,8 @@ def distral_loss(
       value_cost: weight of the value term.
       lambda_: scalar in [0, 1]; 1 is the return to the end of the unroll, the paper's.
       entropy_form: "reward", "analytic" or "local", see the top of the file.
-      action_mask: None, or bool [A], False for actions that this task does not have.
+      action_mask: None, or bool [A], False for actions that this task does not have; None where h
+        and g are Gaussians.
 
     Returns:
       The loss, a float32 scalar (log-softmax and returns are float32 even for bfloat16 inputs), and
@@ -99,31 +104,37 @@ def distral_loss(
       metric averaged over environments, divide it by "loss/valid_fraction" averaged likewise.
 
     Raises:
-      ValueError: for a wrong shape, an unknown entropy_form, or c_kl known to be above 0 without h.
+      ValueError: for a wrong shape, an unknown entropy_form, c_kl known to be above 0 without h, or
+        Gaussians with an action_mask.
     """
     if entropy_form not in ENTROPY_FORMS:
         raise ValueError(
             f"entropy_form must be one of {', '.join(ENTROPY_FORMS)}, got {entropy_form!r}"
         )
     c_kl, c_ent = coefficients.c_kl, coefficients.c_ent
-    h = None if h is None else at_least_float32(h)  # once, so that its two gradients add in float32
-    logits = task_policy_logits(h, g, coefficients)
-    if logits.ndim != 2:
-        raise ValueError(f"h and g must have shape [T, A], got {logits.shape}")
+    h = jax.tree.map(at_least_float32, h)  # once, so that its two gradients add in float32
+    columns = task_policy(h, g, coefficients)
+    shape = jax.tree.leaves(columns)[0].shape
+    if len(shape) != 2:
+        raise ValueError(f"h and g must have shape [T, A], got {shape}")
     if h is None and not isinstance(c_kl, jax.core.Tracer) and np.any(np.asarray(c_kl) != 0):
         raise ValueError(f"c_kl must be 0 where h is None (there is no pi_0), got {c_kl}")
-    check_shape("action", action, logits.shape[:1], "[T]")
-    check_shape("r_t", r_t, logits.shape[:1], "[T]")
+    continuous = isinstance(columns, Gaussian)
+    check_shape("action", action, *((shape, "[T, A]") if continuous else (shape[:1], "[T]")))
+    check_shape("r_t", r_t, shape[:1], "[T]")
+    check_shape("valid_t", valid_t, shape[:1], "[T]")
+    if continuous:  # NaN times a gradient of 0 is NaN
+        action = jnp.where(valid_t[:, None], action, 0.0)
 
-    log_pi_i = categorical_log_probs(logits, action_mask)
-    log_pi_0 = categorical_log_probs(jnp.zeros_like(logits) if h is None else h, action_mask)
-    log_pi_i_a = jnp.take_along_axis(log_pi_i, action[:, None], axis=1)[:, 0]
-    log_pi_0_a = jnp.take_along_axis(log_pi_0, action[:, None], axis=1)[:, 0]
+    pi_i = _policy(columns, action_mask)
+    # Without a shared column any pi_0 will do, since it costs nothing.
+    pi_0 = _policy(jax.tree.map(jnp.zeros_like, columns) if h is None else h, action_mask)
+    log_pi_i_a, log_pi_0_a = log_prob(pi_i, action), log_prob(pi_0, action)
 
     # The regulariser at the sampled action, a constant, and its exact mean over actions.
     nothing = jnp.zeros_like(log_pi_i_a)
     sampled = regularised_reward(nothing, _sg(log_pi_i_a), _sg(log_pi_0_a), c_kl, c_ent)
-    expected = expected_regulariser(log_pi_i, _sg(log_pi_0), c_kl, c_ent)
+    expected = expected_regulariser(pi_i, _sg(pi_0), c_kl, c_ent)
 
     r_t = at_least_float32(r_t)
     target = lambda_returns(
@@ -135,21 +146,20 @@ def distral_loss(
     advantage = _sg(target - v_tm1)
 
     policy_gradient = policy_gradient_loss(log_pi_i_a, advantage, valid_t)
-    distillation = distillation_loss(log_pi_i, log_pi_0, c_kl, valid_t)
+    distillation = distillation_loss(pi_i, pi_0, c_kl, valid_t)
     value = value_loss(v_tm1, target, value_cost, valid_t)
     bonus = jnp.zeros_like(value)
     if entropy_form != "reward":
         bonus = -masked_mean(expected, valid_t)
     total = policy_gradient + distillation + value + bonus
 
-    entropy = -jnp.sum(jnp.exp(log_pi_i) * log_pi_i, axis=1)
     metrics = {
         "loss/total": total,
         "loss/policy_gradient": policy_gradient,
         "loss/distillation": distillation,
         "loss/value": value,
         "loss/bonus": bonus,
-        "loss/entropy": masked_mean(entropy, valid_t),
+        "loss/entropy": masked_mean(entropy(pi_i), valid_t),
         "loss/advantage": masked_mean(advantage, valid_t),
         "loss/advantage_abs": masked_mean(jnp.abs(advantage), valid_t),
         "loss/return": masked_mean(target, valid_t),
@@ -158,8 +168,15 @@ def distral_loss(
         "loss/valid_fraction": masked_mean(jnp.ones_like(v_tm1), valid_t),
     }
     if h is not None:
-        divergence = jnp.sum(jnp.exp(log_pi_i) * (log_pi_i - log_pi_0), axis=1)
-        entropy_0 = -jnp.sum(jnp.exp(log_pi_0) * log_pi_0, axis=1)
-        metrics["loss/kl_task_shared"] = masked_mean(divergence, valid_t)
-        metrics["loss/entropy_shared"] = masked_mean(entropy_0, valid_t)
+        metrics["loss/kl_task_shared"] = masked_mean(divergence(pi_i, pi_0), valid_t)
+        metrics["loss/entropy_shared"] = masked_mean(entropy(pi_0), valid_t)
     return total, _sg(metrics)
+
+
+def _policy(columns: Array | Gaussian, action_mask: Array | None) -> Policy:
+    """Normalised: log-probabilities of logits; a Gaussian is a policy as it is."""
+    if isinstance(columns, Gaussian):
+        if action_mask is not None:
+            raise ValueError("action_mask must be None where h and g are Gaussians")
+        return columns
+    return categorical_log_probs(columns, action_mask)

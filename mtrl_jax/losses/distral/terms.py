@@ -1,6 +1,7 @@
 """The terms of Distral's loss, each on one trajectory: equations (9) and (10), negated.
 
-Teh et al. 2017, arXiv 1707.04175, section 2.3. Means are sums over valid steps divided by T.
+Teh et al. 2017, arXiv 1707.04175, section 2.3. Means are sums over valid steps divided by T. A
+policy is log-probabilities [T, A], or a Gaussian with leaves [T, A]: see `policies`.
 """
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from mtrl_jax._checks import check_shape
 from mtrl_jax.losses.distral.objective import Scalar
+from mtrl_jax.losses.distral.policies import Policy, cross_entropy, divergence, entropy
 from mtrl_jax.types import Array
 
 __all__ = [
@@ -32,17 +34,16 @@ def policy_gradient_loss(log_pi_i_a: Array, advantage: Array, valid_t: Array) ->
     return -masked_mean(log_pi_i_a * _sg(advantage), valid_t)
 
 
-def distillation_loss(log_pi_i: Array, log_pi_0: Array, c_kl: Scalar, valid_t: Array) -> Array:
-    """-c_kl mean sum_a sg(pi_i) log pi_0: second line of (10), gradient -c_kl (pi_i - pi_0) in h.
+def distillation_loss(pi_i: Policy, pi_0: Policy, c_kl: Scalar, valid_t: Array) -> Array:
+    """-c_kl mean E_sg(pi_i) log pi_0: second line of (10), gradient -c_kl (pi_i - pi_0) in logits.
 
     Args:
-      log_pi_i: [T, A]; stopped, so that nothing of it reaches a task column, nor h by way of pi_i.
-      log_pi_0: [T, A] at the same states; carries gradient.
+      pi_i: of T states; stopped, so that nothing of it reaches a task column, nor h by way of pi_i.
+      pi_0: at the same states; carries gradient.
       c_kl: scalar, alpha / beta.
       valid_t: bool [T].
     """
-    check_shape("log_pi_0", log_pi_0, jnp.shape(log_pi_i), "[T, A]")
-    return -c_kl * masked_mean(jnp.sum(_sg(jnp.exp(log_pi_i)) * log_pi_0, axis=1), valid_t)
+    return c_kl * masked_mean(cross_entropy(_sg(pi_i), pi_0), valid_t)
 
 
 def value_loss(v_tm1: Array, target: Array, value_cost: Scalar, valid_t: Array) -> Array:
@@ -57,20 +58,19 @@ def value_loss(v_tm1: Array, target: Array, value_cost: Scalar, valid_t: Array) 
     return value_cost * masked_mean(jnp.square(_sg(target) - v_tm1), valid_t)
 
 
-def expected_regulariser(log_pi_i: Array, log_pi_0: Array, c_kl: Scalar, c_ent: Scalar) -> Array:
+def expected_regulariser(pi_i: Policy, pi_0: Policy, c_kl: Scalar, c_ent: Scalar) -> Array:
     """-c_kl KL(pi_i || pi_0) + c_ent H(pi_i), the mean of the sampled regulariser over a ~ pi_i.
 
     Args:
-      log_pi_i: [..., A]; carries gradient.
-      log_pi_0: [..., A]; carries gradient, which a loss that distils stops.
+      pi_i: carries gradient.
+      pi_0: carries gradient, which a loss that distils stops.
       c_kl: scalar.
       c_ent: scalar.
 
     Returns:
       [...], in units of reward.
     """
-    log_ratio = c_kl * (log_pi_0 - log_pi_i) - c_ent * log_pi_i
-    return jnp.sum(jnp.exp(log_pi_i) * log_ratio, axis=-1)
+    return c_ent * entropy(pi_i) - c_kl * divergence(pi_i, pi_0)
 
 
 def masked_mean(x: Array, valid_t: Array) -> Array:
