@@ -7,6 +7,7 @@ What a new game begins with ("transfer"), for each:
     Distral, ppo       the game is a new one; task_id: what the tasks share (the distilled column,
                        the trunk), with a fresh column or head and a fresh optimiser
     dqn                the weights (task_id: the trunk); replay and exploration start anew
+    net2net            as ppo, but pre-trained at half the width and widened: benchmark_growth.py
     module:function    everything (what `save` gives)
 
 A builder takes the track and the overrides `name=value` of its `Config`, and returns a
@@ -18,62 +19,15 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from experiments import common
-from mtrl_jax import evaluate
+from experiments import benchmark_controls, benchmark_growth, common
 from mtrl_jax.algorithms import distral, dqn, ppo
 from mtrl_jax.benchmark import protocol, regime
 from mtrl_jax.benchmark.compiled import Entry, everything, shared_parameters
 from mtrl_jax.losses.distral import ALGORITHMS
-from mtrl_jax.networks import columns
-from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Timestep
+from mtrl_jax.types import Agent, EnvSpec
 
 Overrides = Sequence[str]
 CONTROLS = ("random", "frozen")
-FROZEN_EPSILON = 0.05  # of the frozen network: it would stand still for ever otherwise
-
-
-def _random(track: str, overrides: Overrides) -> Entry:
-    return Entry(evaluate.random_agent, everything, {}, learns=False)
-
-
-def _frozen(track: str, overrides: Overrides) -> Entry:
-    return Entry(frozen_agent, everything, {}, learns=False)
-
-
-def frozen_agent(spec: EnvSpec, hidden: tuple[int, ...] = (64, 64)) -> Agent:
-    """The likeliest action of a network that never learns, or with probability .05 any other."""
-    size = spec.action_size or spec.num_actions
-    discrete = spec._replace(num_actions=size, action_size=0)  # one output a coordinate
-    net = columns.from_spec(discrete, hidden, "none", 0, has_value=False)
-    row = jnp.zeros((1, 1))
-
-    def init(key: Key) -> Any:
-        observation = jnp.zeros((1, 1, *spec.observation_shape), spec.observation_dtype)
-        return net.init(key, observation, row.astype(jnp.int32), row, row > 0, ())
-
-    def act(policy: Any, actor: ArrayTree, timestep: Timestep, keys: Key, **_: Any) -> Any:
-        zeros = jnp.zeros(keys.shape)
-        logits, _, _ = net.apply(  # type: ignore[misc]
-            policy, timestep.observation, zeros.astype(jnp.int32) - 1, zeros, zeros > 0, ()
-        )
-        pair: Any = jax.vmap(jax.vmap(jax.random.split))(keys)
-        flat = pair.reshape(-1, 2)
-        explore = jax.vmap(jax.random.uniform)(flat[:, 0]).reshape(keys.shape) < FROZEN_EPSILON
-        if spec.action_size:
-            draw = lambda key: jax.random.uniform(key, (size,), minval=-1.0)
-            drawn: Array = jax.vmap(draw)(flat[:, 1]).reshape(*keys.shape, size)
-            chosen, explore = jnp.tanh(1e4 * logits), explore[..., None]  # the head starts near 0
-        else:
-            draw = lambda key: jax.random.randint(key, (), 0, size)
-            drawn = jax.vmap(draw)(flat[:, 1]).reshape(keys.shape)
-            chosen = logits.argmax(-1)
-        action = jnp.where(explore, drawn, chosen).astype(spec.action_dtype)
-        return action, zeros, actor
-
-    return evaluate.random_agent(spec)._replace(init=init, policy=lambda state: state, act=act)
 
 
 def _configured(config: Any, overrides: Overrides, make: Callable[..., Agent], track: str) -> Entry:
@@ -94,14 +48,23 @@ def _distral(algorithm: str) -> Callable[[str, Overrides], Entry]:
     return build
 
 
-def _ppo(track: str, overrides: Overrides) -> Entry:
+def _ppo_config(track: str) -> ppo.Config:
     # A head a task, so that the trunk's shape does not depend on how many tasks there are.
     network = "multihead" if track == "task_id" else "onehot"
-    config = ppo.Config(
+    return ppo.Config(
         network=network, hidden=(64, 64), activation="relu", unroll_length=64, minibatches=4,
         epochs=4, lambda_=0.95, learning_rate=1e-3, entropy_cost=1e-2,
     )  # fmt: skip
-    return _configured(config, overrides, ppo.agent, track)
+
+
+def _ppo(track: str, overrides: Overrides) -> Entry:
+    return _configured(_ppo_config(track), overrides, ppo.agent, track)
+
+
+def _net2net(track: str, overrides: Overrides) -> Entry:
+    config = common.override(_ppo_config(track), overrides)
+    settings = _configured(config, (), ppo.agent, track).settings
+    return benchmark_growth.net2net(track, config, settings)
 
 
 def _dqn(track: str, overrides: Overrides) -> Entry:
@@ -124,9 +87,10 @@ def _dqn_transfer(transfer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
 
 
 BUILDERS: dict[str, Callable[[str, Overrides], Entry]] = {
-    "random": _random,
-    "frozen": _frozen,
+    "random": benchmark_controls.random,
+    "frozen": benchmark_controls.frozen,
     "ppo": _ppo,
+    "net2net": _net2net,
     "dqn": _dqn,
     **{name: _distral(name) for name in ALGORITHMS},
 }

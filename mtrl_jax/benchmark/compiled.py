@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import checkpoint, engines, evaluate, metrics, train
@@ -38,6 +39,8 @@ class Entry(NamedTuple):
       settings: JSON values that identify the agent.
       learns: False for a control, which is scored and not trained.
       hosted: whether `make` gives a `protocol.HostAgent`.
+      pretrain: `(spec) -> Agent` of the pre-training where that is another one, a smaller say;
+        `transfer` then gets arrays of one seed, and need not compile.
     """
 
     make: Callable[[EnvSpec], Any]
@@ -45,6 +48,7 @@ class Entry(NamedTuple):
     settings: dict[str, Any]
     learns: bool = True
     hosted: bool = False
+    pretrain: Callable[[EnvSpec], Any] | None = None
 
 
 def everything(pretrained: ArrayTree, fresh: ArrayTree) -> ArrayTree:
@@ -97,7 +101,7 @@ def run(
 
     games = training_games(settings, cell, n)
     given = settings.track == "task_id"
-    arena, agent = arena_of(settings, suite, entry, games)
+    arena, agent = arena_of(settings, suite, entry, games, cell.kind == "pretrain")
     config = run_config(settings, cell, agent, arena)
     protocol.check_types_agent(cell.agent, agent, arena.spec, config.num_envs_per_task)
     probe = None
@@ -113,7 +117,13 @@ def run(
         if not cell.needs:
             return fresh
         learnt = _load(settings, cell, suite, entry, config, folder / cell.needs / "final")
-        return jax.jit(engines.over_seeds(config, entry.transfer))(learnt, fresh)
+        if entry.pretrain is None:
+            return jax.jit(engines.over_seeds(config, entry.transfer))(learnt, fresh)
+        if config.num_seeds == 1:
+            return entry.transfer(learnt, fresh)
+        pick = lambda s: jax.tree.map(lambda x: x[s], (learnt, fresh))
+        grown = [entry.transfer(*pick(s)) for s in range(config.num_seeds)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *grown)
 
     def watch(step: int, total: int, row: dict[str, Any]) -> None:
         _check_range(cell.agent, row, spec.num_actions)
@@ -134,7 +144,7 @@ def run(
 
 
 def arena_of(
-    settings: Settings, suite: Suite, entry: Entry, games: Sequence[int]
+    settings: Settings, suite: Suite, entry: Entry, games: Sequence[int], pretraining: bool
 ) -> tuple[Suite, Agent]:
     """What an agent of the matrix is trained in, and the agent made for it."""
     if settings.track == "task_id":
@@ -143,7 +153,8 @@ def arena_of(
         arena = regime.random_games(suite, games)
     else:
         arena = regime_pool.random_games(suite.spec, games)
-    return arena, entry.make(arena.spec)
+    make = entry.pretrain if pretraining and entry.pretrain else entry.make
+    return arena, make(arena.spec)
 
 
 def run_config(settings: Settings, cell: Cell, agent: Agent, arena: Suite) -> engines.RunConfig:
@@ -251,7 +262,7 @@ def _load(
     """The agent of the pre-training that `cell` starts from, `[S, ...]`."""
     source = cell._replace(kind="pretrain", task=-1)
     games = training_games(settings, source, suite.spec.num_tasks)
-    _, agent = arena_of(settings, suite, entry, games)
+    _, agent = arena_of(settings, suite, entry, games, pretraining=True)
     init = engines.over_seeds(config, lambda key: {"state": agent.init(key)})
     target = checkpoint.abstract(jax.eval_shape(init, engines.root_key(config)))
     found = None

@@ -5,16 +5,18 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark_agents, benchmark_show
+from experiments import benchmark_agents, benchmark_growth, benchmark_show
 from experiments.benchmark_agents import CONTROLS
 from mtrl_jax import metrics
 from mtrl_jax.benchmark import matrix, regime, results
 from mtrl_jax.benchmark.cells import Cell
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
 from mtrl_jax.envs import suites
+from mtrl_jax.types import Timestep
 from tests.machinery import commands
 
 GAMES = ("catch", "rain")
@@ -118,18 +120,53 @@ def test_every_agent_can_be_made_and_says_what_it_is(name, track):
 @pytest.mark.parametrize("name", [n for n in benchmark_agents.BUILDERS if n not in CONTROLS])
 def test_what_goes_over_fits_an_agent_of_the_new_game(name, track):
     entry = benchmark_agents.make(name, track, ["hidden=4"], SPEC)
-    of = lambda spec: jax.eval_shape(entry.make(spec).init, jax.random.key(0))
+    of = lambda spec, make=entry.make: jax.eval_shape(make(spec).init, jax.random.key(0))
     known, new = SPEC, SPEC._replace(
         task_names=("catch",), action_mask=SPEC.action_mask[:1], episode_limit=np.array([100])
     )  # fmt: skip
     if track == "no_id":
         known = new = regime.stream_spec(SPEC)
-    before, fresh = of(known), of(new)
-    after = jax.eval_shape(entry.transfer, before, fresh)
+    before, fresh = of(known, entry.pretrain or entry.make), of(new)
+    if entry.pretrain is None:
+        after = jax.eval_shape(entry.transfer, before, fresh)
+    else:  # works on arrays only
+        init = lambda make, spec: jax.jit(make(spec).init)(jax.random.key(0))
+        after = entry.transfer(init(entry.pretrain, known), init(entry.make, new))
     assert jax.tree.structure(after) == jax.tree.structure(fresh)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), fresh
     )
+
+
+def test_a_network_that_grows_plays_a_new_game_as_the_small_one_would(monkeypatch):
+    spec = regime.stream_spec(SPEC)
+    monkeypatch.setattr(benchmark_growth, "NOISE", 0.0)
+    entry = benchmark_agents.make("net2net", "no_id", ["hidden=6x4"], SPEC)
+    small, big = entry.pretrain(spec), entry.make(spec)
+    before, fresh = (jax.jit(a.init)(jax.random.key(n)) for n, a in enumerate((small, big)))
+    before = jax.tree.map(  # away from zero, where every policy is uniform
+        lambda x: x + 0.3 if jnp.issubdtype(x.dtype, jnp.floating) else x, before
+    )
+    after = entry.transfer(before, fresh)
+    assert after.params.shared["actor"]["dense1"]["kernel"].shape == (6, 4)
+    assert before.params.shared["actor"]["dense1"]["kernel"].shape == (3, 2)
+    rows = np.random.default_rng(0).integers(0, 3, (1, 9, *spec.observation_shape))
+    rows = rows.astype(spec.observation_dtype)
+    heads = []
+    for agent, state in ((small, before), (big, after)):
+        row = Timestep(rows, *(np.zeros((1, 9), t) for t in (np.float32, np.float32, bool, bool,
+                                                             bool)))  # fmt: skip
+        keys = jax.random.split(jax.random.key(2), (1, 9))
+        heads.append(agent.act(agent.policy(state), (), row, keys))
+    np.testing.assert_array_equal(heads[0][0], heads[1][0])
+    np.testing.assert_allclose(heads[0][1], heads[1][1], atol=1e-5)
+    assert np.ptp(np.asarray(heads[0][1])) > 1e-3
+    # With noise, copies are told apart.
+    monkeypatch.undo()
+    kernel = entry.transfer(before, fresh).params.shared["actor"]["dense0"]["kernel"]
+    assert len(np.unique(np.asarray(kernel[0]))) == 6
+    with pytest.raises(ValueError, match="hidden must hold even widths"):
+        benchmark_agents.make("net2net", "no_id", ["hidden=5"], SPEC)
 
 
 def test_shared_parameters_go_over_and_a_tasks_own_do_not():
