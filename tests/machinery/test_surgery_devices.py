@@ -10,6 +10,7 @@ import pytest
 from jax import P
 
 from mtrl_jax import surgery
+from tests.machinery import tiny
 from tests.machinery.test_surgery_transforms import (
     PARAMS,
     K,
@@ -23,6 +24,12 @@ from tests.machinery.test_surgery_transforms import (
     surgery_of,
     task_grads,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 def data_parallel(params, state, batch, tx):

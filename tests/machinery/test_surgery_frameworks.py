@@ -10,9 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+import pytest
 from flax import nnx
 
 from mtrl_jax import surgery
+from tests.machinery import tiny
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
+
 
 K, STEPS = 3, 3
 X = jax.random.normal(jax.random.key(0), (K, 16, 4))

@@ -9,6 +9,14 @@ import optax
 import pytest
 
 from mtrl_jax import surgery
+from tests.machinery import tiny
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
+
 
 K = 3
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 32).reshape(8, 4), "b": jnp.full(4, 0.1)}

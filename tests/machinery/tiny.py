@@ -39,10 +39,11 @@ def run_config(**changes: Any) -> engines.RunConfig:
 
 
 @contextlib.contextmanager
-def quick_compiles() -> Iterator[None]:
-    """XLA without most of its optimisations, which take longer than these tests run."""
+def quick_compiles(quick: bool = True) -> Iterator[None]:
+    """XLA without most of its optimisations, which take longer than these tests run; or with them,
+    where they are what is tested."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
+from tests.machinery import tiny
 
 # Sizes on both sides of every branch: one block, several blocks and a rest, many small leaves.
 SHAPES = {
@@ -89,7 +90,8 @@ def test_sharded_parameters_need_one_psum(k):
 
 
 def temporaries(function, *shapes):
-    return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    with tiny.quick_compiles(False):
+        return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize("k", [2, 10, 50])
