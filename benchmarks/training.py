@@ -87,13 +87,15 @@ def _agent(suite: Any, name: str, **changes: Any) -> tuple[Agent, distral.Config
 
 
 def _trainer(suite: Any, agent: Agent, num_envs: int) -> Callable[[], None]:
-    """One dispatch of whole training."""
+    """One dispatch of whole training; to its end, where the next one would wait for it anyway."""
     config = engines.RunConfig(total_env_steps=1, num_envs_per_task=num_envs)
     engine = engines.make(config, suite, agent)
     carry = [engine.start(), 0]
 
     def dispatch() -> None:
         carry[0], _ = engine.advance(carry[0], carry[1])
+        if not agent.overlap:
+            carry[0], _ = engine.flush(carry[0])
         carry[1] += engine.updates
 
     return dispatch
