@@ -120,9 +120,8 @@ def compare(spec: EnvSpec, results: Mapping[str, Sequence[Results]]) -> None:
         return f"{text:>22}"
 
     print(f"\nFinal {quantity}, likeliest actions; 95 % bootstrap intervals over seeds:")
-    print(
-        "task".ljust(width), *(f"{f'{label} ({len(r)} seeds)':>22}" for label, r in results.items())
-    )
+    seeds = {label: f"{label} ({len(r)} seed{'s' * (len(r) > 1)})" for label, r in results.items()}
+    print("task".ljust(width), *(f"{text:>22}" for text in seeds.values()))
     for task in spec.task_names:
         cells = (cell([r["tasks"][task][quantity] for r in runs]) for runs in results.values())
         print(task.ljust(width), *cells)
