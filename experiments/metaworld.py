@@ -15,6 +15,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 from absl import flags
 
 from experiments import agents, common, metaworld_report
@@ -99,7 +100,8 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
     A run that has been scored is not opened again. An interrupt ends the process, after saving.
     """
     config, spec = run.run_config, run.suite.spec
-    if workdir.check(folder, run.settings):
+    # Several processes must all go the same way, and only the first one can read the folder.
+    if jax.process_count() == 1 and workdir.check(folder, run.settings):
         done = metaworld_report.read(folder)
         if done and (done["env_steps"], done["episodes"]) == (
             config.total_env_steps, _FINAL_EPISODES.value,

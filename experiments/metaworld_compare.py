@@ -25,7 +25,7 @@ _OUT = flags.DEFINE_string(
 
 def main() -> None:
     common.start()
-    common.refuse("suite", "permute_actions", "surgery")
+    common.refuse("suite", "permute_actions", "surgery", "num_processes")
     unknown = set(_SURGERIES.value) - set(surgery.METHODS)
     if unknown or not _SURGERIES.value:
         raise ValueError(

@@ -84,6 +84,10 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
             f"num_envs_per_task must be a multiple of {parts} ({share} devices{groups}); "
             f"got {config.num_envs_per_task}"
         )
+    if config.stagger and not (host and suite.spec.episode_limit.all()):
+        raise ValueError(
+            "stagger must be False on a functional suite and where episodes have no limit; got True"
+        )
     if host and config.num_seeds > 1:
         raise ValueError(
             "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as "

@@ -144,7 +144,8 @@ class Pool(Protocol):
 
 
 class HostSuite(NamedTuple):
-    """A suite whose environments live on the host; `make_pool(num_envs, seed, num_groups)`.
+    """A suite whose environments live on the host; `make_pool(num_envs, seed, num_groups)`, for
+    envpool's also with `stagger=True` (`envs/pool.py`).
 
     `max_envs`: most environments of a task in one pool that evaluation should ask for, where they
     are large (0: no limit).

@@ -42,7 +42,6 @@ _LOG_STD_RANGE = (math.log(STD_RANGE[0]), math.log(STD_RANGE[1]))
 # ------------------------------------------------------------------------------------ distributions
 
 
-# A Gaussian is not squashed: the environment cuts off what lies outside [-1, 1].
 class Categorical(NamedTuple):
     """One of A actions; `mask` is False for those that the task does not have."""
 
@@ -50,6 +49,7 @@ class Categorical(NamedTuple):
     mask: Array  # bool [B, A] or [A]
 
 
+# A Gaussian is not squashed: the environment cuts off what lies outside [-1, 1].
 Head = Gaussian | Categorical
 
 

@@ -26,7 +26,7 @@ MINIGRID_LADDER = (
     "MiniGrid-DoorKey-8x8-v0",
 )
 # Explore, fetch, find a goal, open a locked door; a new map each episode. The smallest of each
-# family: random play is paid in .8 to 6 % of episodes, in larger ones so rarely that nobody learns.
+# family, so that random play is paid in all of them (docs/distral.md).
 MINIGRID_NAV4 = (
     "MiniGrid-MultiRoom-N2-S4-v0",
     "MiniGrid-KeyCorridorS3R1-v0",

@@ -25,8 +25,8 @@ def block_conv(x: Array, kernel: Array, stride: int) -> Array:
     sum of the m * m results, each shifted by whole blocks. No pixel is copied more than once.
 
     Args:
-      x: `[B, H, W, C]`.
-      kernel: `[size, size, C, F]`.
+      x: float `[B, H, W, C]`.
+      kernel: float `[size, size, C, F]`.
       stride: in pixels, of both axes.
 
     Returns:

@@ -185,6 +185,7 @@ def test_the_host_path_stops_saves_and_ends_its_pool(tmp_path):
         ({"total_env_steps": 0}, "total_env_steps must be at least 1"),
         ({"seed": -1}, "seed must lie in"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1"),
+        ({"stagger": True}, "stagger must be False on a functional suite"),
     ],
 )
 def test_settings_that_cannot_run_are_refused_before_anything_is_written(
