@@ -7,6 +7,8 @@ What a new game begins with ("transfer"), for each:
     Distral, ppo       the game is a new one; task_id: what the tasks share (the distilled column,
                        the trunk), with a fresh column or head and a fresh optimiser
     dqn                the weights (task_id: the trunk); replay and exploration start anew
+    actor_mimic,       as dqn, but those weights imitated a DQN for each game of the pre-training:
+    distillation       benchmark_imitation.py; no_id only
     net2net            as ppo, but pre-trained at half the width and widened: benchmark_growth.py
     module:function    everything (what `save` gives)
 
@@ -19,7 +21,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments import benchmark_controls, benchmark_growth, common
+from experiments import benchmark_controls, benchmark_growth, benchmark_imitation, common
 from mtrl_jax.algorithms import distral, dqn, ppo
 from mtrl_jax.benchmark import protocol, regime
 from mtrl_jax.benchmark.compiled import Entry, everything, shared_parameters
@@ -70,10 +72,21 @@ def _net2net(track: str, overrides: Overrides) -> Entry:
 def _dqn(track: str, overrides: Overrides) -> Entry:
     """On the stream the network is told nothing; the weights go over, and replay, optimiser and
     exploration start anew."""
-    network = "multihead" if track == "task_id" else "blind"
-    config = dqn.Config(network=network, hidden=(64,), replay_ratio=4.0)
-    entry = _configured(config, overrides, dqn.agent, track)
+    entry = _configured(_dqn_config(track), overrides, dqn.agent, track)
     return entry._replace(transfer=_dqn_transfer(entry.transfer))
+
+
+def _dqn_config(track: str) -> dqn.Config:
+    network = "multihead" if track == "task_id" else "blind"
+    return dqn.Config(network=network, hidden=(64,), replay_ratio=4.0)
+
+
+def _imitator(name: str) -> Callable[[str, Overrides], Entry]:
+    def build(track: str, overrides: Overrides) -> Entry:
+        transfer = _dqn_transfer(everything)
+        return benchmark_imitation.imitator(name, track, _dqn_config(track), overrides, transfer)
+
+    return build
 
 
 def _dqn_transfer(transfer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -92,6 +105,7 @@ BUILDERS: dict[str, Callable[[str, Overrides], Entry]] = {
     "ppo": _ppo,
     "net2net": _net2net,
     "dqn": _dqn,
+    **{name: _imitator(name) for name in benchmark_imitation.STUDENTS},
     **{name: _distral(name) for name in ALGORITHMS},
 }
 

@@ -20,7 +20,10 @@ from mtrl_jax.benchmark import protocol, regime, regime_pool
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
-__all__ = ["Entry", "Stopped", "everything", "parameters", "run", "shared_parameters", "table_rows"]
+__all__ = [
+    "Entry", "Imitation", "Stopped", "everything", "final_scores", "identity", "parameters", "run",
+    "run_config", "save", "shared_parameters", "side_by_side", "table_rows",
+]  # fmt: skip
 
 Suite = FunctionalSuite | HostSuite
 DISPATCHES = 4  # between two evaluations, where an update is small enough
@@ -28,6 +31,22 @@ DISPATCHES = 4  # between two evaluations, where an update is small enough
 
 class Stopped(Exception):
     """The cell was asked to stop, and has saved."""
+
+
+class Imitation(NamedTuple):
+    """What an agent does instead of playing the stream, before it has to play alone.
+
+    Attributes:
+      teachers: `(spec) -> Agent` for K games, with nothing shared between them.
+      student: `(spec, the teachers' state [S, ...]) -> Agent` of the same games.
+      assign: `(student's fresh state [S, ...]) -> the same`, of which seed n has teachers n.
+      graduate: `(student's state, fresh state) -> state` of the agent that `Entry.make` gives.
+    """
+
+    teachers: Callable[[EnvSpec], Agent]
+    student: Callable[[EnvSpec, ArrayTree], Agent]
+    assign: Callable[[ArrayTree], ArrayTree]
+    graduate: Callable[[ArrayTree, ArrayTree], ArrayTree]
 
 
 class Entry(NamedTuple):
@@ -41,6 +60,7 @@ class Entry(NamedTuple):
       hosted: whether `make` gives a `protocol.HostAgent`.
       pretrain: `(spec) -> Agent` of the pre-training where that is another one, a smaller say;
         `transfer` then gets arrays of one seed, and need not compile.
+      imitation: of the cells with several games, where those are not played as a stream.
     """
 
     make: Callable[[EnvSpec], Any]
@@ -49,6 +69,7 @@ class Entry(NamedTuple):
     learns: bool = True
     hosted: bool = False
     pretrain: Callable[[EnvSpec], Any] | None = None
+    imitation: Imitation | None = None
 
 
 def everything(pretrained: ArrayTree, fresh: ArrayTree) -> ArrayTree:
@@ -96,7 +117,7 @@ def run(
         config = engines.RunConfig(1, 1, seed=cell.seeds[0], num_seeds=len(cell.seeds))
         init = lambda key: agent.init(engines.stream(key, "params"))
         state = jax.jit(engines.over_seeds(config, init))(engines.root_key(config))
-        final = _final(settings, config, suite, agent, state, range(n))
+        final = final_scores(settings, config, suite, agent, state, range(n))
         return table_rows(cell, settings, spec, [], final, 0, time.monotonic() - began)
 
     games = training_games(settings, cell, n)
@@ -107,11 +128,7 @@ def run(
     probe = None
     if not given:
         scored = games if len(games) == 1 else list(range(n))
-        probe = train.Probe(_scored(suite, scored), regime.blind(agent, len(scored)))
-    identity = {**dataclasses.asdict(settings), "agent": cell.agent, "kind": cell.kind,
-                "task": spec.task_names[cell.task] if cell.task >= 0 else "", "fold": cell.fold,
-                "cell_seeds": list(cell.seeds), "steps": cell.steps, **entry.settings}  # fmt: skip
-    identity["games"] = list(identity["games"])
+        probe = train.Probe(side_by_side(suite, scored), regime.blind(agent, len(scored)))
 
     def begin_from(fresh: ArrayTree) -> ArrayTree:
         if not cell.needs:
@@ -131,16 +148,27 @@ def run(
 
     agent = _watched(agent, arena.spec)
     result = train.run(
-        config, arena, agent, path, identity, watch, probe=probe, begin_from=begin_from
-    )
+        config, arena, agent, path, identity(cell, settings, spec, entry), watch, probe=probe,
+        begin_from=begin_from,
+    )  # fmt: skip
     if not result.finished:
         raise Stopped
     if cell.kind in ("pretrain", "multitask"):
-        _save(path / "final", result.step, result.state)
+        save(path / "final", result.step, result.state)
     rows = metrics.read_jsonl(path / "metrics.jsonl")
-    last = None if given else _final(settings, config, suite, agent, result.state, range(n))
+    last = None if given else final_scores(settings, config, suite, agent, result.state, range(n))
     seconds = time.monotonic() - began
     return table_rows(cell, settings, spec, rows, last, result.step, seconds)
+
+
+def identity(cell: Cell, settings: Settings, spec: EnvSpec, entry: Entry) -> dict[str, Any]:
+    """JSON values that a cell's directory is known by."""
+    task = spec.task_names[cell.task] if cell.task >= 0 else ""
+    return {
+        **dataclasses.asdict(settings), "games": list(settings.games), "agent": cell.agent,
+        "kind": cell.kind, "task": task, "fold": cell.fold, "cell_seeds": list(cell.seeds),
+        "steps": cell.steps, **entry.settings,
+    }  # fmt: skip
 
 
 def arena_of(
@@ -187,8 +215,9 @@ def _part(suite: Suite, indices: Sequence[int]) -> Suite:
     return regime_pool.part(suite.spec, indices)
 
 
-def _scored(suite: Suite, indices: Sequence[int]) -> Suite:
-    """What an agent that is told nothing is scored on."""
+def side_by_side(suite: Suite, indices: Sequence[int]) -> Suite:
+    """Games as tasks, under the rules of the stream: what an agent that is told nothing is scored
+    on."""
     if isinstance(suite, FunctionalSuite):
         return regime.each_game(suite, indices)
     found = _part(suite, indices)
@@ -199,12 +228,12 @@ def _scored(suite: Suite, indices: Sequence[int]) -> Suite:
     return one._replace(spec=one.spec._replace(task_names=found.spec.task_names))
 
 
-def _final(
+def final_scores(
     settings: Settings, config: engines.RunConfig, suite: Suite, agent: Agent, state: ArrayTree,
     games: Sequence[int],
 ) -> np.ndarray:  # fmt: skip
     """Mean return of every seed on every game, float `[S, N]`, on episodes of their own."""
-    many, apart = regime.blind(agent, len(games)), _scored(suite, games)
+    many, apart = regime.blind(agent, len(games)), side_by_side(suite, games)
     score: Any = evaluate.scorer(apart, many, settings.final_episodes)
     key_at = lambda key: jax.random.fold_in(engines.stream(key, "eval"), 2**31 - 1)
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
@@ -249,7 +278,7 @@ def table_rows(
 # ---------------------------------------------------------------------------- the pre-trained agent
 
 
-def _save(path: pathlib.Path, step: int, state: ArrayTree) -> None:
+def save(path: pathlib.Path, step: int, state: ArrayTree) -> None:
     with checkpoint.open_manager(path) as manager:
         if manager.latest_step() != step:
             checkpoint.save(manager, step, {"state": state}, {})

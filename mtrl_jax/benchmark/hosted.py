@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import metrics, rollout, train, workdir
-from mtrl_jax.benchmark import compiled, protocol, regime, regime_pool
+from mtrl_jax.benchmark import compiled, protocol, regime, regime_pool, taught
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.benchmark.compiled import Entry, Stopped, table_rows
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
@@ -106,8 +106,9 @@ def run_any(
     cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
     on_progress: train.OnProgress,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """`run` or `compiled.run`, whichever the agent is for."""
-    fn = run if entry.hosted else compiled.run
+    """`run`, `taught.run` or `compiled.run`, whichever the agent and the cell are for."""
+    several = cell.kind in ("pretrain", "multitask")
+    fn = run if entry.hosted else taught.run if entry.imitation and several else compiled.run
     return fn(cell, settings, suite, entry, folder, on_progress)
 
 
