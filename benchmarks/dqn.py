@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.envs import alternate
-from experiments import dqn as binary
+from experiments import agents
 from mtrl_jax import evaluate, replay, rollout
 from mtrl_jax.algorithms import dqn
 from mtrl_jax.envs.games import GAMES, small_games
@@ -37,7 +37,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "dqn.jsonl"
 def variants(names: tuple[str, ...], num_envs: int, num_seeds: int) -> dict[str, Callable[[], Any]]:
     """What to time; every call makes `UPDATES` rollouts' worth of steps and waits for them."""
     suite = small_games(names)
-    config = dqn.Config(**binary.PRESETS[binary.SMALL_GAMES]["config"], network="multihead")
+    config = dqn.Config(**agents.DQN_ON_SMALL_GAMES, network="multihead")
     agent, parts = dqn.agent(suite.spec, config), dqn.make_parts(suite.spec, config)
     uniform = evaluate.random_agent(suite.spec)
     index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, num_envs))
@@ -109,7 +109,8 @@ def main() -> None:
     print(f"{'games':>6}{'seeds':>6}" + "".join(f"{n:>14}" for n in made[cases[0]]))
     rows = []
     for games, seeds in cases:
-        steps = UPDATES * dqn.Config().unroll_length * arguments.num_envs * games * seeds
+        length = agents.DQN_ON_SMALL_GAMES["unroll_length"]
+        steps = UPDATES * length * arguments.num_envs * games * seeds
         rates = {n: steps / seconds[games, seeds, n] for n in made[games, seeds]}  # type: ignore[index]
         print(f"{games:>6}{seeds:>6}" + "".join(f"{rate:>14,.0f}" for rate in rates.values()))
         ratios = {n: rate / rates["environments"] for n, rate in rates.items()}

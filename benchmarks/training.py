@@ -14,6 +14,9 @@ column   a step of kl_ent_2col against a step of a3c, on maze8
 tasks    time of a step for K = 1, 2, 4, 8, 16 tasks at a constant number of environments
 mt10     the same two parts of PPO's laptop preset on Meta-World, and processor time a step
 mt10_400 the same with 3 x 400 networks and 16 epochs of 32 minibatches, at rollouts of 32 steps
+atari    the same two parts of DQN's preset on Pong, with a full replay's work from the first step,
+  beside
+         envpool stepped with random actions
 """
 
 import datetime
@@ -31,15 +34,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from experiments import dqn as dqn_binary
 from experiments.agents import METAWORLD_PRESETS
 from experiments.distral import PRESETS
 from mtrl_jax import engines, rollout
-from mtrl_jax.algorithms import distral, ppo
+from mtrl_jax.algorithms import distral, dqn, ppo
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, FunctionalSuite
 
 _ONLY = flags.DEFINE_list(
-    "only", ["maze8", "ladder", "column", "tasks", "mt10", "mt10_400"], "Which figures."
+    "only", ["maze8", "ladder", "column", "tasks", "mt10", "mt10_400", "atari"], "Which figures."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "Alternating rounds; the first is dropped.", 2)
 _SECONDS = flags.DEFINE_float("seconds", 0.5, "Least time of one measurement.", 0.01)
@@ -180,7 +184,30 @@ def mt10_400() -> dict[str, Any]:
     return mt10(hidden=(400, 400, 400), epochs=16, minibatches=32, unroll_length=32)
 
 
-def _host(suite: Any, agent: Agent, num_envs: int) -> dict[str, Any]:
+def atari() -> dict[str, Any]:
+    suite, preset = suites.make("envpool:Pong-v5"), dqn_binary.PRESETS[dqn_binary.ATARI]
+    config = dqn.Config(**{**preset["config"], "replay_size": 5_000})
+    num_envs = preset["run"]["num_envs_per_task"]
+    pool = suite.make_pool(num_envs, 0, engines.NUM_GROUPS)
+    groups = range(engines.NUM_GROUPS)
+    shape = (config.unroll_length, len(groups), 1, num_envs // len(groups))
+    actions = np.random.default_rng(0).integers(0, suite.spec.num_actions, shape, np.int32)
+    for g in groups:
+        pool.reset(g)
+
+    def play() -> None:
+        for row in actions:
+            for g in groups:
+                pool.send(g, row[g])
+            for g in groups:
+                pool.recv(g)
+
+    return _host(suite, dqn.agent(suite.spec, config), num_envs, {"environments": play})
+
+
+def _host(
+    suite: Any, agent: Agent, num_envs: int, more: dict[str, Callable[[], Any]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Training beside its two parts alone, in wall time; and in processor time of all threads."""
     spec = suite.spec
     pool = suite.make_pool(num_envs, 0, engines.NUM_GROUPS)
@@ -202,6 +229,7 @@ def _host(suite: Any, agent: Agent, num_envs: int) -> dict[str, Any]:
         "training": _trainer(suite, agent, num_envs),
         "collecting": collect,
         "updating": lambda: jax.block_until_ready(update(state, experience)),
+        **(more or {}),
     }
     times = measure(parts)
     slower = max(("collecting", "updating"), key=lambda name: statistics.median(times[name]))
@@ -273,7 +301,7 @@ def main(argv: list[str]) -> None:
         "rounds": _ROUNDS.value,
     }
     figures = {"maze8": maze8, "ladder": ladder, "column": column, "tasks": tasks, "mt10": mt10,
-               "mt10_400": mt10_400}  # fmt: skip
+               "mt10_400": mt10_400, "atari": atari}  # fmt: skip
     for name in _ONLY.value:
         result = figures[name]()
         load = os.getloadavg()[0]
