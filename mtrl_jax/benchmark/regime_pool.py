@@ -19,7 +19,8 @@ from mtrl_jax.types import EnvSpec, HostSuite, Pool, Timestep
 
 __all__ = ["RandomGamesPool", "part", "random_games"]
 
-PREFIXES = (suites.ENVPOOL_PREFIX, suites.METAWORLD_PREFIX, suites.DOOM_PREFIX)
+PREFIXES = (suites.ENVPOOL_PREFIX, suites.ATARI42_PREFIX, suites.METAWORLD_PREFIX,
+            suites.DOOM_PREFIX)  # fmt: skip
 
 
 def part(spec: EnvSpec, indices: Sequence[int]) -> HostSuite:
@@ -34,7 +35,8 @@ def part(spec: EnvSpec, indices: Sequence[int]) -> HostSuite:
             suite = suites.make(prefix + ",".join(names))
         except ValueError:
             continue
-        if suite.spec.task_names == names and isinstance(suite, HostSuite):
+        same = (suite.spec.task_names, suite.spec.observation_shape)
+        if same == (names, spec.observation_shape) and isinstance(suite, HostSuite):
             return suite
     raise ValueError(f"suite must hold tasks that can be made one by one; {names[0]} cannot")
 

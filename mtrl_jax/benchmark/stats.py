@@ -156,5 +156,7 @@ def stratified_bootstrap(
 def interval(value: np.ndarray, values: np.ndarray, level: float) -> Interval:
     """The percentile interval of resampled `values` `[M, ...]` around `value`."""
     tail = (1.0 - level) / 2
-    low, high = np.quantile(values, [tail, 1.0 - tail], axis=0)
+    # Halfway between two infinite values lies NaN.
+    method = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = np.quantile(values, [tail, 1.0 - tail], axis=0, method=method)
     return Interval(value, low, high)

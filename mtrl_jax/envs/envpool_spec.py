@@ -71,15 +71,15 @@ class TaskSpec(NamedTuple):
     score: Callable[..., Any] | None = None
 
 
-def describe(env_id: str) -> TaskSpec:
-    """Looks one id up.
+def describe(env_id: str, image_size: int = 0) -> TaskSpec:
+    """Looks one id up; `image_size` is that of Atari's pictures, 0 for envpool's own.
 
     Raises:
       ValueError: unknown id (the message holds the nearest ones), actions that are neither discrete
-        nor one bounded vector, or several players.
+        nor one bounded vector, several players, or an image size of anything but Atari.
       ImportError: envpool, or a system library that the family needs, is not installed.
     """
-    raw, options = _raw_spec(env_id)
+    raw, options = _raw_spec(env_id, image_size)
     limit = int(raw.config.max_episode_steps)
     if getattr(raw.config, "max_num_players", 1) != 1:
         raise ValueError(f"{env_id} has several players; only single-player ids are supported")
@@ -177,7 +177,7 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
     )
 
 
-def _raw_spec(env_id: str) -> tuple[Any, dict[str, Any]]:
+def _raw_spec(env_id: str, image_size: int) -> tuple[Any, dict[str, Any]]:
     try:
         import envpool
     except ImportError as error:
@@ -202,8 +202,13 @@ def _raw_spec(env_id: str) -> tuple[Any, dict[str, Any]]:
         "AtariEnvSpec": ATARI_OPTIONS,
         "MetaWorldEnvSpec": METAWORLD_OPTIONS,
     }
-    options = by_family.get(type(raw).__name__, {})
-    return (envpool.make_spec(env_id, **options) if options else raw), dict(options)
+    family = type(raw).__name__
+    options = dict(by_family.get(family, {}))
+    if image_size:
+        if family != "AtariEnvSpec":
+            raise ValueError(f"{env_id} is no Atari game; only their pictures have another size")
+        options |= {"img_height": image_size, "img_width": image_size}
+    return (envpool.make_spec(env_id, **options) if options else raw), options
 
 
 def _shape(array_spec: Any) -> tuple[int, ...]:

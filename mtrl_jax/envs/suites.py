@@ -15,6 +15,7 @@ __all__ = ["DEFAULT_SUITE", "list_suites", "make"]
 
 DEFAULT_SUITE = "minigrid_ladder"
 ENVPOOL_PREFIX = "envpool:"
+ATARI42_PREFIX = "atari42:"
 METAWORLD_PREFIX = "metaworld:"
 DOOM_PREFIX = "doom:"
 GAMES_PREFIX = "small_games:"
@@ -52,10 +53,10 @@ def _small_games(*games: str) -> FunctionalSuite:
     return small_games(games)
 
 
-def _envpool(*env_ids: str) -> HostSuite:
+def _envpool(*env_ids: str, image_size: int = 0) -> HostSuite:
     from mtrl_jax.envs.pool import envpool_suite
 
-    return envpool_suite(env_ids)
+    return envpool_suite(env_ids, image_size)
 
 
 def _atari(name: str) -> HostSuite:
@@ -156,6 +157,9 @@ def list_suites() -> dict[str, str]:
         "any envpool ids with equal observation and action spaces, for example "
         "envpool:Pong-v5,Breakout-v5"
     )
+    described[f"{ATARI42_PREFIX}<id>,<id>..."] = (
+        "any Atari ids seen at 42 x 42 pixels instead of 84 x 84, for training on a CPU"
+    )
     described[f"{GAMES_PREFIX}<game>,<game>..."] = (
         "some of those games, for example small_games:catch,snake"
     )
@@ -172,8 +176,8 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
     """Builds a suite's description; pools are built by its `make_pool` only.
 
     Args:
-      name: a key of `list_suites`, or `envpool:` (`metaworld:`, `doom:`, `small_games:`) and ids
-        (tasks, scenarios, games) with commas between them.
+      name: a key of `list_suites`, or `envpool:` (`atari42:`, `metaworld:`, `doom:`,
+        `small_games:`) and ids (tasks, scenarios, games) with commas between them.
       permute_actions: None, or the seed of a permutation of the actions for each task.
 
     Raises:
@@ -184,6 +188,8 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
     parts = list(filter(None, (part.strip() for part in listed.split(","))))
     if prefix + colon == ENVPOOL_PREFIX:
         suite: FunctionalSuite | HostSuite = _envpool(*parts)
+    elif prefix + colon == ATARI42_PREFIX:
+        suite = _envpool(*parts, image_size=42)
     elif prefix + colon == METAWORLD_PREFIX:
         suite = _metaworld(*parts)
     elif prefix + colon == DOOM_PREFIX:

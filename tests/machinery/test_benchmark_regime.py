@@ -279,7 +279,13 @@ def test_the_lists_of_atari_games_are_those_of_the_benchmark_and_of_the_scores()
     assert set(atari_games.ATARI_12) <= ours & set(scores) and len(atari_games.ATARI_12) == 12
     known = set(envpool.list_all_envs())
     assert set(atari_games.ids((*atari_games.AMTLB, *atari_games.ATARI_57))) <= known
+    small = suites.make("atari42:Pong-v5,Breakout-v5").spec
+    assert small.observation_shape == (4, 42, 42) and small.num_actions == 18
+    assert regime_pool.part(small, [1]).spec.observation_shape == (4, 42, 42)
+    with pytest.raises(ValueError, match="CartPole-v1 is no Atari game"):
+        suites.make("atari42:CartPole-v1")
     spec = suites.make("atari4").spec
+    assert regime_pool.part(spec, [1]).spec.observation_shape == (4, 84, 84)
     assert spec.task_names == ("Pong-v5", "Breakout-v5", "Freeway-v5", "Boxing-v5")
     assert spec.num_actions == 18
     human = study.human_scores(spec.task_names)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import report
-from mtrl_jax.benchmark import numbers, page, sections, study, transfer
+from mtrl_jax.benchmark import figures, numbers, page, sections, study, transfer
 
 GAMES, FOLDS, SEEDS = ("a", "b", "c", "d"), (0, 1, 0, 1), 4
 STEPS = [int(x) for x in np.linspace(0, 1000, 201)]
@@ -154,6 +154,18 @@ def test_the_paired_interval_covers_the_truth_as_often_as_it_says():
         found = transfer.paired_bootstrap(pretrained, fresh, folds, resamples=300, seed=n)
         hits += found.low <= 1.5 <= found.high
     assert 0.88 < hits / trials < 0.98  # percentile intervals of 20 runs are a little short
+
+
+def test_a_ratio_of_which_draws_are_infinite_has_an_open_interval_and_is_drawn(known):
+    # Of five runs from scratch one learns and four fall below random.
+    fresh = np.array([[5.0], [-1.0], [-1.0], [-1.0], [-1.0]])
+    found = transfer.paired_bootstrap(np.ones((5, 1)), fresh, np.zeros(1, int))
+    assert found.value == 5.0 and 0 < found.low < 5.0 and found.high == np.inf
+    s = known[0]
+    numbers_of = numbers.transfer_numbers(s, s.records["fast"])
+    open_ended = numbers_of._replace(per_task={**numbers_of.per_task, "a": found})
+    figure = figures.transfer_ratios(s, {"fast": open_ended})
+    assert np.isfinite(figure.axes[0].get_xlim()).all()
 
 
 def test_the_page_needs_no_other_file_and_figures_lie_beside_it(known, tmp_path):
