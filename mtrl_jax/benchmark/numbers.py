@@ -29,6 +29,7 @@ class TransferNumbers(NamedTuple):
 
     Attributes:
       ratio: sum of areas after pre-training over that from scratch; above 1 is good.
+      geometric: the same as a geometric mean over games, each of the same weight.
       per_task: game to its own ratio, None where scratch is not above random.
       jump_start: score before any training on the new game, pre-trained minus fresh.
       final: score at the end, pre-trained minus fresh.
@@ -37,6 +38,7 @@ class TransferNumbers(NamedTuple):
     """
 
     ratio: Interval | None
+    geometric: Interval
     per_task: dict[str, Interval | None]
     jump_start: Interval
     final: Interval
@@ -64,7 +66,8 @@ def transfer_numbers(study: Study, record: Record) -> TransferNumbers | None:
         gain = transfer.forward_transfer(pre[:, defined], fresh[:, defined])
         forward = _clustered_mean(gain, folds[defined])
     return TransferNumbers(
-        ratio, per_task, _clustered_mean(z[0][:, :, 0] - z[1][:, :, 0], folds),
+        ratio, transfer.paired_geometric(pre, fresh, folds, resamples=RESAMPLES), per_task,
+        _clustered_mean(z[0][:, :, 0] - z[1][:, :, 0], folds),
         _clustered_mean(z[0][:, :, -1] - z[1][:, :, -1], folds), forward, int(defined.sum()),
     )  # fmt: skip
 

@@ -49,6 +49,7 @@ def _transfer_sections(s: Study) -> list[Section]:
     header = (
         "agent",
         "transfer ratio",
+        "geometric mean",
         "jump-start",
         "at the end",
         "forward transfer",
@@ -56,17 +57,20 @@ def _transfer_sections(s: Study) -> list[Section]:
     )
     pairs = numbers.pairs_of(s)
     lines = [
-        [n, cell(t and t.ratio), cell(t and t.jump_start), cell(t and t.final),
-         cell(t and t.forward), cell(numbers.forgetting(s, s.records[n], pairs))]
+        [n, cell(t and t.ratio), cell(t and t.geometric), cell(t and t.jump_start),
+         cell(t and t.final), cell(t and t.forward),
+         cell(numbers.forgetting(s, s.records[n], pairs))]
         for n, t in found.items()
     ]  # fmt: skip
     text = (
         "Area under the learning curve of the pre-trained agent over that of the same agent from "
         "scratch, summed over all games, each of which was held out of one pre-training; above 1 "
-        "is good. Jump-start and end are differences of normalised scores, forward transfer is "
-        "(A_pre - A_scratch) / (1 - A_scratch), forgetting is what learning one more game costs on "
-        f"those known before. {INTERVALS} All games of a fold share a pre-trained agent and are "
-        "drawn together. Controls do not learn, so there is nothing to transfer."
+        "is good. The geometric mean gives every game the same weight, areas below 0 count as 0, "
+        "and .01 is added to each. Jump-start and end are differences of normalised scores, "
+        "forward transfer is (A_pre - A_scratch) / (1 - A_scratch), forgetting is what learning "
+        f"one more game costs on those known before. {INTERVALS} All games of a fold share a "
+        "pre-trained agent and are drawn together. Controls do not learn, so there is nothing to "
+        "transfer."
     )
     sections = [Section("Transfer", text, header, lines)]
     if not known:

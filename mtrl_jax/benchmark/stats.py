@@ -156,7 +156,9 @@ def stratified_bootstrap(
 def interval(value: np.ndarray, values: np.ndarray, level: float) -> Interval:
     """The percentile interval of resampled `values` `[M, ...]` around `value`."""
     tail = (1.0 - level) / 2
-    # Halfway between two infinite values lies NaN.
-    method = "linear" if np.isfinite(values).all() else "nearest"
-    low, high = np.quantile(values, [tail, 1.0 - tail], axis=0, method=method)
+    tails = [tail, 1.0 - tail]
+    if np.isfinite(values).all():
+        low, high = np.quantile(values, tails, axis=0)
+    else:  # halfway between two infinite values lies NaN
+        low, high = np.quantile(values, tails, axis=0, method="nearest")
     return Interval(value, low, high)

@@ -14,9 +14,11 @@ __all__ = [
     "clustered_bootstrap",
     "forgetting",
     "forward_transfer",
+    "geometric_ratio",
     "learning_curve_area",
     "normalise",
     "paired_bootstrap",
+    "paired_geometric",
     "transfer_ratio",
 ]
 
@@ -77,6 +79,27 @@ def transfer_ratio(pretrained: np.ndarray, scratch: np.ndarray) -> float:
     if not below > 0:
         raise ValueError(f"scratch must have a mean area above 0, got {below}")
     return float(np.mean(pretrained)) / below
+
+
+def geometric_ratio(pretrained: np.ndarray, scratch: np.ndarray, delta: float = 0.01) -> np.ndarray:
+    """Geometric mean over tasks of the ratio of areas, in which every task has the same weight.
+
+        exp(1/N sum_i log((max(A_pre_i, 0) + delta) / (max(A_scratch_i, 0) + delta)))
+
+    The ratio of sums is decided by the tasks with the largest areas, good or bad: one on which the
+    specialist is hardly better than random can have an area of -3.
+
+    Args:
+      pretrained, scratch: areas `[..., N]`, of scores normalised so that a random policy has 0.
+      delta: what a task without any learning counts for.
+
+    Returns:
+      `[...]`.
+    """
+    logs = [
+        np.log(np.maximum(np.asarray(x, np.float64), 0.0) + delta) for x in (pretrained, scratch)
+    ]
+    return np.exp((logs[0] - logs[1]).mean(-1))
 
 
 def forward_transfer(pretrained: np.ndarray, scratch: np.ndarray) -> np.ndarray:
@@ -191,12 +214,31 @@ def paired_bootstrap(
         )
     if folds.shape != scratch.shape[1:]:
         raise ValueError(f"folds must have shape [N] = {scratch.shape[1:]}, got {folds.shape}")
-    rng = np.random.default_rng(seed)
-    sums = np.zeros((2, resamples))
-    for fold in np.unique(folds):
-        each = [x[:, folds == fold].sum(1) for x in (pretrained, scratch)]
-        picks = rng.integers(len(scratch), size=(resamples, len(scratch)))
-        sums += np.stack([x[picks].sum(1) for x in each])
+    pre, fresh = _paired_means(pretrained, scratch, folds, resamples, seed)
+    sums = pre.sum(-1), fresh.sum(-1)
     above = sums[1] > 0
     values = np.where(above, sums[0] / np.where(above, sums[1], 1.0), np.inf)
     return interval(np.asarray(transfer_ratio(pretrained, scratch)), values, level)
+
+
+def paired_geometric(
+    pretrained: np.ndarray, scratch: np.ndarray, folds: np.ndarray, *, resamples: int = 2000,
+    level: float = 0.95, seed: int = 0,
+) -> Interval:  # fmt: skip
+    """`geometric_ratio` of the means over seeds, with the draws of `paired_bootstrap`."""
+    draws = _paired_means(pretrained, scratch, folds, resamples, seed)
+    value = geometric_ratio(pretrained.mean(0), scratch.mean(0))
+    return interval(value, geometric_ratio(*draws), level)
+
+
+def _paired_means(
+    pretrained: np.ndarray, scratch: np.ndarray, folds: np.ndarray, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over seeds drawn anew for each fold, `[R, N]` of both."""
+    rng = np.random.default_rng(seed)
+    means = np.zeros((2, resamples, len(folds)))
+    for fold in np.unique(folds):
+        mine = folds == fold
+        picks = rng.integers(len(scratch), size=(resamples, len(scratch)))
+        means[:, :, mine] = [x[:, mine][picks].mean(1) for x in (pretrained, scratch)]
+    return means[0], means[1]

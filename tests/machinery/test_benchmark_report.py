@@ -156,6 +156,21 @@ def test_the_paired_interval_covers_the_truth_as_often_as_it_says():
     assert 0.88 < hits / trials < 0.98  # percentile intervals of 20 runs are a little short
 
 
+def test_the_geometric_ratio_gives_every_game_the_same_weight():
+    fresh, folds = np.array([[0.5, 0.1], [0.7, 0.3]]), np.array([0, 1])
+    same = transfer.paired_geometric(fresh, fresh, folds, resamples=50)
+    assert same.value == 1.0 and same.low == same.high == 1.0  # paired: both are drawn together
+    pre = np.array([[0.3, -4.0], [0.7, -2.0]])
+    found = transfer.paired_geometric(pre, fresh, folds, resamples=2000)
+    np.testing.assert_allclose(found.value, np.sqrt(0.51 / 0.61 * 0.01 / 0.21), rtol=1e-12)
+    # Seeds are drawn for each fold: the two of a fold are drawn both, or one of them twice.
+    first = np.array([0.31 / 0.51, 0.51 / 0.61, 0.51 / 0.61, 0.71 / 0.71])
+    second = np.array([0.01 / 0.11, 0.01 / 0.21, 0.01 / 0.21, 0.01 / 0.31])
+    exact = np.sqrt(np.outer(first, second)).ravel()
+    np.testing.assert_allclose(found[1:], [exact.min(), exact.max()], rtol=1e-12)
+    assert transfer.geometric_ratio(pre, fresh).shape == (2,)
+
+
 def test_a_ratio_of_which_draws_are_infinite_has_an_open_interval_and_is_drawn(known):
     # Of five runs from scratch one learns and four fall below random.
     fresh = np.array([[5.0], [-1.0], [-1.0], [-1.0], [-1.0]])
