@@ -34,8 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import dqn as dqn_binary
-from experiments.agents import METAWORLD_PRESETS
+from experiments.agents import DQN_ON_ATARI, METAWORLD_PRESETS
 from experiments.distral import PRESETS
 from mtrl_jax import engines, rollout
 from mtrl_jax.algorithms import distral, dqn, ppo
@@ -90,17 +89,20 @@ def _agent(suite: Any, name: str, **changes: Any) -> tuple[Agent, distral.Config
     return distral.agent(suite.spec, config), config
 
 
-def _trainer(suite: Any, agent: Agent, num_envs: int) -> Callable[[], None]:
-    """One dispatch of whole training; to its end, where the next one would wait for it anyway."""
+def _trainer(suite: Any, agent: Agent, num_envs: int, dispatches: int = 1) -> Callable[[], None]:
+    """Dispatches of whole training; to their end where there are several, or where the next one
+    would wait for it anyway. A long update that is not waited for would run beside what is measured
+    next."""
     config = engines.RunConfig(total_env_steps=1, num_envs_per_task=num_envs)
     engine = engines.make(config, suite, agent)
     carry = [engine.start(), 0]
 
     def dispatch() -> None:
-        carry[0], _ = engine.advance(carry[0], carry[1])
-        if not agent.overlap:
+        for _ in range(dispatches):
+            carry[0], _ = engine.advance(carry[0], carry[1])
+            carry[1] += engine.updates
+        if dispatches > 1 or not agent.overlap:
             carry[0], _ = engine.flush(carry[0])
-        carry[1] += engine.updates
 
     return dispatch
 
@@ -185,7 +187,7 @@ def mt10_400() -> dict[str, Any]:
 
 
 def atari() -> dict[str, Any]:
-    suite, preset = suites.make("envpool:Pong-v5"), dqn_binary.PRESETS[dqn_binary.ATARI]
+    suite, preset = suites.make("envpool:Pong-v5"), DQN_ON_ATARI
     config = dqn.Config(**{**preset["config"], "replay_size": 5_000})
     num_envs = preset["run"]["num_envs_per_task"]
     pool = suite.make_pool(num_envs, 0, engines.NUM_GROUPS)
@@ -202,11 +204,12 @@ def atari() -> dict[str, Any]:
             for g in groups:
                 pool.recv(g)
 
-    return _host(suite, dqn.agent(suite.spec, config), num_envs, {"environments": play})
+    return _host(suite, dqn.agent(suite.spec, config), num_envs, {"environments": play}, 4)
 
 
 def _host(
     suite: Any, agent: Agent, num_envs: int, more: dict[str, Callable[[], Any]] | None = None,
+    dispatches: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Training beside its two parts alone, in wall time; and in processor time of all threads."""
     spec = suite.spec
@@ -226,12 +229,13 @@ def _host(
     experience = collect()
     update = jax.jit(lambda state, experience: agent.update(state, experience, None))
     parts = {
-        "training": _trainer(suite, agent, num_envs),
+        "training": _trainer(suite, agent, num_envs, dispatches),
         "collecting": collect,
         "updating": lambda: jax.block_until_ready(update(state, experience)),
         **(more or {}),
     }
     times = measure(parts)
+    times["training"] = [seconds / dispatches for seconds in times["training"]]
     slower = max(("collecting", "updating"), key=lambda name: statistics.median(times[name]))
     steps = agent.unroll_length * spec.num_tasks * num_envs
     rates = {f"{n}_steps_per_second": steps / statistics.median(v) for n, v in times.items()}
@@ -241,7 +245,8 @@ def _host(
         began = time.process_time()
         for _ in range(3):
             run()
-        cpu[f"{name}_cpu_ms_a_step"] = 1e3 * (time.process_time() - began) / (3 * steps)
+        done = 3 * steps * (dispatches if name == "training" else 1)
+        cpu[f"{name}_cpu_ms_a_step"] = 1e3 * (time.process_time() - began) / done
     return {
         **rates,
         **cpu,

@@ -20,6 +20,15 @@ DQN_ON_SMALL_GAMES: dict[str, Any] = {
     "epsilon_steps": 30_000,
 }  # fmt: skip
 
+# Of experiments.dqn on Atari: the published numbers but for Adam, three-step double targets and
+# the size of the replay, which takes 56 KB for each transition of 84 x 84 pixels: 1.1 GB a game.
+DQN_ON_ATARI: dict[str, Any] = {
+    "run": {"num_envs_per_task": 16, "steps_of_a_task": 1_000_000, "eval_episodes": 4},
+    "config": {"hidden": (512,), "learning_rate": 1e-4, "reward_clip": 1.0, "replay_size": 20_000,
+               "min_replay": 5_000, "epsilon": 0.01, "epsilon_steps": 100_000,
+               "eval_epsilon": 0.01, "target_period": 2_000},
+}  # fmt: skip
+
 # Of experiments.metaworld, by algorithm and --preset; any flag or override wins over these.
 METAWORLD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "laptop"): {
