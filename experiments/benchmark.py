@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -85,14 +84,6 @@ def suite_of(settings: cells.Settings) -> Any:
     return regime_pool.part(suite.spec, chosen)
 
 
-def _has_accelerator() -> bool:
-    # Asking JAX would take hold of it.
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return False
-    devices = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*")
-    return any(any(pathlib.Path("/dev").glob(name)) for name in devices)
-
-
 def main() -> None:
     common.start()
     own = [*_OWN, "agent", "num_workers", "worker"]
@@ -129,19 +120,22 @@ def main() -> None:
     if workdir.check(folder, identity):
         results.check_agents(folder, agents)
     workdir.create(folder, identity)
-    results.keep_agents(folder, agents)
+    twins = results.twins(every, entries, results.keep_agents(folder, agents))
     lock = matrix.Lock(folder)
     table = results.Table(folder, every)
+    table.copy(every, twins)
+    runs = [cell for cell in every if table.finished(cell) or twins.get(cell.name) not in by_name]
 
     def finished(cell: cells.Cell) -> None:
+        table.copy(every, twins)
         shutil.rmtree(folder / "cells" / cell.name / "checkpoints", ignore_errors=True)
 
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     args = ["-m", "experiments.benchmark", *sys.argv[1:], f"--workdir={folder}", "--worker"]
-    count = _WORKERS.value or int(_has_accelerator())
+    count = _WORKERS.value or int(worker.has_accelerator())
     with contextlib.closing(benchmark_show.Board()) as board, contextlib.closing(lock):
-        outcome = matrix.run(every, table, folder, args, count, board, finished)
+        outcome = matrix.run(runs, table, folder, args, count, board, finished)
     benchmark_show.end(outcome, folder, every)
 
 

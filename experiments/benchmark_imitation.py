@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments import common
 from mtrl_jax.algorithms import distill, dqn, q_network, student, teachers
-from mtrl_jax.benchmark.compiled import Entry, Imitation
+from mtrl_jax.benchmark.compiled import Entry, Imitation, Same
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec
 
 __all__ = ["STUDENTS", "imitator"]
@@ -78,10 +78,9 @@ def imitator(
         params = student.to_q_network(learnt.params, fresh.params)
         return fresh._replace(params=params, target=params)
 
-    settings = {
-        **{f"config/{k}": v for k, v in dataclasses.asdict(config).items()},
-        **{f"dqn/{k}": v for k, v in dataclasses.asdict(alone).items()},
-    }
+    named = lambda prefix, numbers: json.loads(json.dumps(
+        {f"{prefix}/{k}": v for k, v in dataclasses.asdict(numbers).items()}
+    ))  # fmt: skip
     imitation = Imitation(
         teachers=lambda spec: dqn.agent(spec, master),
         student=make_student,
@@ -89,6 +88,7 @@ def imitator(
         graduate=graduate,
     )
     return Entry(
-        lambda spec: dqn.agent(spec, alone), transfer, json.loads(json.dumps(settings)),
-        imitation=imitation,
+        lambda spec: dqn.agent(spec, alone), transfer,
+        {**named("config", config), **named("dqn", alone)}, imitation=imitation,
+        same=Same("dqn", ("scratch",), named("config", alone)),
     )  # fmt: skip

@@ -21,8 +21,8 @@ from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
 __all__ = [
-    "Entry", "Imitation", "Stopped", "everything", "final_scores", "identity", "parameters", "run",
-    "run_config", "save", "shared_parameters", "side_by_side", "table_rows",
+    "Entry", "Imitation", "Same", "Stopped", "everything", "final_scores", "identity", "parameters",
+    "run", "run_config", "save", "shared_parameters", "side_by_side", "table_rows",
 ]  # fmt: skip
 
 Suite = FunctionalSuite | HostSuite
@@ -49,6 +49,20 @@ class Imitation(NamedTuple):
     graduate: Callable[[ArrayTree, ArrayTree], ArrayTree]
 
 
+class Same(NamedTuple):
+    """Another agent that does the same, to the bit, in cells of some kinds: it need not be run.
+
+    Attributes:
+      agent: its name.
+      kinds: of cells.
+      settings: that it has to have.
+    """
+
+    agent: str
+    kinds: tuple[str, ...]
+    settings: dict[str, Any]
+
+
 class Entry(NamedTuple):
     """An agent of the benchmark.
 
@@ -61,6 +75,7 @@ class Entry(NamedTuple):
       pretrain: `(spec) -> Agent` of the pre-training where that is another one, a smaller say;
         `transfer` then gets arrays of one seed, and need not compile.
       imitation: of the cells with several games, where those are not played as a stream.
+      same: whose runs some of its own would repeat.
     """
 
     make: Callable[[EnvSpec], Any]
@@ -70,6 +85,7 @@ class Entry(NamedTuple):
     hosted: bool = False
     pretrain: Callable[[EnvSpec], Any] | None = None
     imitation: Imitation | None = None
+    same: Same | None = None
 
 
 def everything(pretrained: ArrayTree, fresh: ArrayTree) -> ArrayTree:

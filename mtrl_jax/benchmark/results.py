@@ -8,18 +8,19 @@ short is dropped when the table is opened again. Keys:
     scores   game -> [M] mean undiscounted return of an evaluation's episodes
     final    game -> mean return at the end, on episodes of their own
     env_steps, time/seconds                      what it took
+    same_as                                      the cell that it was copied from, if it was
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mtrl_jax import metrics
 from mtrl_jax.benchmark.cells import Cell
 
-__all__ = ["AGENTS", "FILE", "Table", "check_agents", "keep_agents"]
+__all__ = ["AGENTS", "FILE", "Table", "check_agents", "keep_agents", "twins"]
 
 FILE = "results.jsonl"
 AGENTS = "agents.json"
@@ -40,13 +41,34 @@ def check_agents(folder: pathlib.Path, settings: dict[str, dict[str, Any]]) -> N
                 )
 
 
-def keep_agents(folder: pathlib.Path, settings: dict[str, dict[str, Any]]) -> None:
-    """Notes the settings of agents beside the table, with those that are there."""
+def keep_agents(
+    folder: pathlib.Path, settings: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Notes the settings of agents beside the table; returns them with those that are there."""
     path = folder / AGENTS
     saved = json.loads(path.read_text()) if path.exists() else {}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({**saved, **settings}, indent=1) + "\n")
     os.replace(temporary, path)
+    return {**saved, **settings}
+
+
+def twins(
+    cells: Sequence[Cell], entries: Mapping[str, Any], known: Mapping[str, dict[str, Any]]
+) -> dict[str, str]:
+    """Names of cells that repeat another agent's cell, each with the name of that.
+
+    Args:
+      cells: of the agents asked for.
+      entries: name to `compiled.Entry`, whose `same` says what it repeats.
+      known: settings of all agents of the folder.
+    """
+    found = {}
+    for cell in cells:
+        same = entries[cell.agent].same
+        if same and cell.kind in same.kinds and known.get(same.agent) == same.settings:
+            found[cell.name] = same.agent + cell.name.removeprefix(cell.agent)
+    return found
 
 
 class Table:
@@ -75,6 +97,14 @@ class Table:
     def finished(self, cell: Cell) -> bool:
         """Whether a cell need not run again."""
         return cell.name in self._finished
+
+    def copy(self, cells: Iterable[Cell], twins: Mapping[str, str]) -> None:
+        """Gives cells the rows of their twins, as far as these are finished."""
+        for cell in cells:
+            twin = twins.get(cell.name)
+            if twin in self._finished and not self.finished(cell):
+                own = {"cell": cell.name, "agent": cell.agent, "same_as": twin, "time/seconds": 0.0}
+                self.add([{**row, **own} for row in self.rows if row["cell"] == twin])
 
     def add(self, rows: Iterable[Row]) -> None:
         """Writes the rows of a finished cell, to the disk."""

@@ -12,13 +12,14 @@ A worker whose scheduler is gone stops by itself. Nothing here is about benchmar
 
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-__all__ = ["command", "serve"]
+__all__ = ["command", "has_accelerator", "serve"]
 
 TELL_EVERY = 0.5  # seconds between two reports of progress
 
@@ -32,6 +33,14 @@ def command(args: list[str], cores: list[int]) -> list[str]:
     if not hasattr(os, "sched_setaffinity"):
         return args
     return [sys.executable, "-c", _ON_CORES.format(cores=cores, args=args)]
+
+
+def has_accelerator() -> bool:
+    """Whether workers would have to share one; asking JAX would take hold of it."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    devices = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*")
+    return any(any(pathlib.Path("/dev").glob(name)) for name in devices)
 
 
 def serve(
