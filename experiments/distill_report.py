@@ -43,22 +43,25 @@ def last_scores(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Scores:
 def table(
     random: Scores, masters: Scores, students: Mapping[str, Scores], episodes: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """A row for each game and student, and the same as text; intervals over seeds."""
+    """A row for each game and student, and the same as text; intervals over seeds, if several."""
     rows: list[dict[str, Any]] = []
     for title, own in students.items():
         for name in own:
             kept = share(random[name], masters[name], own[name])
-            low, high = plots.bootstrap_interval(kept)
+            ends = map(float, plots.bootstrap_interval(kept)) if len(kept) > 1 else (None, None)
+            low, high = ends
             rows.append({
                 "student": title, "game": name, "episodes": episodes,
                 "random": float(random[name].mean()), "teacher_seeds": masters[name].tolist(),
                 "student_seeds": own[name].tolist(), "share": float(kept.mean()),
-                "share_low": float(low), "share_high": float(high),
+                "share_low": low, "share_high": high,
             })  # fmt: skip
     heads = ("student", "game", "random", "teacher", "student's", "share of the teacher's")
     lines = [heads]
     for row in rows:
-        interval = f"{row['share']:.0%} [{row['share_low']:.0%}, {row['share_high']:.0%}]"
+        interval = f"{row['share']:.0%}"
+        if row["share_low"] is not None:
+            interval += f" [{row['share_low']:.0%}, {row['share_high']:.0%}]"
         numbers = (row["random"], np.mean(row["teacher_seeds"]), np.mean(row["student_seeds"]))
         lines.append((row["student"], row["game"], *(f"{x:.2f}" for x in numbers), interval))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -90,7 +93,7 @@ def report(
         for title, n in sizes.items()
     )
     text = (
-        f"Means of {config.eval_episodes} episodes of {config.num_seeds} seeds, best actions; the "
+        f"Means of {config.eval_episodes} episodes; seeds: {config.num_seeds}; best actions. The "
         f"share is above random [95 % interval over seeds]:\n{text}\n\n{size}"
     )
     print("\n" + text)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mtrl_jax.benchmark import cells, matrix, results, worker
+from mtrl_jax.benchmark import cells, compiled, matrix, results, worker
 from tests.machinery import benchmark_cells as tests_cells
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -205,3 +205,33 @@ def test_a_killed_cell_goes_on_from_its_checkpoint_and_ends_as_one_that_was_not(
         if name == "broken":
             assert starts[1] > 0
     assert len(tables[0]) == 2 and tables[0] == tables[1]
+
+
+def test_a_cell_that_would_repeat_another_agents_run_is_copied_and_not_run(tmp_path):
+    same = compiled.Same("ppo", ("scratch",), {"width": 4})
+    entries = {
+        "ppo": tests_cells.entry(),
+        "grown": tests_cells.entry()._replace(same=same),
+    }
+    settings = cells.Settings("x", folds=2, seeds=2)
+    every = cells.cells(settings, ("a", "b"), dict.fromkeys(entries, True), functional=True)
+    twins = results.twins(every, entries, {"ppo": {"width": 4}, "grown": {}})
+    assert twins == {f"grown-scratch-{g}": f"ppo-scratch-{g}" for g in "ab"}
+    # Neither of an agent with other settings, nor of one that is not there.
+    assert not results.twins(every, entries, {"ppo": {"width": 5}})
+    assert not results.twins(every, entries, {})
+
+    table = results.Table(tmp_path, every)
+    table.copy(every, twins)
+    assert not table.rows
+    table.add({"cell": "ppo-scratch-a", "agent": "ppo", "seed": seed, "final": {"a": seed},
+               "time/seconds": 9.0} for seed in SEEDS)  # fmt: skip
+    for _ in range(2):
+        table.copy(every, twins)
+    assert [row for row in table.rows if row["agent"] == "grown"] == [
+        {"cell": "grown-scratch-a", "agent": "grown", "seed": seed, "final": {"a": seed},
+         "time/seconds": 0.0, "same_as": "ppo-scratch-a"} for seed in SEEDS
+    ]  # fmt: skip
+    again = results.Table(tmp_path, every)
+    finished = [c.name for c in every if again.finished(c)]
+    assert finished == ["ppo-scratch-a", "grown-scratch-a"]
