@@ -205,15 +205,6 @@ def paired_bootstrap(
     Raises:
       ValueError: for shapes that do not match, or as `transfer_ratio`.
     """
-    pretrained, scratch = np.asarray(pretrained, np.float64), np.asarray(scratch, np.float64)
-    folds = np.asarray(folds)
-    if pretrained.ndim != 2 or pretrained.shape != scratch.shape:
-        raise ValueError(
-            f"pretrained and scratch must have one shape [S, N], got {pretrained.shape} and "
-            f"{scratch.shape}"
-        )
-    if folds.shape != scratch.shape[1:]:
-        raise ValueError(f"folds must have shape [N] = {scratch.shape[1:]}, got {folds.shape}")
     pre, fresh = _paired_means(pretrained, scratch, folds, resamples, seed)
     sums = pre.sum(-1), fresh.sum(-1)
     above = sums[1] > 0
@@ -225,9 +216,9 @@ def paired_geometric(
     pretrained: np.ndarray, scratch: np.ndarray, folds: np.ndarray, *, resamples: int = 2000,
     level: float = 0.95, seed: int = 0,
 ) -> Interval:  # fmt: skip
-    """`geometric_ratio` of the means over seeds, with the draws of `paired_bootstrap`."""
+    """`geometric_ratio` of means over seeds; arguments, draws, errors as in `paired_bootstrap`."""
     draws = _paired_means(pretrained, scratch, folds, resamples, seed)
-    value = geometric_ratio(pretrained.mean(0), scratch.mean(0))
+    value = geometric_ratio(np.mean(pretrained, 0), np.mean(scratch, 0))
     return interval(value, geometric_ratio(*draws), level)
 
 
@@ -235,6 +226,15 @@ def _paired_means(
     pretrained: np.ndarray, scratch: np.ndarray, folds: np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Means over seeds drawn anew for each fold, `[R, N]` of both."""
+    pretrained, scratch = np.asarray(pretrained, np.float64), np.asarray(scratch, np.float64)
+    folds = np.asarray(folds)
+    if pretrained.ndim != 2 or pretrained.shape != scratch.shape:
+        raise ValueError(
+            f"pretrained and scratch must have one shape [S, N], got {pretrained.shape} and "
+            f"{scratch.shape}"
+        )
+    if folds.shape != scratch.shape[1:]:
+        raise ValueError(f"folds must have shape [N] = {scratch.shape[1:]}, got {folds.shape}")
     rng = np.random.default_rng(seed)
     means = np.zeros((2, resamples, len(folds)))
     for fold in np.unique(folds):
