@@ -14,9 +14,7 @@ column   a step of kl_ent_2col against a step of a3c, on maze8
 tasks    time of a step for K = 1, 2, 4, 8, 16 tasks at a constant number of environments
 mt10     the same two parts of PPO's laptop preset on Meta-World, and processor time a step
 mt10_400 the same with 3 x 400 networks and 16 epochs of 32 minibatches, at rollouts of 32 steps
-atari    the same two parts of DQN's preset on Pong, with a full replay's work from the first step,
-  beside
-         envpool stepped with random actions
+atari    the same two parts of DQN's preset on Pong, beside envpool stepped with random actions
 """
 
 import datetime

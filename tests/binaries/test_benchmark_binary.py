@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark_agents, benchmark_growth, benchmark_show
-from experiments.benchmark_agents import CONTROLS
+from experiments.benchmark_agents import BUILDERS, CONTROLS
 from experiments.benchmark_imitation import STUDENTS
 from mtrl_jax import metrics
 from mtrl_jax.benchmark import matrix, regime, results
@@ -18,7 +18,7 @@ from mtrl_jax.benchmark.cells import TRACKS, Cell
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Timestep
-from tests.machinery import commands
+from tests.machinery import commands, tiny
 
 GAMES = ("catch", "rain")
 FLAGS = (
@@ -109,7 +109,7 @@ SPEC = suites.make("small_games:catch,rain").spec
 
 
 # Those that imitate are told nothing in the end.
-PAIRS = [(name, track) for name in benchmark_agents.BUILDERS for track in TRACKS
+PAIRS = [(name, track) for name in BUILDERS for track in TRACKS
          if not (name in STUDENTS and track == "task_id")]  # fmt: skip
 
 
@@ -191,6 +191,27 @@ def test_shared_parameters_go_over_and_a_tasks_own_do_not():
         np.testing.assert_array_equal(a, c)
     for a, b in zip(*map(jax.tree.leaves, (after.params, after.target)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+ENTRIES = {name: benchmark_agents.make(name, "no_id", [], SPEC) for name in BUILDERS}
+SAME = [(name, kind) for name, e in ENTRIES.items() if e.same for kind in e.same.kinds]
+
+
+def test_some_agents_repeat_another_ones_runs():
+    assert SAME == [("net2net", "scratch"), ("net2net", "multitask"),
+                    *((name, "scratch") for name in STUDENTS)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in SAME}))
+def test_an_agent_whose_runs_are_copied_begins_as_the_one_they_are_copied_from(name):
+    own = benchmark_agents.make(name, "no_id", ["hidden=4"], SPEC)
+    other = benchmark_agents.make(own.same.agent, "no_id", ["hidden=4"], SPEC)
+    assert own.same.settings == other.settings
+    spec = regime.stream_spec(SPEC)
+    fresh = [jax.jit(entry.make(spec).init)(jax.random.key(3)) for entry in (own, other)]
+    tiny.assert_trees_equal(*fresh)
+    apart = benchmark_agents.make(own.same.agent, "no_id", ["hidden=6"], SPEC)
+    assert own.same.settings != apart.settings
 
 
 def test_the_table_says_what_is_done_running_and_left():

@@ -113,7 +113,7 @@ def test_a_cell_that_was_stopped_among_teachers_or_students_ends_as_if_it_was_no
     assert numbers(run(cell, tmp_path, stop)) == numbers(rows) and not stops
 
 
-def test_each_student_learns_from_the_teacher_of_its_own_seed():
+def test_each_student_has_the_teachers_of_its_own_seed():
     made, spec = entry("distillation").imitation, SUITE.spec
     init = jax.vmap(made.teachers(spec).init)(jax.random.split(jax.random.key(0), 2))
     agent = made.student(spec, jax.device_get(init))
