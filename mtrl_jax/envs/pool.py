@@ -15,7 +15,9 @@ How it is driven, and why:
     not be used after a fork.
 """
 
+import ctypes
 import functools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -218,6 +220,7 @@ class EnvpoolPool:
     def close(self) -> None:
         """Drops the pools. envpool has nothing to stop: a pool ends with its last reference."""
         self._pools = []
+        _return_memory()
 
     def _expect(self, group: int, in_flight: bool) -> None:
         if not self._pools:
@@ -366,3 +369,14 @@ def _flatten(prefix: str, tree: Any) -> dict[str, np.ndarray]:
         separator = ":" if ":" not in prefix else "."
         leaves |= _flatten(f"{prefix}{separator}{key}", value)
     return leaves
+
+
+def _return_memory() -> None:
+    """Gives what closed pools took back to the machine.
+
+    glibc keeps what many threads have freed, and every evaluation makes a pool anew: 0.8 GB stay
+    behind one of a hundred Meta-World environments, which takes 1.8.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
