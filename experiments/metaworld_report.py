@@ -21,17 +21,6 @@ def read(folder: pathlib.Path) -> Results | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def cpu_seconds(rows: Sequence[dict[str, Any]]) -> float:
-    """Processor time of training and its evaluations, in all processes that continued the run.
-
-    A process counts from its own start, so a count that falls begins a new one. What a killed
-    process did after its last row is lost.
-    """
-    counts = [row["time/cpu_seconds"] for row in rows if "time/cpu_seconds" in row]
-    pairs = zip(counts, [*counts[1:], 0.0], strict=True)
-    return float(sum(count for count, following in pairs if following < count))
-
-
 def score(
     suite: Any, config: engines.RunConfig, agent: Agent, state: ArrayTree, folder: pathlib.Path,
     episodes: int,
@@ -49,10 +38,11 @@ def score(
         if spec.has_success:
             tasks[task]["success"] = float(played.success[k].mean())
     mean = {q: float(np.mean([v[q] for v in tasks.values()])) for q in tasks[spec.task_names[0]]}
+    rows = metrics.over_cpu_seconds(metrics.read_jsonl(folder / "metrics.jsonl"))
     results = {
         "episodes": episodes,
         "env_steps": config.total_env_steps,
-        "cpu_seconds": round(cpu_seconds(metrics.read_jsonl(folder / "metrics.jsonl")), 1),
+        "cpu_seconds": round(rows[-1]["step"], 1),
         "mean": mean,
         "tasks": tasks,
     }

@@ -3,19 +3,21 @@ r"""Compares runs: learning curves of every task and of their mean, runs of one 
     python -m experiments.plot --runs=runs/distral/a,runs/distral/a/alone,runs/distral/b
     python -m experiments.plot --runs=a,b,c --labels=before,before,after --metric=episode/success
     python -m experiments.plot --runs=a,b --metric=eval/distilled_policy/return --out=distilled.png
+    python -m experiments.plot --runs=a,b --over=cpu_seconds --nopanels
 
 A run's label is its algorithm, unless --labels says otherwise. The band is a 95 % bootstrap
 interval of the mean over seeds, those inside a run and those of runs of one label.
 """
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from absl import flags
 
-from experiments import common
-from mtrl_jax import metrics, plots, workdir
+from experiments import common, plot_runs
+from mtrl_jax import metrics, plots
+
+AXES = {"steps": "environment steps, all tasks", "cpu_seconds": "CPU-seconds"}
 
 _RUNS = flags.DEFINE_list("runs", [], "Directories of runs, separated by commas.")
 _LABELS = flags.DEFINE_list(
@@ -27,126 +29,43 @@ _METRIC = flags.DEFINE_string(
     "of training, eval/task_policy/return or another score of evaluation, loss/entropy, ... An "
     "unknown name lists them all."
 )  # fmt: skip
+_OVER = flags.DEFINE_enum(
+    "over", "steps", list(AXES), "The horizontal axis: environment steps, or the processor time of "
+    "training."
+)  # fmt: skip
+_PANELS = flags.DEFINE_bool("panels", True, "A panel for each task beside the mean over tasks.")
 _OUT = flags.DEFINE_string(
-    "out", None, "The PNG to write. (default: <first run>/plots/compare-<metric>.png)"
+    "out", None, "The PNG to write. (default: <first run>/plots/compare-<metric>-over-<what>.png)"
 )
-
-Rows = list[dict[str, Any]]
-
-
-def task_names(rows: Rows) -> tuple[str, ...]:
-    """The tasks of a run, from its first evaluation."""
-    before, after = "eval/task_policy/", "/return"
-    keys = next((r for r in rows if any(k.startswith(before) for k in r)), {})
-    return tuple(
-        key.removeprefix(before).removesuffix(after)
-        for key in keys
-        if key.startswith(before) and key.endswith(after)
-    )
-
-
-def default_label(settings: dict[str, Any]) -> str:
-    """The algorithm, and whether every task is trained by itself."""
-    name = str(settings.get("config/algorithm", settings.get("binary", "run")))
-    return f"{name} alone" if settings.get("config/separate") else name
-
-
-def check_seeds(runs: dict[str, dict[str, Any]]) -> None:
-    """Runs that share a label without having been told to must differ in their seeds and no more.
-
-    Raises:
-      ValueError: naming the two runs and what is wrong.
-    """
-    free = {*workdir.MAY_CHANGE, "seed", "num_seeds", "num_devices", "eval_episodes"}
-    for n, (one, a) in enumerate(runs.items()):
-        for other, b in list(runs.items())[n + 1 :]:
-            if default_label(a) != default_label(b):
-                continue
-            for key in sorted((a.keys() | b.keys()) - free):
-                if a.get(key) != b.get(key):
-                    raise ValueError(
-                        f"--runs: {one} and {other} differ in {key} ({a.get(key)!r}, "
-                        f"{b.get(key)!r}), so they are no seeds of one run; name them by --labels"
-                    )
-            seeds = [_seeds(settings) for settings in (a, b)]
-            if seeds[0] & seeds[1]:
-                raise ValueError(
-                    f"--runs: {one} and {other} are the same run (both hold seed "
-                    f"{min(seeds[0] & seeds[1])}); name them by --labels"
-                )
-
-
-def _seeds(settings: dict[str, Any]) -> set[int]:
-    first = settings.get("seed", 0)
-    return set(range(first, first + settings.get("num_seeds", 1)))
-
-
-def read(folders: list[str], labels: list[str]) -> tuple[dict[str, list[Rows]], tuple[str, ...]]:
-    """The rows of all runs by label, and the tasks that they share.
-
-    Raises:
-      ValueError: for something that is no run, or runs that cannot be compared.
-    """
-    if not folders:
-        raise ValueError("--runs must name at least one directory")
-    if labels and len(labels) != len(folders):
-        raise ValueError(
-            f"--labels must hold one name for each of {len(folders)} runs; got {len(labels)}"
-        )
-    if len(set(folders)) != len(folders):
-        raise ValueError(f"--runs must differ; got {','.join(folders)}")
-    settings = {folder: workdir.read_config(pathlib.Path(folder)) for folder in folders}
-    rows = {f: metrics.read_jsonl(pathlib.Path(f) / "metrics.jsonl") for f in folders}
-    tasks = {folder: task_names(rows[folder]) for folder in folders}
-    for folder in folders:
-        if not tasks[folder]:
-            raise ValueError(f"--runs: {folder} has no metrics yet")
-        if tasks[folder] != tasks[folders[0]]:
-            raise ValueError(
-                f"--runs: {folders[0]} and {folder} have different tasks "
-                f"({', '.join(tasks[folders[0]])}; {', '.join(tasks[folder])})"
-            )
-    if not labels:
-        check_seeds(settings)
-    groups: dict[str, list[Rows]] = {}
-    for n, folder in enumerate(folders):
-        label = labels[n] if labels else default_label(settings[folder])
-        groups.setdefault(label, []).append(rows[folder])
-    return groups, tasks[folders[0]]
-
-
-def known_metrics(rows: Rows, task: str) -> list[str]:
-    """Everything that `--metric` can be."""
-    names = {k: None for row in rows for k in row}
-    middle = [k.removeprefix(f"task/{task}/") for k in names if k.startswith(f"task/{task}/")]
-    scores = [
-        k.replace(f"/{task}/", "/") for k in names if k.startswith("eval/") and f"/{task}/" in k
-    ]
-    return sorted(middle) + sorted(scores)
 
 
 def main() -> None:
     common.refuse_others()
-    groups, tasks = read(_RUNS.value, _LABELS.value)
+    groups, tasks = plot_runs.read(_RUNS.value, _LABELS.value)
     quantity = _METRIC.value
     last = {}
     for label, group in groups.items():
         for rows in group:
-            known = known_metrics(rows, tasks[0])
+            known = plot_runs.known_metrics(rows, tasks[0])
             if quantity not in known:
                 raise ValueError(
                     f"--metric: {quantity!r} is not in the metrics of {label}: {', '.join(known)}"
                 )
+        if _OVER.value == "cpu_seconds":
+            group[:] = map(metrics.over_cpu_seconds, group)
         steps, values = plots.curve(group, [plots.task_key(task, quantity) for task in tasks])
         if not steps.size:
             raise ValueError(
                 f"--runs: at no step is {quantity} of every task known in all runs of {label}"
             )
         last[label] = steps[-1], values[-1]
-    name = f"compare-{quantity.replace('/', '-')}.png"
+    name = f"compare-{quantity.replace('/', '-')}-over-{_OVER.value}.png"
     path = pathlib.Path(_OUT.value or pathlib.Path(_RUNS.value[0]) / "plots" / name)
     try:
-        plots.learning_curves(groups, tasks, path, quantity=quantity, mean_panel=len(tasks) > 1)
+        plots.learning_curves(
+            groups, tasks, path, quantity=quantity, task_panels=_PANELS.value,
+            mean_panel=len(tasks) > 1 or not _PANELS.value, x_label=AXES[_OVER.value],
+        )  # fmt: skip
     except OSError as error:
         raise ValueError(f"--out: {path} cannot be written: {error}") from error
     width = max(map(len, groups))
@@ -155,7 +74,8 @@ def main() -> None:
         low, high = plots.bootstrap_interval(value)
         interval = f" [{low:.3g}, {high:.3g}]" if len(value) > 1 else ""
         print(
-            f"{label.ljust(width)}  {np.mean(value):.3g}{interval} at step {int(step):,}, "
+            f"{label.ljust(width)}  {np.mean(value):.3g}{interval} at {int(step):,} "
+            f"{AXES[_OVER.value].split(',')[0]}, "
             f"{len(value)} seed{'s' * (len(value) > 1)}"
         )
     print(f"\ncurves  {path}")

@@ -121,3 +121,21 @@ def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nd
     if not kept:
         return np.zeros(0), np.zeros((0, 1))
     return np.array([s for s, _ in kept]), np.stack([v for _, v in kept])
+
+
+def over_cpu_seconds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with processor time for `step`: of training and its evaluations, in all processes
+    that continued the run.
+
+    A process counts from its own start, so a count that falls begins a new one. What a killed
+    process did after its last row is lost, and so is a row before the first count.
+    """
+    before, last, found = 0.0, None, []
+    for row in rows:
+        count = row.get("time/cpu_seconds")
+        if count is not None:
+            before += last if last is not None and count < last else 0.0
+            last = count
+        if last is not None:
+            found.append({**row, "step": before + last})
+    return found

@@ -114,6 +114,7 @@ def learning_curves(
     levels: Mapping[str, Mapping[str, float]] | None = None,
     task_panels: bool = True,
     mean_panel: bool = False,
+    x_label: str = "environment steps, all tasks",
 ) -> None:
     """One panel a task, one line a label: the mean over runs and seeds, with a 95 % interval.
 
@@ -126,6 +127,7 @@ def learning_curves(
       levels: label to task to a constant, drawn as a dotted line (a random policy, say).
       task_panels: one panel for each task.
       mean_panel: one more panel, with the mean over tasks.
+      x_label: what the rows' `step` counts.
     """
     import matplotlib
 
@@ -164,7 +166,7 @@ def learning_curves(
         panel.axis("off")
     for panel in axes.flat[max(len(panels) - columns, 0) : len(panels)]:  # lowest of each column
         panel.tick_params(labelbottom=True)
-        panel.set_xlabel("environment steps, all tasks", fontsize=8)
+        panel.set_xlabel(x_label, fontsize=8)
     for row in axes:
         row[0].set_ylabel(quantity.replace("/", " "), fontsize=8)
     legend: dict[

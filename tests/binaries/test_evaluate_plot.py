@@ -129,6 +129,21 @@ def test_plot_compares_runs(functional_run, tmp_path):
         assert line[-2:] == ["2", "seeds"]
 
 
+def test_plot_over_cpu_seconds_alone_in_one_panel(functional_run, tmp_path):
+    out = tmp_path / "seconds.png"
+    done = _run(
+        "plot",
+        f"--runs={functional_run}",
+        f"--out={out}",
+        "--over=cpu_seconds",
+        "--nopanels",
+        "--metric=eval/distilled_policy/return",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CPU-seconds, " in done.stdout and "environment steps" not in done.stdout
+    assert out.stat().st_size > 0
+
+
 def test_plot_refuses_what_cannot_be_compared(functional_run, host_run):
     plot = lambda *arguments: _run("plot", *arguments)
     _one_sentence(
@@ -167,7 +182,7 @@ def test_evaluate_refuses_what_is_no_run(tmp_path, host_run):
     [
         ("distral", ["--algorithm", "--suite", "--workdir", "--num_seeds"], []),
         ("evaluate", ["--workdir", "--episodes", "--gifs", "--seed"], ["--suite", "--core"]),
-        ("plot", ["--runs", "--labels", "--metric", "--out"], ["--suite", "--workdir"]),
+        ("plot", ["--runs", "--labels", "--metric", "--over", "--out"], ["--suite", "--workdir"]),
     ],
 )
 def test_help_shows_the_flags_that_count(binary, own, absent):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from experiments import metaworld_report
 from tests.machinery import commands
 
 PER_UPDATE = 4 * 2 * 2  # T, K, E
@@ -60,11 +59,6 @@ def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
     assert rows[0][0]["mean"] != rows[0][1]["mean"]  # seeds are other runs
     assert (tmp_path / "out" / "figure.png").stat().st_size > 0
     assert "mean (1 seed)" in out and "mean over tasks" in out
-
-
-def test_cpu_seconds_of_all_processes_that_continued_a_run_add_up():
-    rows = [{"time/cpu_seconds": x} for x in (1.0, 5.0, 2.0, 3.0, 1.5)]
-    assert metaworld_report.cpu_seconds([{}, *rows, {}]) == 5.0 + 3.0 + 1.5
 
 
 def test_sac_runs_on_another_group_of_envpool_and_is_scored(tmp_path):

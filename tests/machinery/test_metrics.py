@@ -92,6 +92,14 @@ def test_series_leaves_out_rows_without_a_value():
     assert metrics.series(rows, "c")[1].shape == (0, 1)
 
 
+def test_cpu_seconds_of_all_processes_that_continued_a_run_add_up():
+    counts = (None, 1.0, 5.0, None, 2.0, 3.0, 1.5)
+    rows = [{"step": n, "time/cpu_seconds": x, "a": n} for n, x in enumerate(counts)]
+    over = metrics.over_cpu_seconds(rows)
+    assert [row["step"] for row in over] == [1.0, 5.0, 5.0, 5.0 + 2.0, 5.0 + 3.0, 5.0 + 3.0 + 1.5]
+    assert [row["a"] for row in over] == [1, 2, 3, 4, 5, 6]
+
+
 def test_tensorboard_files_hold_the_mean_over_seeds(tmp_path):
     from tensorboardX.proto import event_pb2
 
