@@ -14,7 +14,8 @@ Departures and choices:
      protocol's one update a vector step, of one environment a task, is 1.
   2. `reward_scaling="mean"` with `reset_every` is the recipe of Cho et al. (ICML 2025, "ARS"): the
      tasks' rewards are brought to one size (`experience.reward_scales`), decided when learning
-     starts and at each reset of the networks; rings and statistics stay.
+     starts and at each reset of the networks; rings and statistics stay. Without resets a task
+     that is solved later keeps the large scale of uniform play, and can drown the others.
   3. Observations are as they come (metres, in Meta-World) unless `statistics` says otherwise; the
      rings hold raw ones, and one set of moments serves actor, critics and targets.
   4. On several devices the update is the one-device update; `experience` says how.
