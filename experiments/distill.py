@@ -2,10 +2,11 @@ r"""Policy distillation (Rusu et al. 2015): teachers' policies into smaller netw
 
     python -m experiments.distill                                  # a student a game, a quarter
     python -m experiments.distill --student=multi --losses=kl,nll,mse
+    python -m experiments.distill --config_overrides=actor=student  # who meets its own mistakes
     python -m experiments.distill --suite=small_games:catch,snake --teachers=runs/dqn/games
 
 Trains a DQN for each game first, unless --teachers names runs of experiments.dqn; then a student
-for each loss, on what the teachers see while they play. Prints what the students keep of their
+for each loss, on what the teachers see while they play, or the student itself. Prints what the students keep of their
 teachers' scores. The same command continues what was stopped.
 """
 
