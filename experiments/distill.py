@@ -6,8 +6,8 @@ r"""Policy distillation (Rusu et al. 2015): teachers' policies into smaller netw
     python -m experiments.distill --suite=small_games:catch,snake --teachers=runs/dqn/games
 
 Trains a DQN for each game first, unless --teachers names runs of experiments.dqn; then a student
-for each loss, on what the teachers see while they play, or the student itself. Prints what the students keep of their
-teachers' scores. The same command continues what was stopped.
+for each loss, on what the teachers see while they play, or the student itself. Prints what the
+students keep of their teachers' scores. The same command continues what was stopped.
 """
 
 from absl import flags
