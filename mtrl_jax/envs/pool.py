@@ -374,8 +374,7 @@ def _flatten(prefix: str, tree: Any) -> dict[str, np.ndarray]:
 def _return_memory() -> None:
     """Gives what closed pools took back to the machine.
 
-    glibc keeps what many threads have freed, and every evaluation makes a pool anew: 0.8 GB stay
-    behind one of a hundred Meta-World environments, which takes 1.8.
+    glibc keeps most of what many threads have freed, and every evaluation makes a pool anew.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
