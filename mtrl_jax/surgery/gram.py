@@ -2,12 +2,11 @@
 
 `gram_matrix` reads the gradients once and gives the K x K inner products; every decision is then
 taken on K x K numbers; `weighted_sum` reads the gradients a second time and gives the update.
-Leaves are never concatenated, and nothing of size K * P is copied: on CPU the temporaries are a few
-blocks of columns.
+Leaves are never concatenated, and nothing of size K * P is copied: on CPU the temporaries are
+accumulators or a few blocks of columns.
 
-The CPU paths exist because XLA:CPU (jax 0.10.2 and 0.12.0.1) transposes the whole right-hand side
-of a dot that contracts a long minor axis, runs independent operations one after the other, and
-vectorises an elementwise loop only where it is one-dimensional. An accelerator gets the plain dot.
+The CPU paths exist because a dot of few rows is mostly packing in XLA:CPU (jax 0.10.2 and
+0.12.0.1) and runs on one core, also beside other dots. An accelerator gets the plain dot.
 """
 
 import functools
@@ -16,16 +15,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 __all__ = ["gram_matrix", "weighted_sum"]
 
+_MOST = 50  # up to this many tasks the Gram matrix is made pair by pair, above it by tiles
 _ROWS = 32  # rows of one tile of the Gram matrix: tiles below the diagonal are not computed
-_FEW = 3  # up to this many tasks a dot is mostly packing; products by pairs are 2-3 times faster
-_LANES, _UNROLL = (
-    1024,
-    8,
-)  # the products by pairs: accumulators of one pair, slices added per iteration
+# Products by pairs: the lanes of an accumulator are whole cache lines, and multiples of them do not
+# meet in one cache set; XLA fuses a gather into at most 15 slices.
+_LANES, _SLICES = 160, 8
 
 
 def _block_columns(k: int) -> int:
@@ -69,23 +68,14 @@ def _bits(x: jax.Array) -> jax.Array:
     return x if narrow is None else lax.bitcast_convert_type(x, narrow)
 
 
-def _slice(bits: jax.Array, starts: tuple, sizes: tuple[int, ...], dtype: Any) -> jax.Array:
-    """A block of the array behind `bits`, in its floating dtype."""
-    block = lax.dynamic_slice(bits, starts, sizes)
-    return block if bits.dtype == dtype else lax.bitcast_convert_type(block, dtype)
+def _floats(bits: jax.Array, dtype: Any) -> jax.Array:
+    return bits if bits.dtype == dtype else lax.bitcast_convert_type(bits, dtype)
 
 
-def _sum_over_blocks(block: Any, count: int, x: jax.Array) -> Any:
-    """Sum of the pytrees `block(0) .. block(count - 1)`, which are made of pieces of x."""
-
-    def zeros(like):
-        # A select and not `jnp.zeros`: under `shard_map` a carry must vary over devices as x does.
-        return jnp.where(jnp.zeros(like.shape, bool), x[0, 0].astype(like.dtype), 0)
-
-    def add(b, total):
-        return jax.tree.map(operator.add, total, block(b))
-
-    return lax.fori_loop(0, count, add, jax.tree.map(zeros, jax.eval_shape(block, 0)))
+def _zeros(shape: tuple[int, ...], x: jax.Array) -> jax.Array:
+    """Accumulators of zeros that vary over devices as x does, which `shard_map` asks of a carry."""
+    like = x[0, 0].astype(_accumulator(x.dtype))
+    return jnp.where(jnp.zeros(shape, bool), like, 0)
 
 
 def _by_tiles(x: jax.Array) -> jax.Array:
@@ -100,35 +90,58 @@ def _by_tiles(x: jax.Array) -> jax.Array:
 
     if n < 2 * width:
         return _mirror(tiles(0, n))
-    total = _sum_over_blocks(lambda b: tiles(b * width, width), n // width, x)
+    total = jax.tree.map(lambda t: _zeros(t.shape, x), jax.eval_shape(lambda: tiles(0, width)))
+    add = lambda b, total: jax.tree.map(operator.add, total, tiles(b * width, width))
+    total = lax.fori_loop(0, n // width, add, total)
     if n % width:
         total = jax.tree.map(operator.add, total, tiles(n - n % width, n % width))
     return _mirror(total)
 
 
 def _by_pairs(x: jax.Array) -> jax.Array:
-    """For few tasks: one fused loop a pair, with `_LANES` accumulators, straight from x."""
+    """Every pair of rows multiplied lane by lane, in one fused loop that all cores share.
+
+    A block is V chunks of columns; its accumulators are [V, pairs, lanes]. XLA:CPU vectorises this
+    loop over lanes, divides it among cores over V, and reads x in place: the rows of a pair are
+    gathered from flat x by where they start. The starts are carried by the loop: computed inside,
+    they would be computed again for every lane.
+    """
     k, n = x.shape
-    width = _LANES * _UNROLL
-    if n < width:
+    width = _SLICES * _LANES
+    chunks = n // width
+    if chunks < 2:
         return _plain(x)
-    bits = _bits(x)
+    # Chunks of a block: a megabyte of x for few tasks, less for many, whose accumulators are large;
+    # of the sizes near that the one that leaves the smallest rest, which a dot then takes.
+    most = min(max(4, 300 // k), chunks // 2)
+    v = min(range(most, most // 2, -1), key=lambda v: chunks % v)
+    rows, columns = np.triu_indices(k)
+    near = np.lexsort((columns, rows, columns // 4, rows // 4))  # few rows in the cache at a time
+    pairs = np.stack([rows[near], columns[near]])
+    first = pairs[:, None] * n + np.arange(v)[:, None] * width
+    flat, dtype = _bits(x).reshape(-1), _accumulator(x.dtype)
+    dims = lax.GatherDimensionNumbers((2,), collapsed_slice_dims=(), start_index_map=(0,))
 
-    def products(b):
-        def piece(i, u):
-            row = _slice(bits, (i, b * width + u * _LANES), (1, _LANES), x.dtype)
-            return row[0].astype(_accumulator(x.dtype))
+    def block(_, carry):
+        total, starts, stride = carry
+        both = [
+            lax.gather(flat, s[..., None], dims, (width,), mode="promise_in_bounds") for s in starts
+        ]
+        for i in range(0, width, _LANES):
+            a, b = (_floats(y[..., i : i + _LANES], x.dtype).astype(dtype) for y in both)
+            total = total + a * b
+        # The scatter is there for jax 0.12.0.1, which runs any loop of elementwise operations on
+        # one core; it only counts in entry 1.
+        return total, [s + stride[0] for s in starts], stride.at[np.array([1, 1])].add(1)
 
-        rows = [[piece(i, u) for u in range(_UNROLL)] for i in range(k)]
-        pairs = [(rows[i], rows[j]) for i in range(k) for j in range(i, k)]
-        return [functools.reduce(operator.add, map(operator.mul, a, c)) for a, c in pairs]
-
-    # A dot with ones: a reduction of a long minor axis is not vectorised by XLA:CPU.
-    lanes = jnp.stack(_sum_over_blocks(products, n // width, x))
-    upper = iter(lax.dot(lanes, jnp.ones(_LANES, lanes.dtype), precision=lax.Precision.HIGHEST))
-    entries = {(i, j): next(upper) for i in range(k) for j in range(i, k)}
-    g = jnp.stack([jnp.stack([entries[min(i, j), max(i, j)] for j in range(k)]) for i in range(k)])
-    return g + _plain(x[:, n - n % width :]) if n % width else g
+    total = _zeros((v, len(near), _LANES), x)
+    starts, stride = list(jnp.asarray(first, jnp.int32)), jnp.asarray([v * width, 0], jnp.int32)
+    total, *_ = lax.fori_loop(0, chunks // v, block, (total, starts, stride))
+    entry = np.zeros((k, k), int)
+    entry[tuple(pairs)] = entry[tuple(pairs[::-1])] = np.arange(len(near))
+    g = total.sum((0, 2))[entry]
+    done = chunks // v * v * width
+    return g + _plain(x[:, done:]) if done < n else g
 
 
 def gram_matrix(grads: Any) -> jax.Array:
@@ -144,10 +157,10 @@ def gram_matrix(grads: Any) -> jax.Array:
 
     def one(leaf):
         x = leaf.reshape(leaf.shape[0], -1)
-        if leaf.shape[0] <= _FEW:
+        if leaf.shape[0] > 3 and leaf.dtype.itemsize < 4:
+            return _plain(x)  # XLA:CPU takes bfloat16 as it is, without a copy
+        if 1 < leaf.shape[0] <= _MOST and leaf.size <= np.iinfo(np.int32).max:
             return lax.platform_dependent(x, cpu=_by_pairs, default=_plain)
-        if leaf.dtype.itemsize < 4:  # the dot of XLA:CPU takes bfloat16 as it is, without a copy
-            return _plain(x)
         return lax.platform_dependent(x, cpu=_by_tiles, default=_plain)
 
     return functools.reduce(operator.add, [one(leaf) for leaf in jax.tree.leaves(grads)])

@@ -1,5 +1,7 @@
 """The Gram matrix and the weighted sum: against float64 NumPy, and their promise of memory."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ SHAPES = {
     "scalar and vector": [(), (7,)],
     "below one block": [(30, 40), (1023,)],
     "blocks and a rest": [(137, 151), (5, 4099)],
-    "whole blocks": [(16, 1024), (8192,)],
+    "whole blocks": [(16, 1024), (20, 1280)],
 }
 
 
@@ -29,7 +31,7 @@ def jacobian(grads):
 
 
 CASES = [(shapes, k, "float32") for shapes in SHAPES for k in (2, 10)]
-CASES += [("blocks and a rest", k, "float32") for k in (1, 3, 33)]
+CASES += [("blocks and a rest", k, "float32") for k in (1, 3, 33, 51)]
 CASES += [("blocks and a rest", k, "bfloat16") for k in (3, 10, 17)]
 
 
@@ -96,13 +98,24 @@ def temporaries(function, *shapes):
 
 @pytest.mark.parametrize("k", [2, 10, 50])
 def test_temporary_memory_does_not_grow_with_the_parameters(k):
-    """From P = 1e5 to 1e7 (K * P floats are 80 MB to 2 GB there). Compiled, not run."""
+    """From P = 1e6 to 1e8 (K * P floats are up to 20 GB there, more than int32 can count) all there
+    is are the accumulators of one block, of at most so many chunks. Compiled, not run."""
     w = jax.ShapeDtypeStruct((k,), jnp.float32)
-    sizes = [jax.ShapeDtypeStruct((k, p), jnp.float32) for p in (12 * 8192, 1221 * 8192)]
+    sizes = [jax.ShapeDtypeStruct((k, p), jnp.float32) for p in (10**6, 10**7, 10**8)]
     gram = [temporaries(gram_matrix, [x]) for x in sizes]
     update = [temporaries(weighted_sum, w, [x]) for x in sizes]
-    assert gram[1] <= gram[0] + 1024 and gram[1] < 2**20
+    pairs, chunks = k * (k + 1) // 2, max(4, 300 // k)
+    assert max(gram) < 1.2 * (chunks * pairs * 160 * 4) + 2**18
     assert max(update) < 4096
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_the_loop_over_pairs_is_divided_among_cores():
+    """What XLA says of its own program; a later version that loses this loses half the speed."""
+    x = jax.ShapeDtypeStruct((10, 10**6), jnp.float32)
+    with tiny.quick_compiles(False):
+        program = jax.jit(gram_matrix).lower([x]).compile().as_text()
+    assert 'outer_dimension_partitions":["' in program and "xla_cpu_small_call" not in program
 
 
 @pytest.mark.parametrize("k", [10, 50])
