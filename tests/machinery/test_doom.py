@@ -262,7 +262,7 @@ def test_no_engine_outlives_its_process(
         assert not finished.stderr
     assert list(temporary.iterdir()) == [] and list(here.iterdir()) == []
     instances = finished.stdout.split()
-    assert len(instances) == 8
+    assert len(instances) >= 8  # ViZDoom starts an engine again once in a while (13 were seen)
     left = [n for n in os.listdir("/dev/shm") if any(n.endswith(name) for name in instances)]
     assert left == []
 
