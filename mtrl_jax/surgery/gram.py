@@ -20,7 +20,7 @@ from jax import lax
 
 __all__ = ["gram_matrix", "weighted_sum"]
 
-_MOST = 50  # up to this many tasks the Gram matrix is made pair by pair, above it by tiles
+_MOST = 50  # tasks up to which the Gram matrix is made by pairs; from there on tiles are as fast
 _ROWS = 32  # rows of one tile of the Gram matrix: tiles below the diagonal are not computed
 # Products by pairs: the lanes of an accumulator are whole cache lines, and multiples of them do not
 # meet in one cache set; XLA fuses a gather into at most 15 slices.

@@ -22,9 +22,8 @@ def pcgrad_weights(gram: Array, orders: Array) -> Array:
 
         a = max(0, -S_ij) / G_jj;    C_ij += a;    S_i += a G_j
 
-    and in the end w_j = sum_i C_ij. All rows advance together. A zero g_j is never visited (S_ij =
-    0),
-    and no epsilon enters: small gradients stay exact.
+    and in the end w_j = sum_i C_ij. All rows advance together. A zero g_j is never visited
+    (S_ij = 0), and no epsilon enters: small gradients stay exact.
 
     Args:
       gram: float32 `[K, K]`.
@@ -70,9 +69,8 @@ def pcgrad(
         if <p_i, g_j> < 0:    p_i := p_i - (<p_i, g_j> / |g_j|^2) g_j
 
     and the update is sum_i p_i. The paper's algorithm is followed: an order of its own for every
-    task, oneself not visited, the sum. (The authors' TensorFlow code always visits 0, 1, ..., K -
-    1, because
-    the result of its shuffle is not used: `order='fixed'`.)
+    task, oneself not visited, the sum. (The authors' TensorFlow code always visits 0 to K - 1,
+    because the result of its shuffle is not used: `order='fixed'`.)
 
     Needs the gradients only; no hyperparameter. The place to start when tasks conflict. Under Adam
     it is scale-free up to the weights; under SGD or clipping note the sum: `reduction='mean'`
