@@ -58,18 +58,18 @@ def _mirror(tiles: list[list[jax.Array]]) -> jax.Array:
     return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
 
 
-def _bits(x: jax.Array) -> jax.Array:
-    """Narrow floats as integers of their width; float32 and float64 as they are.
+def _block(x: jax.Array, starts: tuple[Any, Any], sizes: tuple[int, int]) -> jax.Array:
+    """A piece of x, in its dtype; in a loop, of a narrow x too, without a copy of x.
 
-    XLA:CPU widens every operation on bfloat16, also slices, and moves the widening of all of x out
-    of the loop over its blocks: a copy of twice its size. Integers it leaves alone.
+    XLA:CPU of jax 0.10 widens every operation on bfloat16 but not on integers of its width, and
+    would do either to all of x in front of the loop, were x not tied to what changes in it.
     """
     narrow = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize)
-    return x if narrow is None else lax.bitcast_convert_type(x, narrow)
-
-
-def _floats(bits: jax.Array, dtype: Any) -> jax.Array:
-    return bits if bits.dtype == dtype else lax.bitcast_convert_type(bits, dtype)
+    if narrow is None:
+        return lax.dynamic_slice(x, starts, sizes)
+    held, starts = lax.optimization_barrier((x, starts))
+    bits = lax.dynamic_slice(lax.bitcast_convert_type(held, narrow), starts, sizes)
+    return lax.bitcast_convert_type(bits, x.dtype)
 
 
 def _zeros(shape: tuple[int, ...], x: jax.Array) -> jax.Array:
@@ -85,7 +85,7 @@ def _by_tiles(x: jax.Array) -> jax.Array:
 
     def tiles(start, size):
         sizes = [(r, min(_ROWS, k - r)) for r in range(0, k, _ROWS)]
-        rows = [lax.dynamic_slice(x, (r, start), (m, size)) for r, m in sizes]
+        rows = [_block(x, (r, start), (m, size)) for r, m in sizes]
         return [[_dot(a, c) for c in rows[i:]] for i, a in enumerate(rows)]
 
     if n < 2 * width:
@@ -119,17 +119,16 @@ def _by_pairs(x: jax.Array) -> jax.Array:
     near = np.lexsort((columns, rows, columns // 4, rows // 4))  # few rows in the cache at a time
     pairs = np.stack([rows[near], columns[near]])
     first = pairs[:, None] * n + np.arange(v)[:, None] * width
-    flat, dtype = _bits(x).reshape(-1), _accumulator(x.dtype)
+    flat = x.reshape(-1)
     dims = lax.GatherDimensionNumbers((2,), collapsed_slice_dims=(), start_index_map=(0,))
 
     def block(_, carry):
         total, starts, stride = carry
-        both = [
+        a, b = (
             lax.gather(flat, s[..., None], dims, (width,), mode="promise_in_bounds") for s in starts
-        ]
+        )
         for i in range(0, width, _LANES):
-            a, b = (_floats(y[..., i : i + _LANES], x.dtype).astype(dtype) for y in both)
-            total = total + a * b
+            total = total + a[..., i : i + _LANES] * b[..., i : i + _LANES]
         # The scatter is there for jax 0.12.0.1, which runs any loop of elementwise operations on
         # one core; it only counts in entry 1.
         return total, [s + stride[0] for s in starts], stride.at[np.array([1, 1])].add(1)
@@ -157,11 +156,9 @@ def gram_matrix(grads: Any) -> jax.Array:
 
     def one(leaf):
         x = leaf.reshape(leaf.shape[0], -1)
-        if leaf.shape[0] > 3 and leaf.dtype.itemsize < 4:
-            return _plain(x)  # XLA:CPU takes bfloat16 as it is, without a copy
-        if 1 < leaf.shape[0] <= _MOST and leaf.size <= np.iinfo(np.int32).max:
-            return lax.platform_dependent(x, cpu=_by_pairs, default=_plain)
-        return lax.platform_dependent(x, cpu=_by_tiles, default=_plain)
+        wide = leaf.dtype.itemsize >= 4 and leaf.size <= np.iinfo(np.int32).max
+        on_cpu = _by_pairs if 1 < leaf.shape[0] <= _MOST and wide else _by_tiles
+        return lax.platform_dependent(x, cpu=on_cpu, default=_plain)
 
     return functools.reduce(operator.add, [one(leaf) for leaf in jax.tree.leaves(grads)])
 

@@ -1,6 +1,8 @@
 """The Gram matrix and the weighted sum: against float64 NumPy, and their promise of memory."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -74,17 +76,19 @@ def test_nan_stays_in_its_row_and_column(k):
     assert bad[1].all() and bad[:, 1].all() and bad.sum() == 2 * k - 1
 
 
-@pytest.mark.parametrize("k", [2, 10])
-def test_vmap_equals_loop(k):
-    x = jnp.stack([make(k, [(20000,)], seed=s)["0"] for s in range(3)])
+@pytest.mark.parametrize("k, dtype", [(2, "float32"), (10, "float32"), (10, "bfloat16")])
+def test_vmap_equals_loop(k, dtype):
+    x = jnp.stack([make(k, [(20000,)], jnp.dtype(dtype), seed=s)["0"] for s in range(3)])
     each = jnp.stack([gram_matrix([row]) for row in x])
     np.testing.assert_allclose(jax.vmap(lambda r: gram_matrix([r]))(x), each, rtol=1e-5, atol=0.02)
 
 
-@pytest.mark.parametrize("k", [2, 10])
-def test_sharded_parameters_need_one_psum(k):
+@pytest.mark.parametrize(
+    "k, dtype", [(2, "float32"), (10, "float32"), (51, "float32"), (10, "bfloat16")]
+)
+def test_sharded_parameters_need_one_psum(k, dtype):
     """Also shows that the loop over blocks passes shard_map's own check of varying values."""
-    x = make(k, [(4, 20000)])["0"]
+    x = make(k, [(4, 20000)], jnp.dtype(dtype))["0"]
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("model",))
     spec = jax.P(None, "model")
     partial = lambda x: jax.lax.psum(gram_matrix([x]), "model")
@@ -126,3 +130,30 @@ def test_bfloat16_gradients_are_not_widened_as_a_whole(k):
     w = jax.ShapeDtypeStruct((k,), jnp.float32)
     assert temporaries(gram_matrix, [x]) < 2**20
     assert temporaries(weighted_sum, w, [x]) <= 16 * p  # a few float32 updates, not K of them
+
+
+PEAK = """
+import resource, jax, jax.numpy as jnp
+from mtrl_jax.surgery import gram_matrix
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Each input is larger than all before it, so that the peak shows what is allocated beside it.
+for k, n, dtype in ((2, 20_000_000, "bfloat16"), (10, 8_000_000, "bfloat16"),
+                    (50, 2_000_000, "float16"), (60, 1_000_000, "float32"),
+                    (10, 8_000_000, "float32")):
+    x = jnp.ones((k, n), dtype)
+    gram = jax.jit(gram_matrix).lower([x]).compile()
+    before = peak()
+    gram([x]).block_until_ready()
+    print((peak() - before) / x.nbytes)
+    del x, gram
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bytes of ru_maxrss")
+def test_peak_memory_as_the_kernel_sees_it():
+    """What a dot allocates on its own is not in XLA's analysis: one over a whole leaf copies it."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120
+    )
+    growth = [float(line) for line in done.stdout.split()]
+    assert len(growth) == 5 and max(growth) < 0.2, growth
