@@ -25,6 +25,7 @@ _ROWS = 32  # rows of one tile of the Gram matrix: tiles below the diagonal are 
 # Products by pairs: the lanes of an accumulator are whole cache lines, and multiples of them do not
 # meet in one cache set; XLA fuses a gather into at most 15 slices.
 _LANES, _SLICES = 160, 8
+_IN_CACHE = 1100  # accumulators of a block, of 160 lanes each: with the rest about a megabyte
 
 
 def _block_columns(k: int) -> int:
@@ -111,9 +112,9 @@ def _by_pairs(x: jax.Array) -> jax.Array:
     chunks = n // width
     if chunks < 2:
         return _plain(x)
-    # Chunks of a block: a megabyte of x for few tasks, less for many, whose accumulators are large;
-    # of the sizes near that the one that leaves the smallest rest, which a dot then takes.
-    most = min(max(4, 300 // k), chunks // 2)
+    # Chunks of a block: as many as leave its accumulators in the cache; of the numbers near that,
+    # the one with the smallest rest, which a dot then takes.
+    most = max(1, min(64, _IN_CACHE // (k * (k + 1) // 2), chunks // 2))
     v = min(range(most, most // 2, -1), key=lambda v: chunks % v)
     rows, columns = np.triu_indices(k)
     near = np.lexsort((columns, rows, columns // 4, rows // 4))  # few rows in the cache at a time
