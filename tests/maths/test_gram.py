@@ -104,12 +104,14 @@ def temporaries(function, *shapes):
 @pytest.mark.parametrize("k", [2, 10, 24, 50])
 def test_temporary_memory_does_not_grow_with_the_parameters(k):
     """From P = 1e5 to 1e8 (K * P floats are up to 20 GB there, more than int32 can count) less than
-    a megabyte. Compiled, not run."""
+    a megabyte, and the same at two sizes that are whole blocks. Compiled, not run."""
     w = jax.ShapeDtypeStruct((k,), jnp.float32)
-    sizes = [jax.ShapeDtypeStruct((k, p), jnp.float32) for p in (12 * 8192, 1221 * 8192, 10**8)]
+    whole = 960 * 1280  # chunks of a whole number of blocks for each k
+    lengths = (12 * 8192, 1221 * 8192, 10**8, whole, 8 * whole)
+    sizes = [jax.ShapeDtypeStruct((k, p), jnp.float32) for p in lengths]
     gram = [temporaries(gram_matrix, [x]) for x in sizes]
     update = [temporaries(weighted_sum, w, [x]) for x in sizes]
-    assert max(gram) < 2**20
+    assert max(gram) < 2**20 and gram[4] <= gram[3] + 1024
     assert k < 50 or gram[2] < 2**19 < gram[1]  # by tiles, which count no farther than a row
     assert max(update) < 4096
 
