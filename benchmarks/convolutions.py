@@ -63,12 +63,17 @@ def case(network: str, batch: int, rounds: int) -> list[dict[str, Any]]:
                 program = jax.jit(jax.vmap(one, (axis, 0)))
                 runs[name] = lambda f=program, p=params: jax.block_until_ready(f(p, picture))
             seconds = alternate(runs, rounds)
-            lines.append({
-                "network": network, "kernels": of, "pass": passes, "batch": batch,
-                **{f"{name}_ms": round(1e3 * s, 2) for name, s in seconds.items()},
-                "ratio": round(seconds["library"] / seconds["product"], 2),
-                "jax": jax.__version__,
-            })  # fmt: skip
+            lines.append(
+                {
+                    "network": network,
+                    "kernels": of,
+                    "pass": passes,
+                    "batch": batch,
+                    **{f"{name}_ms": round(1e3 * s, 2) for name, s in seconds.items()},
+                    "ratio": round(seconds["library"] / seconds["product"], 2),
+                    "jax": jax.__version__,
+                }
+            )
     return lines
 
 

@@ -42,7 +42,10 @@ def variants(names: tuple[str, ...], num_envs: int, num_seeds: int) -> dict[str,
     uniform = evaluate.random_agent(suite.spec)
     index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, num_envs))
     steps = config.unroll_length * UPDATES
-    over_seeds = lambda fn: jax.jit(jax.vmap(fn))
+
+    def over_seeds(fn):
+        return jax.jit(jax.vmap(fn))
+
     keys = jax.random.split(jax.random.key(0), num_seeds)
 
     def start(key: Any) -> Any:
@@ -116,9 +119,14 @@ def main() -> None:
         ratios = {n: rate / rates["environments"] for n, rate in rates.items()}
         print(f"{'ratio':>12}" + "".join(f"{ratio:>14.3f}" for ratio in ratios.values()))
         print(f"{'':>12} training / learning {rates['training'] / rates['learning']:.2f}")
-        rows.append({"games": games, "seeds": seeds, "envs": arguments.num_envs, **{
-            n: round(float(rate)) for n, rate in rates.items()
-        }})  # fmt: skip
+        rows.append(
+            {
+                "games": games,
+                "seeds": seeds,
+                "envs": arguments.num_envs,
+                **{n: round(float(rate)) for n, rate in rates.items()},
+            }
+        )
     load = round(os.getloadavg()[0], 1)  # of other work too
     stamp = {"date": time.strftime("%Y-%m-%d"), "load": load, "jax": jax.__version__}
     with RESULTS.open("a") as file:

@@ -94,8 +94,13 @@ def measure(runs: dict[str, Callable[[], None]], steps: int, rounds: int) -> lis
     rows = []
     for name, values in seen.items():
         wall, cpu = np.median(values[1:], axis=0)
-        rows.append({"name": name, "steps_per_second": round(steps / wall),
-                     "cpu_ms_per_step": round(1e3 * cpu / steps, 3)})  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "steps_per_second": round(steps / wall),
+                "cpu_ms_per_step": round(1e3 * cpu / steps, 3),
+            }
+        )
     return rows
 
 

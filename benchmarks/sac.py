@@ -44,25 +44,41 @@ F, A, K = 39, 4, len(MT10)
 def mt10_spec() -> EnvSpec:
     """MT10's, without its environments."""
     return EnvSpec(
-        task_names=MT10, observation_shape=(F,), observation_dtype=np.dtype(np.float32),
-        vocabulary=None, num_actions=0, action_mask=np.ones((K, 0), bool),
-        episode_limit=np.full(K, 500), has_success=True, action_size=A,
-    )  # fmt: skip
+        task_names=MT10,
+        observation_shape=(F,),
+        observation_dtype=np.dtype(np.float32),
+        vocabulary=None,
+        num_actions=0,
+        action_mask=np.ones((K, 0), bool),
+        episode_limit=np.full(K, 500),
+        has_success=True,
+        action_size=A,
+    )
 
 
 def products(hidden: tuple[int, ...], rows: int) -> tuple[Callable[[], Any], float]:
     """A call that makes one step's products, and their floating-point operations."""
     count = [0.0]
     rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(rng.normal(size=shape).astype(np.float32) / 20.0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape).astype(np.float32) / 20.0)
+
     sizes = {"actor": (F + K, *hidden, 2 * A), "critic": (F + A + K, *hidden, 1)}
-    layers = lambda name: [normal(*s) for s in zip(sizes[name], sizes[name][1:], strict=False)]
+
+    def layers(name):
+        return [normal(*s) for s in zip(sizes[name], sizes[name][1:], strict=False)]
+
     # Slow critics, critics before and after their step: different numbers, as in training.
     nets = {"actor": layers("actor")}
     nets |= {f"{age}{c}": layers("critic") for age in ("slow", "old", "new") for c in range(2)}
-    x = {"actor": normal(rows, F + K), "next": normal(rows, F + K),
-         **{f"{age}{c}": normal(rows, F + A + K) for age in ("slow", "old", "new")
-            for c in range(2)}}  # fmt: skip
+    x = {
+        "actor": normal(rows, F + K),
+        "next": normal(rows, F + K),
+        **{
+            f"{age}{c}": normal(rows, F + A + K) for age in ("slow", "old", "new") for c in range(2)
+        },
+    }
 
     def dot(a, b):
         count[0] += 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
@@ -104,22 +120,31 @@ def whole(method: str, hidden: tuple[int, ...]) -> Callable[[], Any]:
     """A call that makes gradient steps as `sac.update` does, from full rings."""
     spec = mt10_spec()
     config = sac.Config(
-        hidden=hidden, batch_size=_BATCH.value, capacity=20_000, layer_norm=_LAYER_NORM.value,
+        hidden=hidden,
+        batch_size=_BATCH.value,
+        capacity=20_000,
+        layer_norm=_LAYER_NORM.value,
         surgery=method,
-    )  # fmt: skip
+    )
     parts = sac.make_parts(spec, config)
     state = jax.jit(lambda key: sac.init(parts, key))(jax.random.key(0))
     rng = np.random.default_rng(0)
-    fill = lambda x: jnp.asarray(rng.normal(size=x.shape).astype(np.float32)).astype(x.dtype)
+
+    def fill(x):
+        return jnp.asarray(rng.normal(size=x.shape).astype(np.float32)).astype(x.dtype)
+
     items = jax.tree.map(fill, state.rings.items)._replace(ended=state.rings.items.ended)
     rings = state.rings._replace(items=items, stored=jnp.full(K, config.capacity, jnp.int32))
 
     def steps(learned, rings, count):
         def one(i, learned):
             batch, noise = experience.draw_batch(
-                rings, state.reward_scale, jax.random.fold_in(state.key, count + i),
-                config.batch_size, None,
-            )  # fmt: skip
+                rings,
+                state.reward_scale,
+                jax.random.fold_in(state.key, count + i),
+                config.batch_size,
+                None,
+            )
             return sac_step.step(parts.numbers, learned, state.observations, batch, noise)[0]
 
         return jax.lax.fori_loop(0, _STEPS.value, one, learned)
@@ -148,9 +173,10 @@ def main(argv: list[str]) -> None:
             call()
             times[name].append((time.perf_counter() - began) / _STEPS.value)
     times = {name: values[1:] for name, values in times.items()}
-    over = lambda a, b: statistics.median(
-        x / y for x, y in zip(times[a], times[b], strict=True)
-    )  # fmt: skip
+
+    def over(a, b):
+        return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+
     row = {
         "figure": "sac_step",
         "hidden": _HIDDEN.value,

@@ -112,9 +112,11 @@ def _network_alone(suite: FunctionalSuite, config: distral.Config, num_envs: int
     agent = distral.agent(spec, config)
     params = agent.policy(jax.jit(agent.init)(jax.random.key(0)))
     loop = rollout.init_env_loop(
-        suite, jax.random.key(0), jnp.asarray(rollout.env_indices(spec.num_tasks, num_envs)),
+        suite,
+        jax.random.key(0),
+        jnp.asarray(rollout.env_indices(spec.num_tasks, num_envs)),
         agent.init_actor,
-    )  # fmt: skip
+    )
     row = loop.timestep
     rows = jax.tree.map(
         lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], t + 1, *x.shape[1:])), row
@@ -156,10 +158,12 @@ def maze8() -> dict[str, Any]:
     assert isinstance(suite, FunctionalSuite)
     num_envs = preset["run"]["num_envs_per_task"]
     agent, config = _agent(suite, "maze8")
-    times = measure({
-        "training": _trainer(suite, agent, num_envs),
-        "network": _network_alone(suite, config, num_envs),
-    })  # fmt: skip
+    times = measure(
+        {
+            "training": _trainer(suite, agent, num_envs),
+            "network": _network_alone(suite, config, num_envs),
+        }
+    )
     steps = 10 * config.unroll_length * suite.spec.num_tasks * num_envs
     return {
         "steps_per_second": steps / statistics.median(times["training"]),
@@ -206,9 +210,12 @@ def atari() -> dict[str, Any]:
 
 
 def _host(
-    suite: Any, agent: Agent, num_envs: int, more: dict[str, Callable[[], Any]] | None = None,
+    suite: Any,
+    agent: Agent,
+    num_envs: int,
+    more: dict[str, Callable[[], Any]] | None = None,
     dispatches: int = 1,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Training beside its two parts alone, in wall time; and in processor time of all threads."""
     spec = suite.spec
     pool = suite.make_pool(num_envs, 0, engines.NUM_GROUPS)
@@ -259,10 +266,12 @@ def column() -> dict[str, Any]:
     suite, preset = suites.make("maze8"), PRESETS["maze8"]
     num_envs = preset["run"]["num_envs_per_task"]
     names = ("a3c", "kl_ent_1col", "kl_ent_2col")
-    times = measure({
-        name: _trainer(suite, _agent(suite, "maze8", algorithm=name)[0], num_envs)
-        for name in names
-    })  # fmt: skip
+    times = measure(
+        {
+            name: _trainer(suite, _agent(suite, "maze8", algorithm=name)[0], num_envs)
+            for name in names
+        }
+    )
     return {
         "kl_ent_1col_over_a3c": ratio(times, "kl_ent_1col", "a3c"),
         "ratio": ratio(times, "kl_ent_2col", "a3c"),
@@ -303,8 +312,15 @@ def main(argv: list[str]) -> None:
         "python": platform.python_version(),
         "rounds": _ROUNDS.value,
     }
-    figures = {"maze8": maze8, "ladder": ladder, "column": column, "tasks": tasks, "mt10": mt10,
-               "mt10_400": mt10_400, "atari": atari}  # fmt: skip
+    figures = {
+        "maze8": maze8,
+        "ladder": ladder,
+        "column": column,
+        "tasks": tasks,
+        "mt10": mt10,
+        "mt10_400": mt10_400,
+        "atari": atari,
+    }
     for name in _ONLY.value:
         result = figures[name]()
         load = os.getloadavg()[0]

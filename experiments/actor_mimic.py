@@ -31,9 +31,13 @@ def main() -> None:
             raise ValueError(f"--feature_costs must be numbers; got {text!r}") from None
         title = f"policy and {cost:g} features" if cost else "policy"
         students[title] = distill.Config(
-            loss="actor_mimic", outputs="shared", actor="student", temperature=_TEMPERATURE.value,
-            epsilon=0.1, feature_cost=cost,
-        )  # fmt: skip
+            loss="actor_mimic",
+            outputs="shared",
+            actor="student",
+            temperature=_TEMPERATURE.value,
+            epsilon=0.1,
+            feature_cost=cost,
+        )
     if not students:
         raise ValueError("--feature_costs must hold at least one number")
     distill_runs.run("actor_mimic", students)

@@ -16,18 +16,30 @@ ALGORITHMS: dict[str, Any] = {"ppo": ppo, "sac": sac}
 
 # What experiments.dqn and the teachers of experiments.distill use on them.
 DQN_ON_SMALL_GAMES: dict[str, Any] = {
-    "replay_ratio": 4.0, "n_step": 5, "unroll_length": 16, "discount": 0.97, "epsilon": 0.05,
+    "replay_ratio": 4.0,
+    "n_step": 5,
+    "unroll_length": 16,
+    "discount": 0.97,
+    "epsilon": 0.05,
     "epsilon_steps": 30_000,
-}  # fmt: skip
+}
 
 # Of experiments.dqn on Atari: the published numbers but for Adam, three-step double targets and
 # the size of the replay, which takes 56 KB for each transition of 84 x 84 pixels: 1.1 GB a game.
 DQN_ON_ATARI: dict[str, Any] = {
     "run": {"num_envs_per_task": 16, "steps_of_a_task": 1_000_000, "eval_episodes": 4},
-    "config": {"hidden": (512,), "learning_rate": 1e-4, "reward_clip": 1.0, "replay_size": 20_000,
-               "min_replay": 5_000, "epsilon": 0.01, "epsilon_steps": 100_000,
-               "eval_epsilon": 0.01, "target_period": 2_000},
-}  # fmt: skip
+    "config": {
+        "hidden": (512,),
+        "learning_rate": 1e-4,
+        "reward_clip": 1.0,
+        "replay_size": 20_000,
+        "min_replay": 5_000,
+        "epsilon": 0.01,
+        "epsilon_steps": 100_000,
+        "eval_epsilon": 0.01,
+        "target_period": 2_000,
+    },
+}
 
 # Of experiments.metaworld, by algorithm and --preset; any flag or override wins over these.
 METAWORLD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -35,30 +47,52 @@ METAWORLD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "run": {"total_env_steps": 3_000_000, "num_envs_per_task": 20, "stagger": True},
         "often": {"eval_every": 1_000_000, "eval_episodes": 10},
         # What did best in docs/results/metaworld_tuning.jsonl, for as long as half an hour allows.
-        "config": {"unroll_length": 100, "epochs": 10, "minibatches": 10, "clip": 0.2,
-                   "lambda_": 0.97, "initial_std": 0.7, "target_kl": 0.0, "overlap": False,
-                   "final_learning_rate": 0.1},
+        "config": {
+            "unroll_length": 100,
+            "epochs": 10,
+            "minibatches": 10,
+            "clip": 0.2,
+            "lambda_": 0.97,
+            "initial_std": 0.7,
+            "target_kl": 0.0,
+            "overlap": False,
+            "final_learning_rate": 0.1,
+        },
     },
     ("ppo", "paper"): {
         "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 20},
         "often": {"eval_every": 1_000_000, "eval_episodes": 50},
-        "config": {"hidden": (400, 400, 400), "unroll_length": 512, "epochs": 16,
-                   "minibatches": 32, "learning_rate": 3e-4, "entropy_cost": 5e-3},
+        "config": {
+            "hidden": (400, 400, 400),
+            "unroll_length": 512,
+            "epochs": 16,
+            "minibatches": 32,
+            "learning_rate": 3e-4,
+            "entropy_cost": 5e-3,
+        },
     },
     ("sac", "laptop"): {
         "run": {"total_env_steps": 400_000, "num_envs_per_task": 2},
         "often": {"eval_every": 250_000, "eval_episodes": 10},
         # Of docs/results/metaworld_tuning.jsonl; BUILD_NOTES.md says why rewards are not scaled.
-        "config": {"hidden": (128, 128), "capacity": 50_000, "batch_size": 64, "warmup": 1_000,
-                   "statistics": "task", "updates_per_step": 0.5, "learning_rate": 1e-3,
-                   "temperature": 0.1, "temperature_learning_rate": 1e-3},
+        "config": {
+            "hidden": (128, 128),
+            "capacity": 50_000,
+            "batch_size": 64,
+            "warmup": 1_000,
+            "statistics": "task",
+            "updates_per_step": 0.5,
+            "learning_rate": 1e-3,
+            "temperature": 0.1,
+            "temperature_learning_rate": 1e-3,
+        },
     },
     ("sac", "paper"): {
         "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 2},
         "often": {"eval_every": 1_000_000, "eval_episodes": 50},
         "config": {"hidden": (400, 400, 400), "layer_norm": False},
     },
-}  # fmt: skip
+}
 
 
 def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
@@ -89,9 +123,9 @@ def config_of(kind: Any, settings: dict[str, Any]) -> Any:
     """The `Config` that config.json holds under `config/`."""
     fields = {field.name for field in dataclasses.fields(kind)}
     values = {k.removeprefix("config/"): v for k, v in settings.items() if k.startswith("config/")}
-    return kind(**{
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields
-    })  # fmt: skip
+    return kind(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields}
+    )
 
 
 def metaworld(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:

@@ -29,12 +29,19 @@ from mtrl_jax.benchmark import cells, compiled, hosted, matrix, regime, regime_p
 from mtrl_jax.envs import suites
 from mtrl_jax.types import FunctionalSuite
 
-_AGENT = flags.DEFINE_list("agent", ["dqn"], "Agents of experiments/benchmark_agents.py, or "
-                           "module:function of your own; several with commas.")  # fmt: skip
+_AGENT = flags.DEFINE_list(
+    "agent",
+    ["dqn"],
+    "Agents of experiments/benchmark_agents.py, or "
+    "module:function of your own; several with commas.",
+)
 _WORKERS = flags.DEFINE_integer(
-    "num_workers", 0, "Cells at a time, each with its share of the cores; 0: one a core, or one in "
-    "all where there is an accelerator.", 0
-)  # fmt: skip
+    "num_workers",
+    0,
+    "Cells at a time, each with its share of the cores; 0: one a core, or one in "
+    "all where there is an accelerator.",
+    0,
+)
 _WORKER = flags.DEFINE_bool("worker", False, "Used by the binary itself.")
 _HELP = {
     "games": "Games of the suite, with commas. (default: all)",
@@ -49,8 +56,15 @@ _HELP = {
     "final_episodes": "Episodes of every game at the end of a run.",
 }
 _OWN = tuple(_HELP)
-_MEANT = ("workdir", "seed", "suite", "list_suites", "num_envs_per_task", "eval_episodes",
-          "config_overrides")  # fmt: skip
+_MEANT = (
+    "workdir",
+    "seed",
+    "suite",
+    "list_suites",
+    "num_envs_per_task",
+    "eval_episodes",
+    "config_overrides",
+)
 
 
 def define_flags() -> None:
@@ -68,9 +82,12 @@ def settings_of_flags() -> cells.Settings:
     f, d = flags.FLAGS, cells.Settings("")
     own = {name: getattr(f, name) for name in _OWN}
     return cells.Settings(
-        suite=f.suite, seed=f.seed, num_envs=f.num_envs_per_task or d.num_envs,
-        eval_episodes=f.eval_episodes or d.eval_episodes, **{**own, "games": tuple(own["games"])},
-    )  # fmt: skip
+        suite=f.suite,
+        seed=f.seed,
+        num_envs=f.num_envs_per_task or d.num_envs,
+        eval_episodes=f.eval_episodes or d.eval_episodes,
+        **{**own, "games": tuple(own["games"])},
+    )
 
 
 def suite_of(settings: cells.Settings) -> Any:
@@ -93,23 +110,38 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")  # only workers may hold an accelerator
     suite = suite_of(settings)
     cells.check(settings, suite.spec.num_tasks)
-    make = lambda name: benchmark_agents.make(name, settings.track, common.overrides(), suite.spec)
+
+    def make(name):
+        return benchmark_agents.make(name, settings.track, common.overrides(), suite.spec)
+
     entries = {name: make(name) for name in (*benchmark_agents.CONTROLS, *_AGENT.value)}
     functional = isinstance(suite, FunctionalSuite)
-    every = cells.in_order([
-        cell for name, entry in entries.items() for cell in cells.cells(
-            settings, suite.spec.task_names, {name: entry.learns},
-            functional=functional and not entry.hosted,
-        )
-    ])  # fmt: skip
+    every = cells.in_order(
+        [
+            cell
+            for name, entry in entries.items()
+            for cell in cells.cells(
+                settings,
+                suite.spec.task_names,
+                {name: entry.learns},
+                functional=functional and not entry.hosted,
+            )
+        ]
+    )
     folder = common.workdir("benchmark", f"{settings.suite}-{settings.track}")
     by_name = {cell.name: cell for cell in every}
 
     def run_cell(name: str, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
         cell = by_name[name]
         with matrix.alone(folder, name):
-            return hosted.run_any(cell, settings, suite, entries[cell.agent], folder / "cells",
-                                  lambda step, total, row: on_progress(step, total))  # fmt: skip
+            return hosted.run_any(
+                cell,
+                settings,
+                suite,
+                entries[cell.agent],
+                folder / "cells",
+                lambda step, total, row: on_progress(step, total),
+            )
 
     if _WORKER.value:
         worker.serve(run_cell, compiled.Stopped)

@@ -42,9 +42,13 @@ def _configured(config: Any, overrides: Overrides, make: Callable[..., Agent], t
 def _distral(algorithm: str) -> Callable[[str, Overrides], Entry]:
     def build(track: str, overrides: Overrides) -> Entry:
         config = distral.Config(
-            algorithm=algorithm, entropy_cost=1e-2, lambda_=0.95, learning_rate=1e-3,
-            final_learning_rate=1.0, hidden=(64, 64),
-        )  # fmt: skip
+            algorithm=algorithm,
+            entropy_cost=1e-2,
+            lambda_=0.95,
+            learning_rate=1e-3,
+            final_learning_rate=1.0,
+            hidden=(64, 64),
+        )
         return _configured(config, overrides, distral.agent, track)
 
     return build
@@ -54,9 +58,16 @@ def _ppo_config(track: str) -> ppo.Config:
     # A head a task, so that the trunk's shape does not depend on how many tasks there are.
     network = "multihead" if track == "task_id" else "onehot"
     return ppo.Config(
-        network=network, hidden=(64, 64), activation="relu", unroll_length=64, minibatches=4,
-        epochs=4, lambda_=0.95, learning_rate=1e-3, entropy_cost=1e-2,
-    )  # fmt: skip
+        network=network,
+        hidden=(64, 64),
+        activation="relu",
+        unroll_length=64,
+        minibatches=4,
+        epochs=4,
+        lambda_=0.95,
+        learning_rate=1e-3,
+        entropy_cost=1e-2,
+    )
 
 
 def _ppo(track: str, overrides: Overrides) -> Entry:

@@ -44,11 +44,17 @@ def frozen_agent(spec: EnvSpec, hidden: tuple[int, ...] = (64, 64)) -> Agent:
         flat = pair.reshape(-1, 2)
         explore = jax.vmap(jax.random.uniform)(flat[:, 0]).reshape(keys.shape) < FROZEN_EPSILON
         if spec.action_size:
-            draw = lambda key: jax.random.uniform(key, (size,), minval=-1.0)
+
+            def draw(key):
+                return jax.random.uniform(key, (size,), minval=-1.0)
+
             drawn: Array = jax.vmap(draw)(flat[:, 1]).reshape(*keys.shape, size)
             chosen, explore = jnp.tanh(1e4 * logits), explore[..., None]  # the head starts near 0
         else:
-            draw = lambda key: jax.random.randint(key, (), 0, size)
+
+            def draw(key):
+                return jax.random.randint(key, (), 0, size)
+
             drawn = jax.vmap(draw)(flat[:, 1]).reshape(keys.shape)
             chosen = logits.argmax(-1)
         action = jnp.where(explore, drawn, chosen).astype(spec.action_dtype)

@@ -26,14 +26,24 @@ __all__ = ["STUDENTS", "imitator"]
 
 STUDENTS = {
     "actor_mimic": distill.Config(
-        loss="actor_mimic", temperature=1.0, feature_cost=0.01, actor="student", epsilon=0.1,
-        outputs="shared", hidden=(64,), replay_ratio=4.0,
-    ),
-    "distillation": distill.Config(
-        loss="kl", temperature=0.01, actor="teacher", outputs="shared", hidden=(64,),
+        loss="actor_mimic",
+        temperature=1.0,
+        feature_cost=0.01,
+        actor="student",
+        epsilon=0.1,
+        outputs="shared",
+        hidden=(64,),
         replay_ratio=4.0,
     ),
-}  # fmt: skip
+    "distillation": distill.Config(
+        loss="kl",
+        temperature=0.01,
+        actor="teacher",
+        outputs="shared",
+        hidden=(64,),
+        replay_ratio=4.0,
+    ),
+}
 
 
 def imitator(
@@ -78,9 +88,11 @@ def imitator(
         params = student.to_q_network(learnt.params, fresh.params)
         return fresh._replace(params=params, target=params)
 
-    named = lambda prefix, numbers: json.loads(json.dumps(
-        {f"{prefix}/{k}": v for k, v in dataclasses.asdict(numbers).items()}
-    ))  # fmt: skip
+    def named(prefix, numbers):
+        return json.loads(
+            json.dumps({f"{prefix}/{k}": v for k, v in dataclasses.asdict(numbers).items()})
+        )
+
     imitation = Imitation(
         teachers=lambda spec: dqn.agent(spec, master),
         student=make_student,
@@ -88,7 +100,9 @@ def imitator(
         graduate=graduate,
     )
     return Entry(
-        lambda spec: dqn.agent(spec, alone), transfer,
-        {**named("config", config), **named("dqn", alone)}, imitation=imitation,
+        lambda spec: dqn.agent(spec, alone),
+        transfer,
+        {**named("config", config), **named("dqn", alone)},
+        imitation=imitation,
         same=Same("dqn", ("scratch",), named("config", alone)),
-    )  # fmt: skip
+    )

@@ -57,9 +57,11 @@ def summary(progress: Progress) -> str:
     """All of it in one line."""
     failed = f", {len(progress.failed)} failed" if progress.failed else ""
     to_go = progress.remaining
-    left = "" if to_go is None or not (progress.left or progress.running) else (
-        f", about {clock(to_go)} to go"
-    )  # fmt: skip
+    left = (
+        ""
+        if to_go is None or not (progress.left or progress.running)
+        else (f", about {clock(to_go)} to go")
+    )
     running = ", ".join(f"{c.name} {100 * p:.0f} %" for c, p in progress.running.items())
     return (
         f"{len(progress.done)} done, {len(progress.running)} running, {len(progress.left)} left"

@@ -21,9 +21,11 @@ _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.f
 INTERRUPTED = 130  # exit code after Ctrl-C, by convention
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; the same command on the same one continues it.\n"
-    "(default when training: runs/<binary>/<suite>-<algorithm>-seed<seed>)"
-)  # fmt: skip
+    "workdir",
+    None,
+    "Directory of the run; the same command on the same one continues it.\n"
+    "(default when training: runs/<binary>/<suite>-<algorithm>-seed<seed>)",
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Root of all randomness; with several seeds the first of them.", 0
 )
@@ -33,13 +35,19 @@ _NUM_SEEDS = flags.DEFINE_integer(
 _SUITE = flags.DEFINE_string("suite", suites.DEFAULT_SUITE, "Tasks; see --list_suites.")
 _LIST_SUITES = flags.DEFINE_bool("list_suites", False, "Print the suites and exit.")
 _PERMUTE_ACTIONS = flags.DEFINE_integer(
-    "permute_actions", None, "Seed of a permutation of the actions for each task: a control in "
-    "which one shared policy must fail. (default: the suite's own actions)", 0
-)  # fmt: skip
+    "permute_actions",
+    None,
+    "Seed of a permutation of the actions for each task: a control in "
+    "which one shared policy must fail. (default: the suite's own actions)",
+    0,
+)
 _TOTAL = flags.DEFINE_integer(
-    "total_env_steps", None, "Environment steps in all, summed over tasks and environments; "
-    "rounded up to whole dispatches. (default: the suite's)", 1
-)  # fmt: skip
+    "total_env_steps",
+    None,
+    "Environment steps in all, summed over tasks and environments; "
+    "rounded up to whole dispatches. (default: the suite's)",
+    1,
+)
 _NUM_ENVS = flags.DEFINE_integer(
     "num_envs_per_task", None, "Environments of each task, over all devices. (default: the suite's)"
 )
@@ -57,13 +65,17 @@ _EVAL_EPISODES = flags.DEFINE_integer(
     "eval_episodes", None, "Episodes of every task in an evaluation. (default: the suite's)", 1
 )
 _STAGGER = flags.DEFINE_bool(
-    "stagger", None, "Cut the first episodes of a host suite's environments off at different "
-    "lengths, so that they are not all at the same point. (default: the preset's, or no)"
-)  # fmt: skip
+    "stagger",
+    None,
+    "Cut the first episodes of a host suite's environments off at different "
+    "lengths, so that they are not all at the same point. (default: the preset's, or no)",
+)
 _OVERRIDES = flags.DEFINE_list(
-    "config_overrides", [], "Fields of the algorithm's Config as name=value, separated by commas; "
-    "tuples as 64x64. Unknown names list the known ones."
-)  # fmt: skip
+    "config_overrides",
+    [],
+    "Fields of the algorithm's Config as name=value, separated by commas; "
+    "tuples as 64x64. Unknown names list the known ones.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0, for runs of several processes."
 )
@@ -223,9 +235,14 @@ class Progress:
             tty = sys.stderr.isatty()
             where = {"dynamic_ncols": True} if tty else {"file": _Lines(), "mininterval": 10.0}
             self._bar = tqdm.tqdm(
-                desc=self._title, total=total, initial=step, unit="step", unit_scale=True,
-                smoothing=0.1, **where,
-            )  # fmt: skip
+                desc=self._title,
+                total=total,
+                initial=step,
+                unit="step",
+                unit_scale=True,
+                smoothing=0.1,
+                **where,
+            )
         if row:
             self._show(row)
         self._bar.update(step - self._bar.n)

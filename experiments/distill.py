@@ -22,13 +22,18 @@ _LOSSES = flags.DEFINE_list(
     "losses", ["kl"], f"A student for each of these, any of {', '.join(LOSSES)}."
 )
 _STUDENT = flags.DEFINE_enum(
-    "student", "single", list(STUDENTS), "One student for each game, or one for all of them with a "
-    "controller for each, which is told the game."
-)  # fmt: skip
+    "student",
+    "single",
+    list(STUDENTS),
+    "One student for each game, or one for all of them with a "
+    "controller for each, which is told the game.",
+)
 _TEMPERATURE = flags.DEFINE_float(
-    "temperature", 0.01, "Of the teachers' values, in points, for kl: the smaller, the sharper.",
+    "temperature",
+    0.01,
+    "Of the teachers' values, in points, for kl: the smaller, the sharper.",
     0.0,
-)  # fmt: skip
+)
 
 
 def main() -> None:

@@ -35,7 +35,10 @@ def share(random: np.ndarray, teacher: np.ndarray, own: np.ndarray) -> np.ndarra
 
 def last_scores(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Scores:
     """Of the last evaluation of a run."""
-    key = lambda name: plots.task_key(name, "eval/task_policy/return")
+
+    def key(name):
+        return plots.task_key(name, "eval/task_policy/return")
+
     row = [row for row in rows if key(names[0]) in row][-1]
     return {name: np.atleast_1d(np.asarray(row[key(name)], float)) for name in names}
 
@@ -50,12 +53,19 @@ def table(
             kept = share(random[name], masters[name], own[name])
             ends = map(float, plots.bootstrap_interval(kept)) if len(kept) > 1 else (None, None)
             low, high = ends
-            rows.append({
-                "student": title, "game": name, "episodes": episodes,
-                "random": float(random[name].mean()), "teacher_seeds": masters[name].tolist(),
-                "student_seeds": own[name].tolist(), "share": float(kept.mean()),
-                "share_low": low, "share_high": high,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "student": title,
+                    "game": name,
+                    "episodes": episodes,
+                    "random": float(random[name].mean()),
+                    "teacher_seeds": masters[name].tolist(),
+                    "student_seeds": own[name].tolist(),
+                    "share": float(kept.mean()),
+                    "share_low": low,
+                    "share_high": high,
+                }
+            )
     heads = ("student", "game", "random", "teacher", "student's", "share of the teacher's")
     lines = [heads]
     for row in rows:
@@ -99,13 +109,19 @@ def report(
     print("\n" + text)
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     (folder / "table.txt").write_text(text + "\n")
-    key = lambda name: plots.task_key(name, "eval/task_policy/return")
+
+    def key(name):
+        return plots.task_key(name, "eval/task_policy/return")
+
     constant = {key(name): masters[name].tolist() for name in names}
     teacher = [{"step": step, **constant} for step in (0, config.total_env_steps)]
     levels = {name: float(random[name].mean()) for name in names}
     picture = folder / "plots" / "students.png"
     plots.learning_curves(
-        {**{title: [run] for title, run in rows.items()}, "teacher": [teacher]}, names, picture,
-        quantity="eval/task_policy/return", levels={"random": levels},
-    )  # fmt: skip
+        {**{title: [run] for title, run in rows.items()}, "teacher": [teacher]},
+        names,
+        picture,
+        quantity="eval/task_policy/return",
+        levels={"random": levels},
+    )
     print(f"\nnumbers {folder / 'results.jsonl'}, figure {picture}")

@@ -23,16 +23,21 @@ from mtrl_jax.algorithms import distill, dqn, q_network, teachers
 from mtrl_jax.types import FunctionalSuite
 
 _TEACHERS = flags.DEFINE_list(
-    "teachers", [], "Directories of runs of experiments.dqn, with all games of the suite among "
-    "them and equally many seeds each. (default: trained first, for --teacher_steps)"
-)  # fmt: skip
+    "teachers",
+    [],
+    "Directories of runs of experiments.dqn, with all games of the suite among "
+    "them and equally many seeds each. (default: trained first, for --teacher_steps)",
+)
 _TEACHER_STEPS = flags.DEFINE_integer(
     "teacher_steps", 200_000, "Environment steps of each game for teachers trained here.", 1
 )
 _SHARE = flags.DEFINE_float(
-    "share", 0.25, "Width of the student's layers as a share of its teachers' widths, those of all "
-    "games together where it has one body for all.", 0.0,
-)  # fmt: skip
+    "share",
+    0.25,
+    "Width of the student's layers as a share of its teachers' widths, those of all "
+    "games together where it has one body for all.",
+    0.0,
+)
 
 DEFAULT_SUITE = "small_games:catch,dodge,pong,collect"
 RUN = {"num_envs_per_task": 8, "eval_episodes": 128}
@@ -56,8 +61,9 @@ class Teachers(NamedTuple):
     digest: str
 
 
-def _settings(binary: str, suite_settings: dict[str, Any], run: engines.RunConfig, config: Any,
-              **more: Any) -> dict[str, Any]:  # fmt: skip
+def _settings(
+    binary: str, suite_settings: dict[str, Any], run: engines.RunConfig, config: Any, **more: Any
+) -> dict[str, Any]:
     values = {
         "binary": binary,
         **suite_settings,
@@ -77,9 +83,14 @@ def _finished(folder: pathlib.Path, settings: dict[str, Any], total: int) -> boo
 
 
 def _train(
-    title: str, suite: Any, agent: Any, run: engines.RunConfig, settings: dict[str, Any],
-    folder: pathlib.Path, begin_from: Any = lambda state: state,
-) -> list[dict[str, Any]]:  # fmt: skip
+    title: str,
+    suite: Any,
+    agent: Any,
+    run: engines.RunConfig,
+    settings: dict[str, Any],
+    folder: pathlib.Path,
+    begin_from: Any = lambda state: state,
+) -> list[dict[str, Any]]:
     """Trains what is left of a run; an interrupt ends the process, after saving."""
     if not _finished(folder, settings, run.total_env_steps):
         with contextlib.closing(common.Progress(title, suite.spec.task_names)) as progress:
@@ -101,9 +112,12 @@ def train_teachers(
     dqn.check(suite.spec, config)
     total = _TEACHER_STEPS.value * suite.spec.num_tasks
     run = dataclasses.replace(
-        run, total_env_steps=total, log_every=max(total // 50, 1), eval_every=total,
+        run,
+        total_env_steps=total,
+        log_every=max(total // 50, 1),
+        eval_every=total,
         checkpoint_every=max(total // 4, 1),
-    )  # fmt: skip
+    )
     settings = _settings("dqn", suite_settings, run, config)
     agents.check_devices(suite.spec, config, run)
     agent = agents.dqn_agent(suite.spec, settings)
@@ -120,7 +134,9 @@ def restore_teachers(
     """
     from experiments import evaluate as runs  # it defines flags of its own
 
-    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    def count(tree):
+        return sum(x.size for x in jax.tree.leaves(tree))
+
     found: dict[str, tuple[teachers.Teacher, tuple[int, ...]]] = {}
     size = 0
     for folder in folders:
@@ -213,13 +229,20 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         agent = distill.agent(spec, config, found.masters)
         width = teachers.num_features(found.masters) if config.feature_cost else 0
         replay.check_memory(
-            distill.item_spec(spec, width), spec.num_tasks, config.replay_size,
+            distill.item_spec(spec, width),
+            spec.num_tasks,
+            config.replay_size,
             run_config.num_seeds + 2,
-        )  # fmt: skip
+        )
         rows[title] = _train(
-            title, suite, agent, run_config, settings, folder / title.replace(" ", "_"),
+            title,
+            suite,
+            agent,
+            run_config,
+            settings,
+            folder / title.replace(" ", "_"),
             lambda state, n=num_sets: distill.assign_teachers(state, n),
-        )  # fmt: skip
+        )
         state = jax.eval_shape(agent.init, jax.random.key(0))
         sizes[title] = distill_report.num_parameters(state.params)
 

@@ -39,30 +39,48 @@ _ALONE = flags.DEFINE_bool(
 PRESETS: dict[str, dict[str, Any]] = {
     "minigrid_ladder": {
         "run": {"total_env_steps": 1_000_000, "num_envs_per_task": 16},
-        "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
-                   "learning_rate": 1e-3, "hidden": (64, 64)},
+        "config": {
+            "entropy_cost": 1e-3,
+            "lambda_": 0.95,
+            "unroll_length": 10,
+            "learning_rate": 1e-3,
+            "hidden": (64, 64),
+        },
     },
     "minigrid_nav4": {
         "run": {"total_env_steps": 1_000_000, "num_envs_per_task": 16},
-        "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
-                   "learning_rate": 1e-3, "hidden": (64, 64)},
+        "config": {
+            "entropy_cost": 1e-3,
+            "lambda_": 0.95,
+            "unroll_length": 10,
+            "learning_rate": 1e-3,
+            "hidden": (64, 64),
+        },
     },
     "maze8": {
         "run": {"total_env_steps": 4_000_000, "num_envs_per_task": 32},
-        "config": {"entropy_cost": 1e-2, "lambda_": 0.95, "learning_rate": 1e-3,
-                   "hidden": (64, 64)},
+        "config": {
+            "entropy_cost": 1e-2,
+            "lambda_": 0.95,
+            "learning_rate": 1e-3,
+            "hidden": (64, 64),
+        },
     },
     # Throughput and reward scales were looked at; nothing was tuned for the final score.
     **{
         suite: {
             "run": {"total_env_steps": total, "num_envs_per_task": 4, "eval_episodes": 8},
-            "config": {"entropy_cost": 1e-3, "lambda_": 0.95, "unroll_length": 10,
-                       "learning_rate": 1e-3},
+            "config": {
+                "entropy_cost": 1e-3,
+                "lambda_": 0.95,
+                "unroll_length": 10,
+                "learning_rate": 1e-3,
+            },
         }
         for suite, total in (("doom_tag8_small", 400_000), ("doom_tag8", 150_000))
     },
     "": {"run": {"total_env_steps": 2_000_000, "num_envs_per_task": 16}, "config": {}},
-}  # fmt: skip
+}
 
 
 def make_agent(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
@@ -82,9 +100,15 @@ def config_of(name: str, preset: dict[str, Any]) -> distral.Config:
 
 
 def train_one(
-    title: str, suite: Any, suite_settings: dict[str, Any], config: distral.Config,
-    run_config: engines.RunConfig, folder: pathlib.Path, *, skip_finished: bool = False,
-) -> list[dict[str, Any]]:  # fmt: skip
+    title: str,
+    suite: Any,
+    suite_settings: dict[str, Any],
+    config: distral.Config,
+    run_config: engines.RunConfig,
+    folder: pathlib.Path,
+    *,
+    skip_finished: bool = False,
+) -> list[dict[str, Any]]:
     """Trains one run, or what is left of it, and returns its metrics (of the chief process).
 
     An interrupt ends the process, after saving. With `skip_finished` a run whose last checkpoint

@@ -25,9 +25,10 @@ from mtrl_jax.types import FunctionalSuite
 
 _ALGORITHMS = flags.DEFINE_list("algorithms", list(ALGORITHMS), "Rows of the paper's Table 1.")
 _OUT = flags.DEFINE_string(
-    "out", None, "The PNG to write; the numbers go beside it as JSON lines. (default: "
-    "<workdir>/comparison.png)"
-)  # fmt: skip
+    "out",
+    None,
+    "The PNG to write; the numbers go beside it as JSON lines. (default: <workdir>/comparison.png)",
+)
 _TASK_PANELS = flags.DEFINE_bool("task_panels", False, "Also one panel for each task.")
 
 Rows = list[dict[str, Any]]
@@ -56,8 +57,9 @@ def line(name: str, group: list[Rows], tasks: tuple[str, ...]) -> dict[str, Any]
     }
     for task in tasks:
         result[f"final/{task}"] = final_scores(group, (task,), "task_policy")
-    return {k: np.round(v, 4).tolist() if isinstance(v, np.ndarray) else v
-            for k, v in result.items()}  # fmt: skip
+    return {
+        k: np.round(v, 4).tolist() if isinstance(v, np.ndarray) else v for k, v in result.items()
+    }
 
 
 def cell(values: list[float] | None) -> str:
@@ -109,9 +111,13 @@ def main() -> None:
     tasks = suite.spec.task_names
     random = distral_report.random_scores(suite, run_config)
     plots.learning_curves(
-        groups, tasks, out, task_panels=_TASK_PANELS.value, mean_panel=True,
+        groups,
+        tasks,
+        out,
+        task_panels=_TASK_PANELS.value,
+        mean_panel=True,
         levels={"random": {task: float(np.mean(random[f"{task}/return"])) for task in tasks}},
-    )  # fmt: skip
+    )
     results = [line(name, group, tasks) for name, group in groups.items()]
     with out.with_suffix(".jsonl").open("w") as file:
         file.writelines(json.dumps(result) + "\n" for result in results)

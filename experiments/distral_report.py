@@ -20,9 +20,12 @@ def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
 
 
 def report(
-    suite: Any, config: engines.RunConfig, rows: dict[str, Any], folder: pathlib.Path,
+    suite: Any,
+    config: engines.RunConfig,
+    rows: dict[str, Any],
+    folder: pathlib.Path,
     actions: str = "sampled actions",
-) -> None:  # fmt: skip
+) -> None:
     """Prints the table, writes results.json and the learning curves, and says what to do next."""
     spec: EnvSpec = suite.spec
     columns: dict[str, dict[str, Any]] = {"random": random_scores(suite, config)}

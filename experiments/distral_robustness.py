@@ -30,9 +30,11 @@ _ALGORITHMS = flags.DEFINE_list("algorithms", list(ALGORITHMS), "Rows of the pap
 _COSTS = flags.DEFINE_list("entropy_costs", ["1e-3", "1e-2", "1e-1"], "Values of 1/beta.")
 _RATES = flags.DEFINE_list("learning_rates", ["3e-4", "1e-3", "3e-3"], "Initial learning rates.")
 _OUT = flags.DEFINE_string(
-    "out", None, "The PNG to write; the numbers go beside it as JSON lines, one an algorithm. "
-    "(default: runs/distral_robustness/<suite>.png)"
-)  # fmt: skip
+    "out",
+    None,
+    "The PNG to write; the numbers go beside it as JSON lines, one an algorithm. "
+    "(default: runs/distral_robustness/<suite>.png)",
+)
 
 
 def numbers_of(flag: flags.FlagHolder) -> list[float]:
@@ -57,8 +59,15 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure, axis = plt.subplots(figsize=(6.8, 4.2))
     for colour, row in zip(plots.COLOURS * 9, lines, strict=False):
         final = sorted((run["final"] for run in row["runs"]), reverse=True)
-        axis.plot(range(1, len(final) + 1), final, "o-", color=colour, label=row["algorithm"],
-                  markersize=3.5, linewidth=1.4)  # fmt: skip
+        axis.plot(
+            range(1, len(final) + 1),
+            final,
+            "o-",
+            color=colour,
+            label=row["algorithm"],
+            markersize=3.5,
+            linewidth=1.4,
+        )
     axis.set_xlabel("runs over settings and seeds, best first")
     axis.set_ylabel("final return, mean over tasks")
     axis.grid(alpha=0.25)
@@ -94,11 +103,19 @@ def main() -> None:
             algorithm.check(
                 suite.spec, dataclasses.replace(config, learning_rate=r, entropy_cost=c)
             )
-        settings = json.loads(json.dumps({
-            **suite_settings, "rates": rates, "costs": costs, "seeds": seeds,
-            "env_steps_a_run": run_config.total_env_steps,
-            "num_envs_per_task": run_config.num_envs_per_task, **dataclasses.asdict(config),
-        }))  # fmt: skip
+        settings = json.loads(
+            json.dumps(
+                {
+                    **suite_settings,
+                    "rates": rates,
+                    "costs": costs,
+                    "seeds": seeds,
+                    "env_steps_a_run": run_config.total_env_steps,
+                    "num_envs_per_task": run_config.num_envs_per_task,
+                    **dataclasses.asdict(config),
+                }
+            )
+        )
         old = next((row for row in lines if row["algorithm"] == name), None)
         if old is not None:
             if old["settings"] != settings:
@@ -118,9 +135,14 @@ def main() -> None:
                 progress(done * steps, of * steps, {})
 
             totals = sweep.run(
-                suite, make_agent, (rate, cost), keys, run_config.num_envs_per_task, num_updates,
+                suite,
+                make_agent,
+                (rate, cost),
+                keys,
+                run_config.num_envs_per_task,
+                num_updates,
                 tell,
-            )  # fmt: skip
+            )
         final = sweep.final_returns(totals).mean(-1)
         runs = [
             {"learning_rate": g[0], "entropy_cost": g[1], "seed": g[2], "final": round(float(f), 4)}

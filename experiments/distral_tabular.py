@@ -41,9 +41,12 @@ _TOTAL = flags.DEFINE_integer(
     "total_env_steps", 600_000, "Environment steps of one run, summed over its tasks."
 )
 _STATE = flags.DEFINE_enum(
-    "state", "full", two_rooms.STATES, "What Q and the distilled policy see: cell, previous action "
-    "and previous reward; all but the previous action; the cell alone."
-)  # fmt: skip
+    "state",
+    "full",
+    two_rooms.STATES,
+    "What Q and the distilled policy see: cell, previous action "
+    "and previous reward; all but the previous action; the cell alone.",
+)
 _ESTIMATOR = flags.DEFINE_enum(
     "count_estimator", "recency", list(ESTIMATORS), "Counts decay by 0.98 an iteration, or never."
 )
@@ -141,8 +144,10 @@ def figure(results: dict[str, Any], state: str, path: pathlib.Path) -> None:
 
     figure, axes = plt.subplot_mosaic(
         [["curves", "map", "left"], ["curves", "map", "right"]],
-        figsize=(13, 3.8), width_ratios=(1.1, 1.3, 1.3), layout="constrained",
-    )  # fmt: skip
+        figsize=(13, 3.8),
+        width_ratios=(1.1, 1.3, 1.3),
+        layout="constrained",
+    )
     curves = axes["curves"]
     for colour, method, length in zip(plots.COLOURS, METHODS, results["length"], strict=False):
         low, high = plots.bootstrap_interval(length.T)
@@ -177,9 +182,15 @@ def figure(results: dict[str, Any], state: str, path: pathlib.Path) -> None:
             row, column = cells[cell]
             for (down, right), share in zip(moves[1:], p[1:], strict=True):
                 axis.arrow(
-                    column, row, 0.6 * share * right, 0.6 * share * down, color=plots.COLOURS[1],
-                    width=0.05, head_width=0.22 * np.sqrt(share), length_includes_head=True,
-                )  # fmt: skip
+                    column,
+                    row,
+                    0.6 * share * right,
+                    0.6 * share * down,
+                    color=plots.COLOURS[1],
+                    width=0.05,
+                    head_width=0.22 * np.sqrt(share),
+                    length_includes_head=True,
+                )
             axis.text(
                 column, row + 1.0, f"{p[3 if name == 'left' else 4]:.2f}", ha="center", color="w"
             )
@@ -204,9 +215,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     config = Config(
-        seed=_SEED.value, num_seeds=_NUM_SEEDS.value, num_tasks=_NUM_TASKS.value,
-        total_env_steps=_TOTAL.value, state=_STATE.value, count_estimator=_ESTIMATOR.value,
-    )  # fmt: skip
+        seed=_SEED.value,
+        num_seeds=_NUM_SEEDS.value,
+        num_tasks=_NUM_TASKS.value,
+        total_env_steps=_TOTAL.value,
+        state=_STATE.value,
+        count_estimator=_ESTIMATOR.value,
+    )
     begun = time.perf_counter()
     try:
         results = run(config)

@@ -20,10 +20,13 @@ from mtrl_jax import engines, metrics, processes, surgery, train
 from mtrl_jax.algorithms import dqn, q_network
 
 _NETWORK = flags.DEFINE_enum(
-    "network", "onehot", list(q_network.NETWORKS), "How one network serves all tasks: told the "
+    "network",
+    "onehot",
+    list(q_network.NETWORKS),
+    "How one network serves all tasks: told the "
     "task's number (onehot), with outputs for each (multihead), not told (blind), one network each "
-    "(separate), or another of those that share parts."
-)  # fmt: skip
+    "(separate), or another of those that share parts.",
+)
 _SURGERY = flags.DEFINE_enum(
     "surgery", "mean", list(surgery.METHODS), "How the tasks' gradients of the network combine."
 )
@@ -39,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     **dict.fromkeys((ATARI, ATARI42), agents.DQN_ON_ATARI),
     "": {"run": {"num_envs_per_task": 8, "steps_of_a_task": 200_000}, "config": {}},
-}  # fmt: skip
+}
 
 
 def preset_of(suite: str) -> dict[str, Any]:

@@ -25,9 +25,11 @@ from mtrl_jax.networks import multitask
 from mtrl_jax.types import HostSuite
 
 _BENCHMARK = flags.DEFINE_string(
-    "benchmark", "mt10", f"Tasks: {', '.join(BENCHMARKS)}, Meta-World tasks with commas between "
-    "them, or envpool:<id>,<id> with continuous actions."
-)  # fmt: skip
+    "benchmark",
+    "mt10",
+    f"Tasks: {', '.join(BENCHMARKS)}, Meta-World tasks with commas between "
+    "them, or envpool:<id>,<id> with continuous actions.",
+)
 _ALGORITHM = flags.DEFINE_enum("algorithm", "ppo", list(agents.ALGORITHMS), "How to learn.")
 _NETWORK = flags.DEFINE_enum(
     "network", "multihead", list(multitask.NETWORKS), "How one network serves all tasks."
@@ -36,13 +38,18 @@ _SURGERY = flags.DEFINE_enum(
     "surgery", "mean", list(surgery.METHODS), "How the tasks' gradients of it combine."
 )
 _PRESET = flags.DEFINE_enum(
-    "preset", "laptop", ["laptop", "paper"], "Sizes: something to look at within half an hour on "
-    "two CPU cores, or the published protocol's, for an accelerator."
-)  # fmt: skip
+    "preset",
+    "laptop",
+    ["laptop", "paper"],
+    "Sizes: something to look at within half an hour on "
+    "two CPU cores, or the published protocol's, for an accelerator.",
+)
 _FINAL_EPISODES = flags.DEFINE_integer(
-    "final_episodes", 50, "Episodes of every task in the last evaluation; 50 is the official "
-    "protocol.", 1
-)  # fmt: skip
+    "final_episodes",
+    50,
+    "Episodes of every task in the last evaluation; 50 is the official protocol.",
+    1,
+)
 
 
 def suite_name(benchmark: str) -> str:
@@ -104,8 +111,9 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
     if jax.process_count() == 1 and workdir.check(folder, run.settings):
         done = metaworld_report.read(folder)
         if done and (done["env_steps"], done["episodes"]) == (
-            config.total_env_steps, _FINAL_EPISODES.value,
-        ):  # fmt: skip
+            config.total_env_steps,
+            _FINAL_EPISODES.value,
+        ):
             return done
     per_update = run.agent_config.unroll_length * spec.num_tasks * config.num_envs_per_task
     agent = agents.metaworld(spec, run.settings, -(-config.total_env_steps // per_update))

@@ -18,9 +18,11 @@ from mtrl_jax import surgery
 
 _SURGERIES = flags.DEFINE_list("surgeries", ["mean", "pcgrad"], "Methods of mtrl_jax.surgery.")
 _OUT = flags.DEFINE_string(
-    "out", None, "The PNG to write; the results go beside it as JSON lines, one a run. (default: "
-    "<workdir>/comparison.png)"
-)  # fmt: skip
+    "out",
+    None,
+    "The PNG to write; the results go beside it as JSON lines, one a run. (default: "
+    "<workdir>/comparison.png)",
+)
 
 
 def main() -> None:

@@ -22,9 +22,13 @@ def read(folder: pathlib.Path) -> Results | None:
 
 
 def score(
-    suite: Any, config: engines.RunConfig, agent: Agent, state: ArrayTree, folder: pathlib.Path,
+    suite: Any,
+    config: engines.RunConfig,
+    agent: Agent,
+    state: ArrayTree,
+    folder: pathlib.Path,
     episodes: int,
-) -> Results:  # fmt: skip
+) -> Results:
     """Plays the last evaluation, of the likeliest actions, and writes results.json."""
     spec: EnvSpec = suite.spec
     print(f"\nPlaying {episodes} episodes of each task ...", flush=True)
@@ -80,9 +84,7 @@ to continue      the same command with a larger --total_env_steps
 to record GIFs   python -m experiments.evaluate --workdir={folder}""")
 
 
-def curves(
-    spec: EnvSpec, groups: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path
-) -> None:  # fmt: skip
+def curves(spec: EnvSpec, groups: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) -> None:
     """Training episodes of every task and of their mean; the runs of a label are its seeds."""
     plots.learning_curves(
         {

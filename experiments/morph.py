@@ -46,8 +46,13 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     workdir.check(folder, dataclasses.asdict(config))
     workdir.create(folder, dataclasses.asdict(config))
     seeds = range(config.seed, config.seed + config.num_seeds)
-    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)
-    keys = lambda salt: jnp.stack([jax.random.fold_in(jax.random.key(s), salt) for s in seeds])
+
+    def stack(trees):
+        return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+    def keys(salt):
+        return jnp.stack([jax.random.fold_in(jax.random.key(s), salt) for s in seeds])
+
     small = Net((config.width,) * 2)
     big = Net((config.width * config.factor,) * 3)
     params, state, curve = train(
@@ -55,7 +60,10 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     )
     curves = {"teacher": (0, curve)}
     host = jax.device_get((params, state))
-    of = lambda tree, n: jax.tree.map(lambda x: x[n], tree)
+
+    def of(tree, n):
+        return jax.tree.map(lambda x: x[n], tree)
+
     grown = stack(
         [grow(config, of(host[0], n), of(host[1], n), seed) for n, seed in enumerate(seeds)]
     )

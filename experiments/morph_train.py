@@ -69,7 +69,10 @@ def train(net: Net, config: Config, steps: int, params: Any, state: Any, keys: A
         keys = jax.random.split(key, (steps // config.record_every, config.record_every))
         (params, state), curves = jax.lax.scan(several, (params, state), keys)
         last = loss(params, *test_set)
-        join = lambda curve, end: jnp.append(curve, end)
+
+        def join(curve, end):
+            return jnp.append(curve, end)
+
         return params, state, (join(curves[0], last[1]), join(curves[1], last[0]))
 
     return jax.vmap(run)(params, state, keys)

@@ -21,18 +21,24 @@ AXES = {"steps": "environment steps, all tasks", "cpu_seconds": "CPU-seconds"}
 
 _RUNS = flags.DEFINE_list("runs", [], "Directories of runs, separated by commas.")
 _LABELS = flags.DEFINE_list(
-    "labels", [], "A name for each run, separated by commas; runs of one name count as its seeds. "
-    "(default: the algorithm)"
-)  # fmt: skip
+    "labels",
+    [],
+    "A name for each run, separated by commas; runs of one name count as its seeds. "
+    "(default: the algorithm)",
+)
 _METRIC = flags.DEFINE_string(
-    "metric", "episode/return", "What to draw: episode/return, episode/success or episode/length "
+    "metric",
+    "episode/return",
+    "What to draw: episode/return, episode/success or episode/length "
     "of training, eval/task_policy/return or another score of evaluation, loss/entropy, ... An "
-    "unknown name lists them all."
-)  # fmt: skip
+    "unknown name lists them all.",
+)
 _OVER = flags.DEFINE_enum(
-    "over", "steps", list(AXES), "The horizontal axis: environment steps, or the processor time of "
-    "training."
-)  # fmt: skip
+    "over",
+    "steps",
+    list(AXES),
+    "The horizontal axis: environment steps, or the processor time of training.",
+)
 _PANELS = flags.DEFINE_bool("panels", True, "A panel for each task beside the mean over tasks.")
 _OUT = flags.DEFINE_string(
     "out", None, "The PNG to write. (default: <first run>/plots/compare-<metric>-over-<what>.png)"
@@ -63,9 +69,14 @@ def main() -> None:
     path = pathlib.Path(_OUT.value or pathlib.Path(_RUNS.value[0]) / "plots" / name)
     try:
         plots.learning_curves(
-            groups, tasks, path, quantity=quantity, task_panels=_PANELS.value,
-            mean_panel=len(tasks) > 1 or not _PANELS.value, x_label=AXES[_OVER.value],
-        )  # fmt: skip
+            groups,
+            tasks,
+            path,
+            quantity=quantity,
+            task_panels=_PANELS.value,
+            mean_panel=len(tasks) > 1 or not _PANELS.value,
+            x_label=AXES[_OVER.value],
+        )
     except OSError as error:
         raise ValueError(f"--out: {path} cannot be written: {error}") from error
     width = max(map(len, groups))

@@ -47,7 +47,10 @@ def digits(num_train: int = 1200) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     images, labels = data.images[order].astype(np.float32) / 16, data.target[order].astype(np.int32)
-    split = lambda part: (images[part], labels[part])
+
+    def split(part):
+        return (images[part], labels[part])
+
     return split(slice(None, num_train)), split(slice(num_train, None))
 
 
@@ -59,9 +62,12 @@ def overlapping(k: int) -> Problem:
 
         def draw(key, n):
             index = jax.random.randint(key, (k, n), 0, images.shape[0])
-            pad = lambda x, at: jnp.pad(
-                x, ((0, 0), (at[0], CANVAS - 8 - at[0]), (at[1], CANVAS - 8 - at[1]))
-            )
+
+            def pad(x, at):
+                return jnp.pad(
+                    x, ((0, 0), (at[0], CANVAS - 8 - at[0]), (at[1], CANVAS - 8 - at[1]))
+                )
+
             layers = [pad(images[index[i]], PLACES[i]) for i in range(k)]
             canvas = functools.reduce(jnp.maximum, layers).reshape(n, -1)
             return jnp.broadcast_to(canvas[None], (k, *canvas.shape)), labels[index]

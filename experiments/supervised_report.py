@@ -21,9 +21,10 @@ def table(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[
     for method in methods:
         accuracy = np.array(last[method]["accuracy"])
         mine = [row for row in rows if row["method"] == method]
-        over = lambda name, mine=mine: (
-            None if mine[0][name] is None else float(np.mean([row[name] for row in mine]))
-        )
+
+        def over(name, mine=mine):
+            return None if mine[0][name] is None else float(np.mean([row[name] for row in mine]))
+
         result[method] = {
             "accuracy": float(accuracy.mean()),
             "interval": [float(x) for x in plots.bootstrap_interval(accuracy)],

@@ -130,5 +130,8 @@ def train(
 def train_seeds(method: str, problem: Problem, settings: Settings, seeds: Array) -> History:
     """`train` for all seeds at once, leaves `[S, N, ...]`; one test set for all runs."""
     test = problem.test(jax.random.key(0), settings.test_size)
-    run = lambda seed, test: train(method, problem, settings, seed, test)
+
+    def run(seed, test):
+        return train(method, problem, settings, seed, test)
+
     return jax.jit(jax.vmap(run, in_axes=(0, None)))(seeds, test)

@@ -186,9 +186,10 @@ def tanh_gaussian_entropy(key: Key, mean: Array, log_std: Array, num_samples: in
       [...] in nats; negative for narrow distributions. Carries gradient (reparameterised).
     """
     keys = jax.random.split(key, num_samples)
-    draw = lambda k: tanh_gaussian_log_prob(
-        mean, log_std, tanh_gaussian_sample(k, mean, log_std)[1]
-    )
+
+    def draw(k):
+        return tanh_gaussian_log_prob(mean, log_std, tanh_gaussian_sample(k, mean, log_std)[1])
+
     return -jnp.mean(jax.vmap(draw)(keys), axis=0)
 
 

@@ -282,9 +282,14 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
             carry = open_pool(carry, u)
         # While update u - 1 runs in the background, its predecessor's policy collects rollout u.
         loop, experience = rollout.collect(
-            carry.pool, act, carry.policy, carry.loop, rollout_key(u), env_index,
+            carry.pool,
+            act,
+            carry.policy,
+            carry.loop,
+            rollout_key(u),
+            env_index,
             agent.unroll_length,
-        )  # fmt: skip
+        )
         carry, values = flush(carry)
         policy = learner.first(carry.next_policy)
         batch = rollout.Rollout(

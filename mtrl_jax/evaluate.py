@@ -21,7 +21,7 @@ from mtrl_jax.types import (
     HostSuite,
     Key,
     Timestep,
-)  # fmt: skip
+)
 
 
 class Score(NamedTuple):
@@ -46,7 +46,10 @@ def random_agent(spec: EnvSpec) -> Agent:
 
     def act(policy: ArrayTree, actor_state: ArrayTree, timestep: Timestep, keys: Key, **_: Any):
         if spec.action_size:
-            draw = lambda key: jax.random.uniform(key, spec.action_shape, minval=-1.0)
+
+            def draw(key):
+                return jax.random.uniform(key, spec.action_shape, minval=-1.0)
+
             log_prob = jnp.full(keys.shape, -spec.action_size * np.log(2.0), jnp.float32)
             return jax.vmap(jax.vmap(draw))(keys), log_prob, actor_state
         logits = jnp.where(mask, 0.0, -jnp.inf)[:, None]
@@ -106,9 +109,13 @@ def functional_scorer(
 
 
 def host_scorer(
-    suite: HostSuite, agent: Agent, episodes: int, *, distilled: bool = False,
+    suite: HostSuite,
+    agent: Agent,
+    episodes: int,
+    *,
+    distilled: bool = False,
     on_row: Callable[[Timestep, np.ndarray], None] | None = None,
-) -> Callable[[ArrayTree, Key], Score]:  # fmt: skip
+) -> Callable[[ArrayTree, Key], Score]:
     """The same over a host suite; a new pool each call, seeded from the key.
 
     Where the suite's environments are large (`max_envs`) the episodes are played in equal rounds,

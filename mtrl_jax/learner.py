@@ -141,7 +141,10 @@ def gather(tree: ArrayTree, axis_name: str | None, axis: int) -> ArrayTree:
     """What all devices hold, on each of them: leaves joined along `axis` in their order."""
     if axis_name is None:
         return tree
-    join = lambda x: jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+
+    def join(x):
+        return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+
     return jax.tree.map(join, tree)
 
 

@@ -177,9 +177,13 @@ def learning_curves(
         legend |= dict(zip(labels, handles, strict=True))
     order = [label for label in [*runs, *(levels or {})] if label in legend]
     figure.legend(
-        [legend[label] for label in order], order,
-        loc="upper center", ncols=per_line, frameon=False, fontsize=9,
-    )  # fmt: skip
+        [legend[label] for label in order],
+        order,
+        loc="upper center",
+        ncols=per_line,
+        frameon=False,
+        fontsize=9,
+    )
     figure.tight_layout(rect=(0, 0, 1, 1 - top / figure.get_figheight()))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -107,7 +107,10 @@ class _FunctionalPool:
     def render(self, group: int) -> list[np.ndarray]:
         env: Any = self._suite.env
         states, tasks = jax.device_get((self._state.env, self._suite.tasks))
-        take = lambda tree, *index: jax.tree.map(lambda x: x[index], tree)
+
+        def take(tree, *index):
+            return jax.tree.map(lambda x: x[index], tree)
+
         return [
             env.render(take(states, k, 0), take(tasks, k))
             for k in range(self._suite.spec.num_tasks)

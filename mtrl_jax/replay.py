@@ -60,8 +60,13 @@ def init(item_spec: ArrayTree, num_tasks: int, capacity: int) -> ReplayState:
       ValueError: `num_tasks` or `capacity` below 1, or an item without leaves.
     """
     _check_sizes(item_spec, num_tasks, capacity)
-    rings = lambda x: jnp.zeros((num_tasks, capacity, *jnp.shape(x)), x.dtype)
-    zeros = lambda: jnp.zeros(num_tasks, jnp.int32)  # two, or they could not be donated
+
+    def rings(x):
+        return jnp.zeros((num_tasks, capacity, *jnp.shape(x)), x.dtype)
+
+    def zeros():
+        return jnp.zeros(num_tasks, jnp.int32)  # two, or they could not be donated
+
     return ReplayState(jax.tree.map(rings, item_spec), zeros(), zeros())
 
 
@@ -92,8 +97,11 @@ def add(state: ReplayState, items: ArrayTree, valid: Array | None = None) -> Rep
     # Slots are unique: what a later item of this very call would overwrite is not written at all.
     slot = jnp.where(valid & (rank > count - capacity), slot, capacity)
     task = jnp.broadcast_to(jnp.arange(num_tasks)[:, None], slot.shape)
+
     # Invalid items share the slot past the end, which is dropped.
-    put = lambda ring, x: ring.at[task, slot].set(x, mode="drop")
+    def put(ring, x):
+        return ring.at[task, slot].set(x, mode="drop")
+
     return ReplayState(
         jax.tree.map(put, state.items, items),
         (state.position + count[:, 0]) % capacity,

@@ -197,9 +197,13 @@ def _restore(
 
 
 def _save(
-    manager: checkpoint.Manager | None, engine: engines.Engine, agent: Agent, step: int, carry: Any,
+    manager: checkpoint.Manager | None,
+    engine: engines.Engine,
+    agent: Agent,
+    step: int,
+    carry: Any,
     window: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Writes a checkpoint, but never one that a run could not continue from."""
     tree = engine.save(carry)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(agent.policy(tree["state"]))):
@@ -219,10 +223,12 @@ def _writer(folder: pathlib.Path, settings: dict[str, Any], step: int) -> Iterat
         return
     workdir.create(folder, settings)  # a run that continues may have become longer
     metrics.drop_after(folder / "metrics.jsonl", step)
-    writer = metrics.Writers([
-        metrics.JsonlWriter(folder / "metrics.jsonl"),
-        metrics.TensorBoardWriter(folder / "tensorboard", purge_step=step + 1),
-    ])  # fmt: skip
+    writer = metrics.Writers(
+        [
+            metrics.JsonlWriter(folder / "metrics.jsonl"),
+            metrics.TensorBoardWriter(folder / "tensorboard", purge_step=step + 1),
+        ]
+    )
     try:
         yield writer
     finally:

@@ -133,9 +133,14 @@ class ActorCritic(NamedTuple):
 
 
 def make(
-    spec: EnvSpec, network: str, hidden: tuple[int, ...], *, state_std: bool, limit: float,
+    spec: EnvSpec,
+    network: str,
+    hidden: tuple[int, ...],
+    *,
+    state_std: bool,
+    limit: float,
     **options: Any,
-) -> ActorCritic:  # fmt: skip
+) -> ActorCritic:
     """Both networks by their name in `networks.multitask`, whose errors it raises; the policy
     starts near 0, uniform or without preference.
 
@@ -147,9 +152,18 @@ def make(
     size = spec.action_size * (2 if state_std else 1) or spec.num_actions
     vocabulary = spec.vocabulary
     num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
-    net = lambda n, scale: multitask.make(
-        network, spec.num_tasks, hidden, n, task_names=spec.task_names, out_scale=scale, **options
-    )
+
+    def net(n, scale):
+        return multitask.make(
+            network,
+            spec.num_tasks,
+            hidden,
+            n,
+            task_names=spec.task_names,
+            out_scale=scale,
+            **options,
+        )
+
     return ActorCritic(spec, net(size, 1e-4), net(1, 1.0), num_inputs, state_std, limit)
 
 

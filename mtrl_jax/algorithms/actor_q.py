@@ -38,9 +38,15 @@ class ActorQ(NamedTuple):
 
 
 def make(
-    spec: EnvSpec, network: str, hidden: tuple[int, ...], *, num_critics: int, layer_norm: bool,
-    limit: float, **options: Any,
-) -> ActorQ:  # fmt: skip
+    spec: EnvSpec,
+    network: str,
+    hidden: tuple[int, ...],
+    *,
+    num_critics: int,
+    layer_norm: bool,
+    limit: float,
+    **options: Any,
+) -> ActorQ:
     """Both networks by their name in `networks.multitask`, whose errors it raises.
 
     The policy starts near N(0, 1) before the squash and the critics near 0. `layer_norm` is the
@@ -55,10 +61,19 @@ def make(
         raise ValueError(f"observation must be a vector; got an image {spec.observation_shape}")
     vocabulary = spec.vocabulary
     num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
-    net = lambda n, scale, norm: multitask.make(
-        network, spec.num_tasks, hidden, n, task_names=spec.task_names, out_scale=scale,
-        layer_norm=norm, **options,
-    )  # fmt: skip
+
+    def net(n, scale, norm):
+        return multitask.make(
+            network,
+            spec.num_tasks,
+            hidden,
+            n,
+            task_names=spec.task_names,
+            out_scale=scale,
+            layer_norm=norm,
+            **options,
+        )
+
     actor, critic = net(2 * spec.action_size, 1e-4, False), net(1, 1e-3, layer_norm)
     return ActorQ(spec, actor, critic, num_critics, num_inputs, limit)
 
@@ -69,10 +84,15 @@ def init_params(nets: ActorQ, key: Key) -> tuple[learner.Params, learner.Params]
     actor_key, critic_key = jax.random.split(key)
     actor = multitask.init(nets.actor, actor_key, nets.num_inputs)
     size = nets.num_inputs + nets.spec.action_size
-    one = lambda key: multitask.init(nets.critic, key, size)
+
+    def one(key):
+        return multitask.init(nets.critic, key, size)
+
     drawn = jax.vmap(one)(jax.random.split(critic_key, nets.num_critics))
-    halves = ({n: jax.tree.map(lambda p, c=c: p[c], half) for c, n in enumerate(_critics(nets))}
-              for half in drawn)  # fmt: skip
+    halves = (
+        {n: jax.tree.map(lambda p, c=c: p[c], half) for c, n in enumerate(_critics(nets))}
+        for half in drawn
+    )
     return learner.Params(*actor), learner.Params(*halves)
 
 
@@ -113,6 +133,9 @@ def draw(
 def q_values(nets: ActorQ, shared: Any, own: Any, x: Array, action: Array, k: Array) -> Array:
     """`[C, B]`, of all critics at inputs `[B, F]` and actions `[B, A]`."""
     x = jnp.concatenate([x, action], -1)
+
     # One after the other: as one product with a batch axis they took a fifth longer on a CPU.
-    one = lambda n: nets.critic.apply({"params": shared[n], "task": own[n]}, x, k)
+    def one(n):
+        return nets.critic.apply({"params": shared[n], "task": own[n]}, x, k)
+
     return jnp.stack([one(n)[:, 0] for n in _critics(nets)]).astype(jnp.float32)

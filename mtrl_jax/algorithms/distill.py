@@ -40,9 +40,21 @@ from mtrl_jax.losses import distillation as losses
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
-    "ACTORS", "LOSSES", "Config", "Item", "Policy", "State", "agent", "assign_teachers", "check",
-    "gradient_step", "init", "item_spec", "make_parts", "update",
-]  # fmt: skip
+    "ACTORS",
+    "LOSSES",
+    "Config",
+    "Item",
+    "Policy",
+    "State",
+    "agent",
+    "assign_teachers",
+    "check",
+    "gradient_step",
+    "init",
+    "item_spec",
+    "make_parts",
+    "update",
+]
 
 # (teacher [A], student [A], temperature, action_mask [A]) -> []
 LOSSES: dict[str, Callable[[Array, Array, float, Array], Array]] = {
@@ -138,9 +150,16 @@ def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) 
         raise ValueError("suite must have discrete actions for distillation; got continuous ones")
     checks.one_of(config, loss=LOSSES, actor=ACTORS, surgery=surgery.METHODS)
     checks.above_0(
-        config, "temperature", "unroll_length", "replay_size", "min_replay", "replay_ratio",
-        "batch_size", "learning_rate", "max_grad_norm",
-    )  # fmt: skip
+        config,
+        "temperature",
+        "unroll_length",
+        "replay_size",
+        "min_replay",
+        "replay_ratio",
+        "batch_size",
+        "learning_rate",
+        "max_grad_norm",
+    )
     checks.not_negative(config, "feature_cost")
     checks.unit_interval(config, "epsilon", "eval_epsilon")
     if config.min_replay > (most := config.replay_size):
@@ -158,7 +177,10 @@ def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) 
 
 def item_spec(spec: EnvSpec, num_features: int = 0) -> Item:
     """One row of the replay, for `replay.check_memory`; F is 0 without `feature_cost`."""
-    vector = lambda n: jax.ShapeDtypeStruct((n,), jnp.float32)
+
+    def vector(n):
+        return jax.ShapeDtypeStruct((n,), jnp.float32)
+
     observation = jax.ShapeDtypeStruct(spec.observation_shape, spec.observation_dtype)
     return Item(observation, vector(spec.num_actions), vector(num_features) if num_features else ())
 
@@ -183,9 +205,14 @@ def agent(
     parts = make_parts(spec, config, masters)
 
     def act_(
-        policy: Policy, actor: tuple[()], timestep: Timestep, keys: Key, *,
-        distilled: bool = False, greedy: bool = False,
-    ) -> tuple[Array, Array, tuple[()]]:  # fmt: skip
+        policy: Policy,
+        actor: tuple[()],
+        timestep: Timestep,
+        keys: Key,
+        *,
+        distilled: bool = False,
+        greedy: bool = False,
+    ) -> tuple[Array, Array, tuple[()]]:
         epsilon = jnp.float32(config.eval_epsilon if greedy else config.epsilon)
         if greedy or config.actor == "student":
             y = student.outputs(parts.net, policy.params, timestep.observation)
@@ -279,9 +306,12 @@ def update(
 
 
 def gradient_step(
-    parts: _Parts, params: learner.Params, opt_state: learner.OptState, batch: Item,
+    parts: _Parts,
+    params: learner.Params,
+    opt_state: learner.OptState,
+    batch: Item,
     axis_name: str | None,
-) -> tuple[learner.Params, learner.OptState, Metrics]:  # fmt: skip
+) -> tuple[learner.Params, learner.OptState, Metrics]:
     """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`."""
     config, spec, net = parts.config, parts.spec, parts.net
     imitate = jax.vmap(LOSSES[config.loss], (0, 0, None, None))
@@ -312,13 +342,19 @@ def _items(
 ) -> tuple[Item, Array]:
     """Rows `[K, T * E, ...]` of all devices, time-major, and which of them may be learnt from: not
     those that end an episode, on which no action matters."""
-    lead = lambda x: jnp.moveaxis(x, 1, 0)  # [K, T, E, ...]
+
+    def lead(x):
+        return jnp.moveaxis(x, 1, 0)  # [K, T, E, ...]
+
     observation = lead(rollout.timestep.observation[:-1])
     k, t, e = observation.shape[:3]
     values, seen = teachers.say(
         parts.teachers, which, observation.reshape(k, t * e, *observation.shape[3:])
     )
-    again = lambda x: x.reshape(k, t, e, x.shape[-1])
+
+    def again(x):
+        return x.reshape(k, t, e, x.shape[-1])
+
     features = again(jnp.stack(seen)) if parts.num_features else ()
     rows = (Item(observation, again(values), features), lead(rollout.timestep.valid[1:]))
     rows = learner.gather(rows, axis_name, 2)

@@ -103,12 +103,16 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
       ValueError: naming the field, what came and what is allowed.
     """
     checks.one_of(
-        config, algorithm=losses.ALGORITHMS, entropy_form=losses.ENTROPY_FORMS,
-        optimiser=OPTIMISERS, surgery=surgery.METHODS,
-    )  # fmt: skip
+        config,
+        algorithm=losses.ALGORITHMS,
+        entropy_form=losses.ENTROPY_FORMS,
+        optimiser=OPTIMISERS,
+        surgery=surgery.METHODS,
+    )
     if config.alpha != -1.0 and not 0.0 <= config.alpha <= 1.0:
-        raise ValueError(f"alpha must lie in [0, 1], or be -1 for the algorithm's own; got "
-                         f"{config.alpha}")  # fmt: skip
+        raise ValueError(
+            f"alpha must lie in [0, 1], or be -1 for the algorithm's own; got {config.alpha}"
+        )
     checks.above_0(config, "entropy_cost", "learning_rate", "max_grad_norm", "unroll_length")
     checks.unit_interval(config, "discount", "lambda_", "final_learning_rate")
     checks.between(config, *actor_critic.STD_RANGE, "initial_std")
@@ -146,10 +150,16 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
         return jax.vmap(lambda k: init(parts, spec, 1, k))(keys)
 
     def act_(
-        policy: ArrayTree, actor: ActorState, timestep: Timestep, keys: Key, *,
+        policy: ArrayTree,
+        actor: ActorState,
+        timestep: Timestep,
+        keys: Key,
+        *,
         distilled: bool = False,
-    ) -> tuple[Array, Array, ActorState]:  # fmt: skip
-        fn = lambda *args: act(parts, *args, distilled=distilled)
+    ) -> tuple[Array, Array, ActorState]:
+        def fn(*args):
+            return act(parts, *args, distilled=distilled)
+
         if config.separate:
             return _drop_task_axis(_each_alone(fn)(policy, mask, actor, timestep, keys))
         return fn(policy, mask, actor, timestep, keys)
@@ -162,7 +172,10 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
             mask,
             scales,
         )
-        fn = lambda state, batch: update(parts, state, batch, axis_name)
+
+        def fn(state, batch):
+            return update(parts, state, batch, axis_name)
+
         if config.separate:
             state, metrics = _each_alone(fn)(state, batch)
             return state, _drop_task_axis(metrics)
@@ -204,9 +217,15 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
 
 
 def act(
-    parts: _Parts, params: learner.Params, action_mask: Array | None, actor: ActorState,
-    timestep: Timestep, keys: Key, *, distilled: bool = False,
-) -> tuple[Array, Array, ActorState]:  # fmt: skip
+    parts: _Parts,
+    params: learner.Params,
+    action_mask: Array | None,
+    actor: ActorState,
+    timestep: Timestep,
+    keys: Key,
+    *,
+    distilled: bool = False,
+) -> tuple[Array, Array, ActorState]:
     """Draws actions of pi_i, or of pi_0 if `distilled`, leaves `[K, E, ...]`."""
     # One column chooses actions without looking at the other, whose memory must go on all the same.
     alone = parts.variant.task_policy == "own" and parts.config.core == "none"
@@ -233,8 +252,12 @@ def update(
     """One gradient step on a rollout; metrics `[K]`."""
     params, opt_state, metrics = learner.gradient_step(
         lambda shared, task, one: loss(parts, shared, task, one),
-        parts.transforms, state.params, state.opt_state, batch, axis_name,
-    )  # fmt: skip
+        parts.transforms,
+        state.params,
+        state.opt_state,
+        batch,
+        axis_name,
+    )
     return State(params, opt_state), metrics
 
 
@@ -251,10 +274,19 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
 
     def trajectory(h, g, v, action, reward, discount, valid):
         return losses.distral_loss(
-            h, g, v, action, reward * config.reward_scale, discount * config.discount, valid,
-            coefficients=costs, value_cost=config.value_cost, lambda_=config.lambda_,
-            entropy_form=config.entropy_form, action_mask=batch.action_mask,
-        )  # fmt: skip
+            h,
+            g,
+            v,
+            action,
+            reward * config.reward_scale,
+            discount * config.discount,
+            valid,
+            coefficients=costs,
+            value_cost=config.value_cost,
+            lambda_=config.lambda_,
+            entropy_form=config.entropy_form,
+            action_mask=batch.action_mask,
+        )
 
     total, metrics = jax.vmap(trajectory, in_axes=1)(
         h, g, v, batch.action, rows.reward[1:], rows.discount[1:], rows.valid[1:]
@@ -263,9 +295,15 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
 
 
 def columns_of(
-    parts: _Parts, shared: ArrayTree, task: ArrayTree, rows: Timestep, prev_action: Array,
-    actor: ActorState, *, need_shared: bool = True,
-) -> tuple[Any, Any, Any, tuple[ArrayTree, ArrayTree]]:  # fmt: skip
+    parts: _Parts,
+    shared: ArrayTree,
+    task: ArrayTree,
+    rows: Timestep,
+    prev_action: Array,
+    actor: ActorState,
+    *,
+    need_shared: bool = True,
+) -> tuple[Any, Any, Any, tuple[ArrayTree, ArrayTree]]:
     """h and g `[T, E, A]`, logits or Gaussians (None: no such column), v `[T, E]`, both cores."""
     variant = parts.variant
     has_shared = variant.has_shared_column and need_shared
@@ -297,9 +335,11 @@ def _apply(column: columns.Column, params: ArrayTree, inputs: tuple[Array, ...],
 def make_parts(
     spec: EnvSpec, config: Config, variant: losses.Variant, num_tasks: int, num_updates: int
 ) -> _Parts:
-    column = lambda has_value: columns.from_spec(
-        spec, config.hidden, config.core, config.core_size, has_value=has_value
-    )
+    def column(has_value):
+        return columns.from_spec(
+            spec, config.hidden, config.core, config.core_size, has_value=has_value
+        )
+
     rate: Any = config.learning_rate
     if num_updates:
         rate = optax.linear_schedule(rate, rate * config.final_learning_rate, num_updates)
@@ -324,9 +364,10 @@ def _init_actor(
     spec: EnvSpec, config: Config, variant: losses.Variant, num_envs: int
 ) -> ActorState:
     batch = (spec.num_tasks, num_envs)
-    core = lambda exists: (
-        columns.initial_carry(config.core, config.core_size, batch) if exists else ()
-    )
+
+    def core(exists):
+        return columns.initial_carry(config.core, config.core_size, batch) if exists else ()
+
     return ActorState(
         columns.no_action(spec, batch),
         core(variant.has_shared_column),

@@ -140,9 +140,19 @@ def check(spec: EnvSpec, config: Config) -> None:
         raise ValueError("suite must have discrete actions for DQN; got continuous ones")
     checks.surgery_without_losses(config, "whose targets move here")
     checks.above_0(
-        config, "n_step", "unroll_length", "replay_size", "min_replay", "replay_ratio",
-        "batch_size", "target_period", "epsilon_steps", "huber", "learning_rate", "max_grad_norm",
-    )  # fmt: skip
+        config,
+        "n_step",
+        "unroll_length",
+        "replay_size",
+        "min_replay",
+        "replay_ratio",
+        "batch_size",
+        "target_period",
+        "epsilon_steps",
+        "huber",
+        "learning_rate",
+        "max_grad_norm",
+    )
     checks.unit_interval(config, "discount", "epsilon", "eval_epsilon")
     checks.not_negative(config, "reward_clip")
     if config.min_replay > config.replay_size:
@@ -170,9 +180,14 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
     parts = make_parts(spec, config)
 
     def act_(
-        policy: Policy, actor: tuple[()], timestep: Timestep, keys: Key, *,
-        distilled: bool = False, greedy: bool = False,
-    ) -> tuple[Array, Array, tuple[()]]:  # fmt: skip
+        policy: Policy,
+        actor: tuple[()],
+        timestep: Timestep,
+        keys: Key,
+        *,
+        distilled: bool = False,
+        greedy: bool = False,
+    ) -> tuple[Array, Array, tuple[()]]:
         if greedy:
             policy = policy._replace(epsilon=jnp.float32(config.eval_epsilon))
         q = q_network.values(parts.net, policy.params, timestep.observation)
@@ -253,8 +268,11 @@ def update(
     before = (state.params, state.target, state.opt_state, state.updates)
     count = max(round(config.replay_ratio * n / config.batch_size), 1)
     after, values = jax.lax.scan(learn, before, jnp.arange(count))
+
     # Under a vmap over seeds a branch would compute both sides all the same.
-    choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(ready, a, b), new, old)
+    def choose(new, old):
+        return jax.tree.map(lambda a, b: jnp.where(ready, a, b), new, old)
+
     params, target, opt_state, updates = choose(after, before)
     metrics = jax.tree.map(lambda x: jnp.where(ready, x.mean(0), 0.0), values)
     metrics |= {
@@ -286,14 +304,21 @@ def transitions(config: Config, rollout: Rollout) -> tuple[Transition, Array]:
         several.discount,
         rows.observation[index, task, env],
     )
-    flat = lambda x: jnp.moveaxis(x, 1, 0).reshape(k, t * e, *x.shape[3:])
+
+    def flat(x):
+        return jnp.moveaxis(x, 1, 0).reshape(k, t * e, *x.shape[3:])
+
     return jax.tree.map(flat, items), flat(rows.valid[1:])
 
 
 def gradient_step(
-    parts: _Parts, params: learner.Params, target: learner.Params, opt_state: learner.OptState,
-    batch: Transition, axis_name: str | None,
-) -> tuple[learner.Params, learner.OptState, Metrics]:  # fmt: skip
+    parts: _Parts,
+    params: learner.Params,
+    target: learner.Params,
+    opt_state: learner.OptState,
+    batch: Transition,
+    axis_name: str | None,
+) -> tuple[learner.Params, learner.OptState, Metrics]:
     """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`."""
     config, spec, net, _ = parts
     q_t = q_network.values(net, target, batch.next_observation)
@@ -310,6 +335,10 @@ def gradient_step(
 
     mask, numbers = jnp.asarray(spec.action_mask), jnp.arange(spec.num_tasks)
     return learner.gradient_step(
-        loss, parts.transforms, params, opt_state, (batch, q_t, q_t_selector, mask, numbers),
+        loss,
+        parts.transforms,
+        params,
+        opt_state,
+        (batch, q_t, q_t_selector, mask, numbers),
         axis_name,
-    )  # fmt: skip
+    )

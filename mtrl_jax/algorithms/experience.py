@@ -66,9 +66,12 @@ def store(rings: replay.ReplayState, rollout: Rollout, axis_name: str | None) ->
     first; what leads to a reset row is no transition and is left out."""
     rows = rollout.timestep
     new = Transition(
-        rows.observation[:-1], rollout.action, rows.reward[1:], rows.discount[1:] == 0,
+        rows.observation[:-1],
+        rollout.action,
+        rows.reward[1:],
+        rows.discount[1:] == 0,
         rows.observation[1:],
-    )  # fmt: skip
+    )
 
     def flat(x):  # [T, K, E, ...] to [K, T * E, ...]
         x = learner.gather(jnp.moveaxis(x, 1, 0), axis_name, 2)

@@ -121,9 +121,15 @@ def check(spec: EnvSpec, config: Config) -> None:
     checks.one_of(config, statistics=STATISTICS)
     checks.surgery_without_losses(config, "which a policy's are not")
     checks.above_0(
-        config, "unroll_length", "epochs", "minibatches", "clip", "learning_rate", "max_grad_norm",
+        config,
+        "unroll_length",
+        "epochs",
+        "minibatches",
+        "clip",
+        "learning_rate",
+        "max_grad_norm",
         "observation_limit",
-    )  # fmt: skip
+    )
     checks.not_negative(config, "target_kl", "entropy_cost", "value_cost")
     checks.unit_interval(config, "discount", "lambda_", "return_memory", "final_learning_rate")
     checks.between(config, *actor_critic.STD_RANGE, "initial_std")
@@ -149,9 +155,14 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
     parts = make_parts(spec, config, num_updates)
 
     def act_(
-        policy: Policy, actor: tuple[()], timestep: Timestep, keys: Key, *,
-        distilled: bool = False, greedy: bool = False,
-    ) -> tuple[Array, Array, tuple[()]]:  # fmt: skip
+        policy: Policy,
+        actor: tuple[()],
+        timestep: Timestep,
+        keys: Key,
+        *,
+        distilled: bool = False,
+        greedy: bool = False,
+    ) -> tuple[Array, Array, tuple[()]]:
         return *act(parts, policy, timestep.observation, keys, greedy=greedy), actor
 
     return Agent(
@@ -169,17 +180,25 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
 
 def make_parts(spec: EnvSpec, config: Config, num_updates: int) -> _Parts:
     nets = actor_critic.make(
-        spec, config.network, config.hidden, state_std=config.state_std,
+        spec,
+        config.network,
+        config.hidden,
+        state_std=config.state_std,
         limit=0.0 if config.statistics == "none" else config.observation_limit,
-        activation=config.activation, layer_norm=config.layer_norm,
-    )  # fmt: skip
+        activation=config.activation,
+        layer_norm=config.layer_norm,
+    )
     rate: Any = config.learning_rate
     if num_updates:  # steps that the early stop leaves out do not count
         steps = num_updates * config.epochs * config.minibatches
         rate = optax.linear_schedule(rate, rate * config.final_learning_rate, steps)
-    step = lambda: optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=config.adam_epsilon)
-    )
+
+    def step():
+        return optax.chain(
+            optax.clip_by_global_norm(config.max_grad_norm),
+            optax.adam(rate, eps=config.adam_epsilon),
+        )
+
     # Each network has its own norm to clip, as it has its own surgery.
     each = optax.partition({n: step() for n in ("actor", "critic")}, lambda p: {n: n for n in p})
     operate: Any = surgery.METHODS[config.surgery]
@@ -228,11 +247,18 @@ def loss(
     x = actor_critic.inputs(nets, moments, samples.observation)
     head = actor_critic.policy(nets, shared, task, x, k)
     return losses.ppo_loss(
-        actor_critic.log_prob(head, samples.action), actor_critic.entropy(head),
-        actor_critic.value(nets, shared, task, x, k), samples.proximal_log_prob,
-        samples.advantage, samples.v_target, samples.weight, samples.importance,
-        epsilon=config.clip, entropy_cost=config.entropy_cost, value_cost=config.value_cost,
-    )  # fmt: skip
+        actor_critic.log_prob(head, samples.action),
+        actor_critic.entropy(head),
+        actor_critic.value(nets, shared, task, x, k),
+        samples.proximal_log_prob,
+        samples.advantage,
+        samples.v_target,
+        samples.weight,
+        samples.importance,
+        epsilon=config.clip,
+        entropy_cost=config.entropy_cost,
+        value_cost=config.value_cost,
+    )
 
 
 # ------------------------------------------------------------------------------------------ update
@@ -248,13 +274,19 @@ def update(
     rows = minibatch_rows(config, parts.spec.num_tasks, key)
 
     def gradient_step(params, opt_state, index):
-        flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+        def flat(x):
+            return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
         take = jax.vmap(lambda x, i: flat(x[i]))  # [K, T, E, ...] to [K, B, ...]
         chosen = jax.tree.map(lambda x: take(x, index), samples)
         return learner.gradient_step(
-            lambda shared, task, one: loss(parts, shared, task, one), parts.transforms, params,
-            opt_state, (chosen, state.observations, numbers), axis_name,
-        )  # fmt: skip
+            lambda shared, task, one: loss(parts, shared, task, one),
+            parts.transforms,
+            params,
+            opt_state,
+            (chosen, state.observations, numbers),
+            axis_name,
+        )
 
     shapes = jax.eval_shape(gradient_step, state.params, state.opt_state, rows[0])[2]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -280,7 +312,10 @@ def update(
 def minibatch_rows(config: Config, num_tasks: int, key: Key) -> Array:
     """int32 `[epochs * minibatches, K, T / minibatches]`: each step once an epoch and task."""
     keys = jax.random.split(key, (config.epochs, num_tasks))
-    shuffle = lambda key: jax.random.permutation(key, config.unroll_length)
+
+    def shuffle(key):
+        return jax.random.permutation(key, config.unroll_length)
+
     rows = jax.vmap(jax.vmap(shuffle))(keys)
     rows = rows.reshape(config.epochs, num_tasks, config.minibatches, -1)
     return jnp.moveaxis(rows, 2, 1).reshape(config.epochs * config.minibatches, num_tasks, -1)
@@ -294,7 +329,10 @@ def prepare(
     Targets are computed in units of reward, with values as they were before the statistics move.
     """
     config, nets, (t, _, e) = parts.config, parts.nets, rollout.log_prob.shape
-    lead = lambda x: jnp.moveaxis(x, 1, 0)
+
+    def lead(x):
+        return jnp.moveaxis(x, 1, 0)
+
     rows, action = jax.tree.map(lead, (rollout.timestep, rollout.action))
     observations = state.observations
     if config.statistics != "none" and parts.spec.vocabulary is None:
@@ -303,7 +341,9 @@ def prepare(
         )
 
     def look(task, moments, observation, action, k):
-        flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+        def flat(x):
+            return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
         x = actor_critic.inputs(nets, moments, flat(observation))
         head = actor_critic.policy(nets, state.params.shared, task, x[: t * e], k)
         v = actor_critic.value(nets, state.params.shared, task, x, k)
@@ -314,9 +354,10 @@ def prepare(
     )
     v = jax.vmap(normalisers.restore)(v, state.returns)
     valid = rows.valid[:, 1:]
-    gae = lambda r_t, discount_t, v, valid_t: returns.gae(
-        r_t, discount_t, v, valid_t, config.lambda_
-    )
+
+    def gae(r_t, discount_t, v, valid_t):
+        return returns.gae(r_t, discount_t, v, valid_t, config.lambda_)
+
     advantage = jax.vmap(jax.vmap(gae, 1, 1))(
         rows.reward[:, 1:], rows.discount[:, 1:] * config.discount, v, valid
     )

@@ -60,9 +60,12 @@ def make(spec: EnvSpec, network: str, torso: str, hidden: tuple[int, ...]) -> QN
         )
     blind = network == "blind"
     head = multitask.make(
-        "onehot" if blind else network, 1 if blind else spec.num_tasks, hidden, spec.num_actions,
+        "onehot" if blind else network,
+        1 if blind else spec.num_tasks,
+        hidden,
+        spec.num_actions,
         task_names=spec.task_names[:1] if blind else spec.task_names,
-    )  # fmt: skip
+    )
     return QNetwork(chosen, head, blind, spec)
 
 
@@ -78,7 +81,10 @@ def init_params(net: QNetwork, key: Key) -> learner.Params:
 
 def values(net: QNetwork, params: learner.Params, observation: Array) -> Array:
     """float32 `[K, B, A]` of observations `[K, B, ...]`."""
-    one = lambda task, observation, k: values_of_task(net, params.shared, task, observation, k)
+
+    def one(task, observation, k):
+        return values_of_task(net, params.shared, task, observation, k)
+
     return jax.vmap(one)(params.task, observation, jnp.arange(net.spec.num_tasks))
 
 

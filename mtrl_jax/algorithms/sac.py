@@ -111,10 +111,18 @@ def check(spec: EnvSpec, config: Config) -> None:
     checks.one_of(config, statistics=STATISTICS, reward_scaling=REWARD_SCALINGS)
     checks.surgery_without_losses(config, "which an actor's are not")
     checks.above_0(
-        config, "num_critics", "unroll_length", "updates_per_step", "batch_size", "capacity",
-        "temperature", "learning_rate", "temperature_learning_rate", "max_grad_norm",
+        config,
+        "num_critics",
+        "unroll_length",
+        "updates_per_step",
+        "batch_size",
+        "capacity",
+        "temperature",
+        "learning_rate",
+        "temperature_learning_rate",
+        "max_grad_norm",
         "observation_limit",
-    )  # fmt: skip
+    )
     checks.not_negative(config, "warmup", "reset_every", "max_temperature")
     checks.unit_interval(config, "discount", "target_rate")
     if config.capacity < config.batch_size:
@@ -134,9 +142,14 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
     experience.check_memory(spec, config.capacity)
 
     def act_(
-        policy: Policy, actor: tuple[()], timestep: Timestep, keys: Key, *,
-        distilled: bool = False, greedy: bool = False,
-    ) -> tuple[Array, Array, tuple[()]]:  # fmt: skip
+        policy: Policy,
+        actor: tuple[()],
+        timestep: Timestep,
+        keys: Key,
+        *,
+        distilled: bool = False,
+        greedy: bool = False,
+    ) -> tuple[Array, Array, tuple[()]]:
         return *act(parts, policy, timestep.observation, keys, greedy=greedy), actor
 
     return Agent(
@@ -156,22 +169,36 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
 
 def make_parts(spec: EnvSpec, config: Config) -> _Parts:
     nets = actor_q.make(
-        spec, config.network, config.hidden, num_critics=config.num_critics,
-        layer_norm=config.layer_norm, activation=config.activation,
+        spec,
+        config.network,
+        config.hidden,
+        num_critics=config.num_critics,
+        layer_norm=config.layer_norm,
+        activation=config.activation,
         limit=0.0 if config.statistics == "none" else config.observation_limit,
-    )  # fmt: skip
-    step = lambda: optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adam(config.learning_rate, eps=config.adam_epsilon),
     )
+
+    def step():
+        return optax.chain(
+            optax.clip_by_global_norm(config.max_grad_norm),
+            optax.adam(config.learning_rate, eps=config.adam_epsilon),
+        )
+
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), step())
-    return _Parts(config, spec, sac_step.Numbers(
-        nets, learner.Transforms(shared, step()),
-        temperature=optax.adam(config.temperature_learning_rate, eps=config.adam_epsilon),
-        discount=config.discount, target_entropy=config.target_entropy * spec.action_size,
-        max_temperature=config.max_temperature, target_rate=config.target_rate,
-    ))  # fmt: skip
+    return _Parts(
+        config,
+        spec,
+        sac_step.Numbers(
+            nets,
+            learner.Transforms(shared, step()),
+            temperature=optax.adam(config.temperature_learning_rate, eps=config.adam_epsilon),
+            discount=config.discount,
+            target_entropy=config.target_entropy * spec.action_size,
+            max_temperature=config.max_temperature,
+            target_rate=config.target_rate,
+        ),
+    )
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -241,9 +268,12 @@ def update(
 
     def gradient_step(learned, i):
         batch, noise = experience.draw_batch(
-            state.rings, state.reward_scale, jax.random.fold_in(key, state.updates + i),
-            config.batch_size, axis_name,
-        )  # fmt: skip
+            state.rings,
+            state.reward_scale,
+            jax.random.fold_in(key, state.updates + i),
+            config.batch_size,
+            axis_name,
+        )
         return sac_step.step(parts.numbers, learned, state.observations, batch, noise, axis_name)
 
     shapes = jax.eval_shape(gradient_step, state.learned, jnp.int32(0))[1]
@@ -276,7 +306,10 @@ def renew(parts: _Parts, state: State, n: int, ready: Array) -> State:
     if config.reset_every:
         due = (done > 0) & (done // config.reset_every > (done - n) // config.reset_every)
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), done)
-        fresh = lambda learned: sac_step.init_learned(parts.numbers, key, config.temperature)
+
+        def fresh(learned):
+            return sac_step.init_learned(parts.numbers, key, config.temperature)
+
         state = state._replace(learned=jax.lax.cond(due, fresh, lambda x: x, state.learned))
     if config.reward_scaling == "mean":
         scale = experience.reward_scales(state.rings)

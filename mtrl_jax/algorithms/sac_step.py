@@ -66,9 +66,10 @@ class Learned(NamedTuple):
 def init_learned(numbers: Numbers, key: Key, temperature: float) -> Learned:
     """Fresh networks and optimisers, and every task's temperature as given."""
     actor, critic = actor_q.init_params(numbers.nets, key)
-    reseeded = lambda opt, n: opt._replace(
-        shared=surgery.reseed(opt.shared, jax.random.fold_in(key, n))
-    )
+
+    def reseeded(opt, n):
+        return opt._replace(shared=surgery.reseed(opt.shared, jax.random.fold_in(key, n)))
+
     opts = [learner.init_optimisers(numbers.transforms, params) for params in (actor, critic)]
     alpha = jnp.full(numbers.nets.spec.num_tasks, np.log(temperature), jnp.float32)
     return Learned(
@@ -116,18 +117,28 @@ def step(
         return losses.soft_target(r_t, discount_t, q, log_prob, alpha)
 
     y = jax.vmap(target)(
-        learned.actor.task, learned.target.task, x_t, batch.reward, discount_t, noise[:, :, 0],
-        alpha, tasks,
-    )  # fmt: skip
+        learned.actor.task,
+        learned.target.task,
+        x_t,
+        batch.reward,
+        discount_t,
+        noise[:, :, 0],
+        alpha,
+        tasks,
+    )
 
     def critic_loss(shared, own, one):
         x, action, y, k = one
         return losses.critic_loss(actor_q.q_values(nets, shared, own, x, action, k), y)
 
     critic, critic_opt, metrics = learner.gradient_step(
-        critic_loss, numbers.transforms, learned.critic, learned.critic_opt,
-        (x_tm1, batch.action, y, tasks), axis_name,
-    )  # fmt: skip
+        critic_loss,
+        numbers.transforms,
+        learned.critic,
+        learned.critic_opt,
+        (x_tm1, batch.action, y, tasks),
+        axis_name,
+    )
 
     def actor_loss(shared, own, one):
         x, noise, alpha, own_critic, k = one
@@ -136,9 +147,13 @@ def step(
         return losses.actor_loss(log_prob, q, alpha)
 
     actor, actor_opt, more = learner.gradient_step(
-        actor_loss, numbers.transforms, learned.actor, learned.actor_opt,
-        (x_tm1, noise[:, :, 1], alpha, critic.task, tasks), axis_name,
-    )  # fmt: skip
+        actor_loss,
+        numbers.transforms,
+        learned.actor,
+        learned.actor_opt,
+        (x_tm1, noise[:, :, 1], alpha, critic.task, tasks),
+        axis_name,
+    )
 
     # The loss is linear in log pi, so the mean over samples and devices serves as a batch of one.
     slope = jax.vmap(jax.grad(losses.temperature_loss), (0, 0, None))(
@@ -149,9 +164,7 @@ def step(
     if numbers.max_temperature:
         log_temperature = jnp.minimum(log_temperature, np.log(numbers.max_temperature))
     slow = optax.incremental_update(critic, learned.target, numbers.target_rate)
-    learned = Learned(
-        actor, critic, slow, actor_opt, critic_opt, log_temperature, temperature_opt
-    )  # fmt: skip
+    learned = Learned(actor, critic, slow, actor_opt, critic_opt, log_temperature, temperature_opt)
     return learned, _merge(metrics, more)
 
 

@@ -145,9 +145,15 @@ def iterate(
         env_state, timestep = jax.vmap(env_step)(keys, env_state, a_tm1, tasks)
         s_t = jax.vmap(index)(timestep.observation)
         error = jax.vmap(distral.soft_q_td_error, (0, 0, 0, 0, 0, 0, None, None))(
-            q[task_numbers, s_tm1], a_tm1, timestep.reward, settings.discount * timestep.discount,
-            q[task_numbers, s_t], log_pi_0(s_t), settings.alpha, settings.beta,
-        )  # fmt: skip
+            q[task_numbers, s_tm1],
+            a_tm1,
+            timestep.reward,
+            settings.discount * timestep.discount,
+            q[task_numbers, s_t],
+            log_pi_0(s_t),
+            settings.alpha,
+            settings.beta,
+        )
         step = jnp.where(timestep.valid, settings.learning_rate * error, 0.0)
         q = q.at[task_numbers, s_tm1, a_tm1].add(step)
         valid = timestep.valid.astype(q.dtype)

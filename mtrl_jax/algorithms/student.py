@@ -84,7 +84,10 @@ def size(params: learner.Params) -> int:
 def outputs(net: Net, params: learner.Params, observation: Array) -> Array:
     """float32 `[K, B, A]` of observations `[K, B, ...]`: logits, or values where the student was
     taught these."""
-    one = lambda task, observation, k: outputs_of_task(net, params.shared, task, observation, k)[0]
+
+    def one(task, observation, k):
+        return outputs_of_task(net, params.shared, task, observation, k)[0]
+
     return jax.vmap(one)(params.task, observation, jnp.arange(net.spec.num_tasks))
 
 

@@ -60,7 +60,10 @@ def make(
     """
     if not 0 <= number < net.spec.num_tasks:
         raise ValueError(f"number must lie in [0, {net.spec.num_tasks}); got {number}")
-    copy = lambda x: np.array(x)
+
+    def copy(x):
+        return np.array(x)
+
     shared = jax.tree.map(copy, params.shared)
     task = jax.tree.map(lambda x: np.array(x)[:, number], params.task)
     if not features:

@@ -21,9 +21,21 @@ from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
 __all__ = [
-    "Entry", "Imitation", "Same", "Stopped", "everything", "final_scores", "identity", "parameters",
-    "run", "run_config", "save", "shared_parameters", "side_by_side", "table_rows",
-]  # fmt: skip
+    "Entry",
+    "Imitation",
+    "Same",
+    "Stopped",
+    "everything",
+    "final_scores",
+    "identity",
+    "parameters",
+    "run",
+    "run_config",
+    "save",
+    "shared_parameters",
+    "side_by_side",
+    "table_rows",
+]
 
 Suite = FunctionalSuite | HostSuite
 DISPATCHES = 4  # between two evaluations, where an update is small enough
@@ -114,9 +126,13 @@ def shared_parameters(pretrained: Any, fresh: Any) -> Any:
 
 
 def run(
-    cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
+    cell: Cell,
+    settings: Settings,
+    suite: Suite,
+    entry: Entry,
+    folder: pathlib.Path,
     on_progress: train.OnProgress = lambda step, total, row: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Trains and scores one cell from wherever `folder/<cell>` says it is; a row for each seed.
 
     Raises:
@@ -131,7 +147,10 @@ def run(
     if cell.kind == "control":
         agent = entry.make(regime.stream_spec(spec))
         config = engines.RunConfig(1, 1, seed=cell.seeds[0], num_seeds=len(cell.seeds))
-        init = lambda key: agent.init(engines.stream(key, "params"))
+
+        def init(key):
+            return agent.init(engines.stream(key, "params"))
+
         state = jax.jit(engines.over_seeds(config, init))(engines.root_key(config))
         final = final_scores(settings, config, suite, agent, state, range(n))
         return table_rows(cell, settings, spec, [], final, 0, time.monotonic() - began)
@@ -154,7 +173,10 @@ def run(
             return jax.jit(engines.over_seeds(config, entry.transfer))(learnt, fresh)
         if config.num_seeds == 1:
             return entry.transfer(learnt, fresh)
-        pick = lambda s: jax.tree.map(lambda x: x[s], (learnt, fresh))
+
+        def pick(s):
+            return jax.tree.map(lambda x: x[s], (learnt, fresh))
+
         grown = [entry.transfer(*pick(s)) for s in range(config.num_seeds)]
         return jax.tree.map(lambda *x: jnp.stack(x), *grown)
 
@@ -164,9 +186,15 @@ def run(
 
     agent = _watched(agent, arena.spec)
     result = train.run(
-        config, arena, agent, path, identity(cell, settings, spec, entry), watch, probe=probe,
+        config,
+        arena,
+        agent,
+        path,
+        identity(cell, settings, spec, entry),
+        watch,
+        probe=probe,
         begin_from=begin_from,
-    )  # fmt: skip
+    )
     if not result.finished:
         raise Stopped
     if cell.kind in ("pretrain", "multitask"):
@@ -181,10 +209,16 @@ def identity(cell: Cell, settings: Settings, spec: EnvSpec, entry: Entry) -> dic
     """JSON values that a cell's directory is known by."""
     task = spec.task_names[cell.task] if cell.task >= 0 else ""
     return {
-        **dataclasses.asdict(settings), "games": list(settings.games), "agent": cell.agent,
-        "kind": cell.kind, "task": task, "fold": cell.fold, "cell_seeds": list(cell.seeds),
-        "steps": cell.steps, **entry.settings,
-    }  # fmt: skip
+        **dataclasses.asdict(settings),
+        "games": list(settings.games),
+        "agent": cell.agent,
+        "kind": cell.kind,
+        "task": task,
+        "fold": cell.fold,
+        "cell_seeds": list(cell.seeds),
+        "steps": cell.steps,
+        **entry.settings,
+    }
 
 
 def arena_of(
@@ -245,13 +279,20 @@ def side_by_side(suite: Suite, indices: Sequence[int]) -> Suite:
 
 
 def final_scores(
-    settings: Settings, config: engines.RunConfig, suite: Suite, agent: Agent, state: ArrayTree,
+    settings: Settings,
+    config: engines.RunConfig,
+    suite: Suite,
+    agent: Agent,
+    state: ArrayTree,
     games: Sequence[int],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Mean return of every seed on every game, float `[S, N]`, on episodes of their own."""
     many, apart = regime.blind(agent, len(games)), side_by_side(suite, games)
     score: Any = evaluate.scorer(apart, many, settings.final_episodes)
-    key_at = lambda key: jax.random.fold_in(engines.stream(key, "eval"), 2**31 - 1)
+
+    def key_at(key):
+        return jax.random.fold_in(engines.stream(key, "eval"), 2**31 - 1)
+
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
     if isinstance(apart, FunctionalSuite):
         score = train.seeds_scorer(config, apart, score)
@@ -266,9 +307,14 @@ def config_seeds(config: engines.RunConfig) -> range:
 
 
 def table_rows(
-    cell: Cell, settings: Settings, spec: EnvSpec, rows: list[dict[str, Any]],
-    final: np.ndarray | None, step: int, seconds: float,
-) -> list[dict[str, Any]]:  # fmt: skip
+    cell: Cell,
+    settings: Settings,
+    spec: EnvSpec,
+    rows: list[dict[str, Any]],
+    final: np.ndarray | None,
+    step: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
     """What the table keeps, a row for each seed."""
     curves = {}
     for name in spec.task_names:
@@ -280,14 +326,22 @@ def table_rows(
         last = {} if final is None else dict(zip(spec.task_names, final[s].tolist(), strict=True))
         if final is None:
             last = {name: float(values[-1, s]) for name, (_, values) in curves.items()}
-        found.append({
-            "cell": cell.name, "agent": cell.agent, "track": settings.track, "kind": cell.kind,
-            "task": spec.task_names[cell.task] if cell.task >= 0 else None,
-            "fold": None if cell.fold < 0 else cell.fold, "seed": seed,
-            "steps": next(iter(curves.values()))[0] if curves else [],
-            "scores": {name: values[:, s].tolist() for name, (_, values) in curves.items()},
-            "final": last, "env_steps": step, "time/seconds": seconds,
-        })  # fmt: skip
+        found.append(
+            {
+                "cell": cell.name,
+                "agent": cell.agent,
+                "track": settings.track,
+                "kind": cell.kind,
+                "task": spec.task_names[cell.task] if cell.task >= 0 else None,
+                "fold": None if cell.fold < 0 else cell.fold,
+                "seed": seed,
+                "steps": next(iter(curves.values()))[0] if curves else [],
+                "scores": {name: values[:, s].tolist() for name, (_, values) in curves.items()},
+                "final": last,
+                "env_steps": step,
+                "time/seconds": seconds,
+            }
+        )
     return found
 
 
@@ -301,9 +355,13 @@ def save(path: pathlib.Path, step: int, state: ArrayTree) -> None:
 
 
 def _load(
-    settings: Settings, cell: Cell, suite: Suite, entry: Entry, config: engines.RunConfig,
+    settings: Settings,
+    cell: Cell,
+    suite: Suite,
+    entry: Entry,
+    config: engines.RunConfig,
     path: pathlib.Path,
-) -> ArrayTree:  # fmt: skip
+) -> ArrayTree:
     """The agent of the pre-training that `cell` starts from, `[S, ...]`."""
     source = cell._replace(kind="pretrain", task=-1)
     games = training_games(settings, source, suite.spec.num_tasks)

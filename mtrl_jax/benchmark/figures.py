@@ -40,8 +40,10 @@ def learning_curves(study: Study, name: str) -> Any:
     record = study.records[name]
     figure, panels = _panels(len(study.games))
     for n, (panel, game) in enumerate(zip(panels, study.games, strict=True)):
-        for curves, colour, label in ((record.scratch, FRESH, "from scratch"),
-                                      (record.transfer, PRETRAINED, "pre-trained")):  # fmt: skip
+        for curves, colour, label in (
+            (record.scratch, FRESH, "from scratch"),
+            (record.transfer, PRETRAINED, "pre-trained"),
+        ):
             if curves is not None and record.steps is not None:
                 _curve(panel, record.steps, curves[:, n], colour, label)
         panel.axhline(study.random[n], color="#777777", linestyle=":", label="random")
@@ -101,22 +103,33 @@ def multitask_vector(study: Study) -> Any:
     panel.set_xticks(range(len(games)), games, rotation=30, ha="right", fontsize=8)
     panel.set_xlim(-0.6, len(games))
     panel.set_ylabel("normalised score", fontsize=8)
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside upper center", ncols=6,
-                  fontsize=7, frameon=False)  # fmt: skip
+    figure.legend(
+        *panel.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=6,
+        fontsize=7,
+        frameon=False,
+    )
     return figure
 
 
 def profiles(study: Study) -> Any:
     """Share of runs above each normalised score, with 95 % intervals, for both kinds of runs."""
-    kinds = {"all games at once": "multitask", "after pre-training": "transfer_final",
-             "from scratch": "scratch_final"}  # fmt: skip
+    kinds = {
+        "all games at once": "multitask",
+        "after pre-training": "transfer_final",
+        "from scratch": "scratch_final",
+    }
     figure, panels = _panels(len(kinds), 3.6, 2.8)
     for panel, (title, field) in zip(panels, kinds.items(), strict=True):
         for n, (name, record) in enumerate(study.records.items()):
             scores = getattr(record, field)
             if scores is None:
                 continue
-            fn: Any = lambda z: stats.performance_profile(z, PROFILE)
+
+            def fn(z):
+                return stats.performance_profile(z, PROFILE)
+
             z, draws = study.normalise(scores), -(-numbers.RESAMPLES // 4)
             found = stats.stratified_bootstrap([z], fn, resamples=draws)
             colour = plots.COLOURS[n % len(plots.COLOURS)]
@@ -137,8 +150,10 @@ def pre_training(study: Study, name: str) -> Any:
     for panel, (fold, (steps, curves)) in zip(panels, record.pretrain.items(), strict=True):
         z = study.normalise(curves)
         held = study.folds[study.scaled] == fold
-        for chosen, colour, label in ((~held, FRESH, "in training"),
-                                      (held, PRETRAINED, "held out")):  # fmt: skip
+        for chosen, colour, label in (
+            (~held, FRESH, "in training"),
+            (held, PRETRAINED, "held out"),
+        ):
             if chosen.any():
                 _curve(panel, steps, z[:, chosen].mean(1), colour, label)
         panel.set_title(f"without fold {fold}", fontsize=9)

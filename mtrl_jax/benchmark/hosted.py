@@ -35,9 +35,13 @@ Maker = Callable[..., Pool]
 
 
 def run(
-    cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
+    cell: Cell,
+    settings: Settings,
+    suite: Suite,
+    entry: Entry,
+    folder: pathlib.Path,
     on_progress: train.OnProgress = lambda step, total, row: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Trains and scores one cell of one seed from wherever `folder/<cell>` says it is.
 
     Raises:
@@ -68,10 +72,21 @@ def run(
     names = suite.spec.task_names
 
     def score(part: int, data: bytes) -> dict[str, Any]:
-        means = scores(cell.agent, agent, told, make_scored, len(scored), settings.eval_episodes,
-                       data, _seed(seed, 2, part), suite)  # fmt: skip
-        return {f"eval/task_policy/{names[i]}/return": float(x)
-                for i, x in zip(scored, means, strict=True)}  # fmt: skip
+        means = scores(
+            cell.agent,
+            agent,
+            told,
+            make_scored,
+            len(scored),
+            settings.eval_episodes,
+            data,
+            _seed(seed, 2, part),
+            suite,
+        )
+        return {
+            f"eval/task_policy/{names[i]}/return": float(x)
+            for i, x in zip(scored, means, strict=True)
+        }
 
     with train.interrupts() as asked:
         for part in range(len(rows), settings.evaluations + 1):
@@ -80,10 +95,22 @@ def run(
                 pool = make_stream(settings.num_envs, _seed(seed, 1, part), 1)
                 state = agent.restore(told, settings.num_envs, data)
                 begin = step - per_part * settings.num_envs
-                tick = lambda t, begin=begin: on_progress(begin + t * settings.num_envs, total, {})
+
+                def tick(t, begin=begin):
+                    return on_progress(begin + t * settings.num_envs, total, {})
+
                 try:
-                    state = _train(cell.agent, agent, told, pool, state, per_part, asked.is_set,
-                                   settings.num_envs, tick)  # fmt: skip
+                    state = _train(
+                        cell.agent,
+                        agent,
+                        told,
+                        pool,
+                        state,
+                        per_part,
+                        asked.is_set,
+                        settings.num_envs,
+                        tick,
+                    )
                 finally:
                     pool.close()
                 data = agent.save(state)
@@ -96,16 +123,21 @@ def run(
             (path / f"agent-{part - 1}.bin").unlink(missing_ok=True)
             on_progress(step, total, {})
     every = pool_maker(suite, range(n))
-    final = scores(cell.agent, agent, told, every, n, settings.final_episodes, data,
-                   _seed(seed, 3, 0), suite)  # fmt: skip
+    final = scores(
+        cell.agent, agent, told, every, n, settings.final_episodes, data, _seed(seed, 3, 0), suite
+    )
     seconds = time.monotonic() - began
     return table_rows(cell, settings, suite.spec, rows, final[None], rows[-1]["step"], seconds)
 
 
 def run_any(
-    cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
+    cell: Cell,
+    settings: Settings,
+    suite: Suite,
+    entry: Entry,
+    folder: pathlib.Path,
     on_progress: train.OnProgress,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """`run`, `taught.run` or `compiled.run`, whichever the agent and the cell are for."""
     several = cell.kind in ("pretrain", "multitask")
     fn = run if entry.hosted else taught.run if entry.imitation and several else compiled.run
@@ -113,9 +145,13 @@ def run_any(
 
 
 def _resume(
-    cell: Cell, settings: Settings, agent: HostAgent, told: Spec, path: pathlib.Path,
+    cell: Cell,
+    settings: Settings,
+    agent: HostAgent,
+    told: Spec,
+    path: pathlib.Path,
     folder: pathlib.Path,
-) -> tuple[bytes, list[dict[str, Any]]]:  # fmt: skip
+) -> tuple[bytes, list[dict[str, Any]]]:
     """The agent and the rows of the last part that was finished, or a fresh start."""
     file = path / "metrics.jsonl"
     rows = metrics.read_jsonl(file)
@@ -133,9 +169,16 @@ def _resume(
 
 
 def _train(
-    name: str, agent: HostAgent, told: Spec, pool: Pool, state: Any, rows: int,
-    stop: Callable[[], bool], num_envs: int, tick: Callable[[int], None],
-) -> Any:  # fmt: skip
+    name: str,
+    agent: HostAgent,
+    told: Spec,
+    pool: Pool,
+    state: Any,
+    rows: int,
+    stop: Callable[[], bool],
+    num_envs: int,
+    tick: Callable[[int], None],
+) -> Any:
     step = protocol.step_of(pool.reset(0))
     for t in range(rows):
         action, state = agent.act(state, step, True)
@@ -151,9 +194,16 @@ def _train(
 
 
 def scores(
-    name: str, agent: HostAgent, told: Spec, make_pool: Maker, num_games: int, episodes: int,
-    data: bytes, seed: int, suite: Suite,
-) -> np.ndarray:  # fmt: skip
+    name: str,
+    agent: HostAgent,
+    told: Spec,
+    make_pool: Maker,
+    num_games: int,
+    episodes: int,
+    data: bytes,
+    seed: int,
+    suite: Suite,
+) -> np.ndarray:
     """Mean return `[N]` of a copy of an agent, one episode an environment, without learning."""
     limits = np.asarray(suite.spec.episode_limit)
     limit = int(limits.max()) if (limits > 0).all() else DEFAULT_LIMIT

@@ -94,9 +94,12 @@ class _Worker:
         self.part = 0.0
         with log.open("a") as errors:
             self.process = subprocess.Popen(
-                worker.command(args, cores), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=errors, start_new_session=True,
-            )  # fmt: skip
+                worker.command(args, cores),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
         self._buffer = b""
@@ -208,8 +211,10 @@ def run(
                 return cell
         return None
 
-    previous = {n: signal.signal(n, lambda number, frame: stop.append(number))
-                for n in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+    previous = {
+        n: signal.signal(n, lambda number, frame: stop.append(number))
+        for n in (signal.SIGINT, signal.SIGTERM)
+    }
     selector = selectors.DefaultSelector()
     told = False
     try:
@@ -243,8 +248,11 @@ def run(
                         if told or (killed and tries[cell.name] < TRIES):
                             left.insert(0, cell)
                         else:
-                            give_up(cell, f"{cell.name}: its process ended with {code}; see "
-                                          f"{folder / 'logs' / f'worker{n}.log'}")  # fmt: skip
+                            give_up(
+                                cell,
+                                f"{cell.name}: its process ended with {code}; see "
+                                f"{folder / 'logs' / f'worker{n}.log'}",
+                            )
                     if not told and left:
                         open_worker(n)
             running = {w.cell: w.part for w in workers.values() if w.cell is not None}

@@ -12,8 +12,14 @@ from mtrl_jax.benchmark import stats, transfer
 from mtrl_jax.benchmark.stats import Interval
 from mtrl_jax.benchmark.study import Record, Study, areas
 
-__all__ = ["AGGREGATES", "TransferNumbers", "aggregates", "forgetting", "improvement",
-           "transfer_numbers"]  # fmt: skip
+__all__ = [
+    "AGGREGATES",
+    "TransferNumbers",
+    "aggregates",
+    "forgetting",
+    "improvement",
+    "transfer_numbers",
+]
 
 AGGREGATES = {
     "IQM": stats.interquartile_mean,
@@ -66,10 +72,14 @@ def transfer_numbers(study: Study, record: Record) -> TransferNumbers | None:
         gain = transfer.forward_transfer(pre[:, defined], fresh[:, defined])
         forward = _clustered_mean(gain, folds[defined])
     return TransferNumbers(
-        ratio, transfer.paired_geometric(pre, fresh, folds, resamples=RESAMPLES), per_task,
+        ratio,
+        transfer.paired_geometric(pre, fresh, folds, resamples=RESAMPLES),
+        per_task,
         _clustered_mean(z[0][:, :, 0] - z[1][:, :, 0], folds),
-        _clustered_mean(z[0][:, :, -1] - z[1][:, :, -1], folds), forward, int(defined.sum()),
-    )  # fmt: skip
+        _clustered_mean(z[0][:, :, -1] - z[1][:, :, -1], folds),
+        forward,
+        int(defined.sum()),
+    )
 
 
 def _ratio(pre: np.ndarray, fresh: np.ndarray, folds: np.ndarray) -> Interval | None:

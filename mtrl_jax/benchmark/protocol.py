@@ -23,8 +23,17 @@ import numpy as np
 
 from mtrl_jax.types import Agent, EnvSpec, Timestep
 
-__all__ = ["AgentError", "HostAgent", "Spec", "Step", "check_types_agent", "checked_action",
-           "load", "spec_of", "step_of"]  # fmt: skip
+__all__ = [
+    "AgentError",
+    "HostAgent",
+    "Spec",
+    "Step",
+    "check_types_agent",
+    "checked_action",
+    "load",
+    "spec_of",
+    "step_of",
+]
 
 
 class Spec(NamedTuple):
@@ -79,14 +88,20 @@ class AgentError(ValueError):
 def spec_of(spec: EnvSpec) -> Spec:
     """What an agent is told; no names."""
     return Spec(
-        spec.observation_shape, np.dtype(spec.observation_dtype), spec.vocabulary,
-        spec.num_actions, spec.action_size,
-    )  # fmt: skip
+        spec.observation_shape,
+        np.dtype(spec.observation_dtype),
+        spec.vocabulary,
+        spec.num_actions,
+        spec.action_size,
+    )
 
 
 def step_of(timestep: Timestep) -> Step:
     """The row of K games with E environments each as a batch of K E environments."""
-    flat = lambda x: np.asarray(x).reshape(-1, *np.shape(x)[2:])
+
+    def flat(x):
+        return np.asarray(x).reshape(-1, *np.shape(x)[2:])
+
     return Step(*(flat(getattr(timestep, name)) for name in Step._fields))
 
 
@@ -135,15 +150,20 @@ def check_types_agent(name: str, agent: Agent, spec: EnvSpec, num_envs: int) -> 
 
     def act(key):
         shape = (spec.num_tasks, num_envs)
-        zeros = lambda *tail, dtype: np.zeros((*shape, *tail), dtype)
+
+        def zeros(*tail, dtype):
+            return np.zeros((*shape, *tail), dtype)
+
         timestep = Timestep(
             zeros(*spec.observation_shape, dtype=spec.observation_dtype),
-            *(zeros(dtype=np.float32) for _ in range(2)), *(zeros(dtype=bool) for _ in range(3)),
-        )  # fmt: skip
+            *(zeros(dtype=np.float32) for _ in range(2)),
+            *(zeros(dtype=bool) for _ in range(3)),
+        )
         timestep = jax.tree.map(jax.numpy.asarray, timestep)
         actor = agent.init_actor(num_envs)
-        return agent.act(agent.policy(agent.init(key)), actor, timestep,
-                         jax.random.split(key, shape))[0]  # fmt: skip
+        return agent.act(
+            agent.policy(agent.init(key)), actor, timestep, jax.random.split(key, shape)
+        )[0]
 
     got = jax.eval_shape(act, jax.random.key(0))
     want = (spec.num_tasks, num_envs, *spec.action_shape)

@@ -31,8 +31,18 @@ from mtrl_jax.types import (
     Timestep,
 )
 
-__all__ = ["STREAM", "Games", "RandomGames", "blind", "choose", "each_game", "folds",
-           "random_games", "stream_spec", "subset"]  # fmt: skip
+__all__ = [
+    "STREAM",
+    "Games",
+    "RandomGames",
+    "blind",
+    "choose",
+    "each_game",
+    "folds",
+    "random_games",
+    "stream_spec",
+    "subset",
+]
 
 STREAM = "stream"  # the name of the one task that an agent is shown
 SMALL = 1024  # bytes of a game's data that every step may look up
@@ -167,9 +177,11 @@ def random_games(suite: FunctionalSuite, indices: Sequence[int]) -> FunctionalSu
     one = jax.tree.map(lambda x: jnp.asarray(x)[kept][None], suite.tasks)
     padded = np.resize(drawn, len(kept)).astype(np.int32)
     games = Games(
-        one, jnp.asarray(mask[kept][None]), jnp.asarray(padded[None]),
+        one,
+        jnp.asarray(mask[kept][None]),
+        jnp.asarray(padded[None]),
         jnp.asarray([len(drawn)], jnp.int32),
-    )  # fmt: skip
+    )
     return FunctionalSuite(stream_spec(spec), RandomGames(suite.env, not spec.action_size), games)
 
 

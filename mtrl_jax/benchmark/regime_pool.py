@@ -19,8 +19,12 @@ from mtrl_jax.types import EnvSpec, HostSuite, Pool, Timestep
 
 __all__ = ["RandomGamesPool", "part", "random_games"]
 
-PREFIXES = (suites.ENVPOOL_PREFIX, suites.ATARI42_PREFIX, suites.METAWORLD_PREFIX,
-            suites.DOOM_PREFIX)  # fmt: skip
+PREFIXES = (
+    suites.ENVPOOL_PREFIX,
+    suites.ATARI42_PREFIX,
+    suites.METAWORLD_PREFIX,
+    suites.DOOM_PREFIX,
+)
 
 
 def part(spec: EnvSpec, indices: Sequence[int]) -> HostSuite:
@@ -64,9 +68,14 @@ class RandomGamesPool:
     """One task of E streams; see `mtrl_jax.types.Pool` for the protocol."""
 
     def __init__(
-        self, spec: EnvSpec, makers: Sequence[Callable[..., Pool]], mask: np.ndarray,
-        num_envs: int, seed: int, num_groups: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        spec: EnvSpec,
+        makers: Sequence[Callable[..., Pool]],
+        mask: np.ndarray,
+        num_envs: int,
+        seed: int,
+        num_groups: int = 1,
+    ) -> None:
         """Makes nothing yet.
 
         Args:

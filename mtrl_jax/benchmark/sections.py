@@ -22,17 +22,23 @@ SCALE = (
 def every(s: Study, rows: list[dict[str, Any]]) -> list[Section]:
     """All of them, of a study and the rows that it was read from."""
     return [
-        _overview(s, rows), *_transfer_sections(s), _multitask_section(s), *_aggregate_sections(s)
-    ]  # fmt: skip
+        _overview(s, rows),
+        *_transfer_sections(s),
+        _multitask_section(s),
+        *_aggregate_sections(s),
+    ]
 
 
 def _overview(s: Study, rows: list[dict[str, Any]]) -> Section:
     lines = [
-        [name, "yes" if r.learns else "no", str(len({x["seed"] for x in rows
-                                                    if x["agent"] == name})),
-         f"{sum(x['env_steps'] for x in rows if x['agent'] == name):,}"]
+        [
+            name,
+            "yes" if r.learns else "no",
+            str(len({x["seed"] for x in rows if x["agent"] == name})),
+            f"{sum(x['env_steps'] for x in rows if x['agent'] == name):,}",
+        ]
         for name, r in s.records.items()
-    ]  # fmt: skip
+    ]
     dropped = [g for i, g in enumerate(s.games) if i not in s.scaled]
     text = f"Track {rows[0]['track']}, {len(s.games)} games. {SCALE}"
     if dropped:
@@ -57,11 +63,17 @@ def _transfer_sections(s: Study) -> list[Section]:
     )
     pairs = numbers.pairs_of(s)
     lines = [
-        [n, cell(t and t.ratio), cell(t and t.geometric), cell(t and t.jump_start),
-         cell(t and t.final), cell(t and t.forward),
-         cell(numbers.forgetting(s, s.records[n], pairs))]
+        [
+            n,
+            cell(t and t.ratio),
+            cell(t and t.geometric),
+            cell(t and t.jump_start),
+            cell(t and t.final),
+            cell(t and t.forward),
+            cell(numbers.forgetting(s, s.records[n], pairs)),
+        ]
         for n, t in found.items()
-    ]  # fmt: skip
+    ]
     text = (
         "Area under the learning curve of the pre-trained agent over that of the same agent from "
         "scratch, summed over all games, each of which was held out of one pre-training; above 1 "
@@ -76,13 +88,18 @@ def _transfer_sections(s: Study) -> list[Section]:
     if not known:
         return sections
     games = [s.games[i] for i in s.scaled]
-    sections.append(Section(
-        "Transfer ratio of each game",
-        "A dash: learning from scratch is not above random, so that a ratio means nothing.",
-        ("game", "fold", *known),
-        [[g, str(s.folds[s.games.index(g)]), *(cell(t.per_task[g]) for t in known.values())]
-         for g in games], {"transfer_ratio": png(figures.transfer_ratios(s, known))},
-    ))  # fmt: skip
+    sections.append(
+        Section(
+            "Transfer ratio of each game",
+            "A dash: learning from scratch is not above random, so that a ratio means nothing.",
+            ("game", "fold", *known),
+            [
+                [g, str(s.folds[s.games.index(g)]), *(cell(t.per_task[g]) for t in known.values())]
+                for g in games
+            ],
+            {"transfer_ratio": png(figures.transfer_ratios(s, known))},
+        )
+    )
     for n in known:
         drawn = {f"curves_{_file(n)}": png(figures.learning_curves(s, n))}
         if s.records[n].pretrain:
@@ -118,12 +135,18 @@ def _mean(values: np.ndarray) -> stats.Interval:
 def _aggregate_sections(s: Study) -> list[Section]:
     if not len(s.scaled):
         return []
-    kinds = {"all games at once": "multitask", "after pre-training": "transfer_final",
-             "from scratch": "scratch_final"}  # fmt: skip
+    kinds = {
+        "all games at once": "multitask",
+        "after pre-training": "transfer_final",
+        "from scratch": "scratch_final",
+    }
     lines, better = [], []
     for kind, field in kinds.items():
-        z = {n: s.normalise(getattr(r, field)) for n, r in s.records.items()
-             if getattr(r, field) is not None}  # fmt: skip
+        z = {
+            n: s.normalise(getattr(r, field))
+            for n, r in s.records.items()
+            if getattr(r, field) is not None
+        }
         for n, scores in z.items():
             lines.append([f"{kind}, {n}", *map(cell, numbers.aggregates(scores).values())])
         for x, y in itertools.combinations(z, 2):
@@ -133,12 +156,21 @@ def _aggregate_sections(s: Study) -> list[Section]:
         f"specialist, capped there; less is better. {INTERVALS}"
     )
     return [
-        Section("Aggregates", text, ("runs", *numbers.AGGREGATES), lines,
-                {"profiles": png(figures.profiles(s))}),
-        Section("Probability of improvement",
-                "Chance that a run of one beats a run of the other on a game drawn at random; a "
-                "difference that is real has an interval without 0.5.", ("", "P"), better),
-    ]  # fmt: skip
+        Section(
+            "Aggregates",
+            text,
+            ("runs", *numbers.AGGREGATES),
+            lines,
+            {"profiles": png(figures.profiles(s))},
+        ),
+        Section(
+            "Probability of improvement",
+            "Chance that a run of one beats a run of the other on a game drawn at random; a "
+            "difference that is real has an interval without 0.5.",
+            ("", "P"),
+            better,
+        ),
+    ]
 
 
 def _file(name: str) -> str:

@@ -35,8 +35,10 @@ def _checked(name: str, scores: np.ndarray) -> np.ndarray:
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"{name} must have shape [R, N], runs and tasks, got {scores.shape}")
     if not np.isfinite(scores).all():
-        raise ValueError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(scores))} "
-                         "values that are not")  # fmt: skip
+        raise ValueError(
+            f"{name} must be finite, got {np.count_nonzero(~np.isfinite(scores))} "
+            "values that are not"
+        )
     return scores
 
 

@@ -105,8 +105,10 @@ def read(rows: Sequence[Mapping[str, Any]]) -> Study:
     for row in rows:
         if row["kind"] == "transfer":
             fold[games.index(row["task"])] = row["fold"]
-    names = [*(c for c in CONTROLS if any(r["agent"] == c for r in rows)),
-             *dict.fromkeys(r["agent"] for r in rows if r["agent"] not in CONTROLS)]  # fmt: skip
+    names = [
+        *(c for c in CONTROLS if any(r["agent"] == c for r in rows)),
+        *dict.fromkeys(r["agent"] for r in rows if r["agent"] not in CONTROLS),
+    ]
     records = {
         name: _record(name, [row for row in rows if row["agent"] == name], games) for name in names
     }
@@ -131,11 +133,19 @@ def areas(study: Study, curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _record(name: str, rows: list[Any], games: tuple[str, ...]) -> Record:
-    of = lambda kind: [row for row in rows if row["kind"] == kind]
+    def of(kind):
+        return [row for row in rows if row["kind"] == kind]
+
     if of("control"):
         seeds = sorted({row["seed"] for row in rows})
-        final = np.array([[row["final"][g] for g in games] for seed in seeds
-                          for row in rows if row["seed"] == seed])  # fmt: skip
+        final = np.array(
+            [
+                [row["final"][g] for g in games]
+                for seed in seeds
+                for row in rows
+                if row["seed"] == seed
+            ]
+        )
         return Record(name, False, None, None, None, final, final, final, None, None, {})
     steps, scratch, scratch_final = _alone(of("scratch"), games)
     steps2, transfer, transfer_final = _alone(of("transfer"), games)
@@ -150,9 +160,18 @@ def _record(name: str, rows: list[Any], games: tuple[str, ...]) -> Record:
             curves = np.array([[row["scores"][g] for g in games] for row in mine])
             pretrain[fold] = (np.array(mine[0]["steps"]), curves)
     return Record(
-        name, True, steps if steps is not None else steps2, scratch, transfer, scratch_final,
-        transfer_final, multitask, before, after, pretrain,
-    )  # fmt: skip
+        name,
+        True,
+        steps if steps is not None else steps2,
+        scratch,
+        transfer,
+        scratch_final,
+        transfer_final,
+        multitask,
+        before,
+        after,
+        pretrain,
+    )
 
 
 def _by_seed(rows: list[Any], value: Any) -> np.ndarray | None:
@@ -177,8 +196,10 @@ def _kept(
     if set(fold_of) != set(games) or set(fold_of.values()) - set(known):
         return None, None
     seeds = sorted({row["seed"] for row in transfer})
-    at = {(row["kind"], row["fold"], row["task"], row["seed"]): row["final"]
-          for row in [*pretrain, *transfer]}  # fmt: skip
+    at = {
+        (row["kind"], row["fold"], row["task"], row["seed"]): row["final"]
+        for row in [*pretrain, *transfer]
+    }
     pairs = [(task, game) for task in games for game in games if fold_of[game] != fold_of[task]]
     before, after = [], []
     for seed in seeds:

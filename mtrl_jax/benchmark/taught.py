@@ -23,9 +23,13 @@ __all__ = ["run"]
 
 
 def run(
-    cell: Cell, settings: Settings, suite: Suite, entry: Entry, folder: pathlib.Path,
+    cell: Cell,
+    settings: Settings,
+    suite: Suite,
+    entry: Entry,
+    folder: pathlib.Path,
     on_progress: train.OnProgress = lambda step, total, row: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Trains and scores a cell of kind `pretrain` or `multitask`; a row for each seed.
 
     Curves are the student's and begin when its teachers have learnt. `folder/<cell>/final` holds

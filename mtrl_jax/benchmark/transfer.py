@@ -213,9 +213,14 @@ def paired_bootstrap(
 
 
 def paired_geometric(
-    pretrained: np.ndarray, scratch: np.ndarray, folds: np.ndarray, *, resamples: int = 2000,
-    level: float = 0.95, seed: int = 0,
-) -> Interval:  # fmt: skip
+    pretrained: np.ndarray,
+    scratch: np.ndarray,
+    folds: np.ndarray,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """`geometric_ratio` of means over seeds; arguments, draws, errors as in `paired_bootstrap`."""
     draws = _paired_means(pretrained, scratch, folds, resamples, seed)
     value = geometric_ratio(np.mean(pretrained, 0), np.mean(scratch, 0))

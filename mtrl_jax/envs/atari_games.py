@@ -18,8 +18,20 @@ _NOT_AMTLB = ("Defender", "Hero", "Surround")
 _AMTLB_ONLY = ("AirRaid", "Carnival", "ElevatorAction", "JourneyEscape", "Pooyan")
 AMTLB = tuple(sorted({*ATARI_57, *_AMTLB_ONLY} - {*_NOT_AMTLB}))
 # Of both lists: short games with dense rewards among them.
-ATARI_12 = ("Pong", "Breakout", "Freeway", "Boxing", "SpaceInvaders", "Assault", "BeamRider",
-            "Enduro", "Qbert", "Seaquest", "MsPacman", "Krull")  # fmt: skip
+ATARI_12 = (
+    "Pong",
+    "Breakout",
+    "Freeway",
+    "Boxing",
+    "SpaceInvaders",
+    "Assault",
+    "BeamRider",
+    "Enduro",
+    "Qbert",
+    "Seaquest",
+    "MsPacman",
+    "Krull",
+)
 ATARI_4 = ATARI_12[:4]
 
 

@@ -82,7 +82,14 @@ SCENARIOS = {
     "basic": Scenario(5, 14, 75, 0.002, living=-1.0, shot=-5.0, goal=106.0, rule="kill"),
     "defend_the_line": Scenario(3, 10, 525, 0.1, kill=1.0, death=-1.0),
     "predict_position": Scenario(
-        1, 16, 75, 1.0, living=-0.001, goal=1.0, rule="rocket", ammunition="AMMO5",
+        1,
+        16,
+        75,
+        1.0,
+        living=-0.001,
+        goal=1.0,
+        rule="rocket",
+        ammunition="AMMO5",
         game_args="+sv_noautoaim 1",
     ),
     "deadly_corridor": Scenario(
@@ -94,7 +101,7 @@ SCENARIOS = {
     "health_gathering_supreme": Scenario(3, 1, 525, 0.004, living=1.0, death=-100.0),
     "defend_the_center": Scenario(3, 10, 525, 0.1, kill=1.0, death=-1.0),
     "my_way_home": Scenario(5, 10, 525, 1.0, living=-0.0001, goal=1.0, rule="end"),
-}  # fmt: skip
+}
 
 
 class Memory(NamedTuple):

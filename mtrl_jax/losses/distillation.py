@@ -76,9 +76,11 @@ def mse(teacher: Array, values: Array, action_mask: Array | None = None) -> Arra
 
 
 def kl(
-    teacher: Array, logits: Array, temperature: float | Array = 0.01,
+    teacher: Array,
+    logits: Array,
+    temperature: float | Array = 0.01,
     action_mask: Array | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Divergence of the student's policy from the softmax of the teacher's values.
 
     L = sum_a p[a] log(p[a] / pi(a | s)),   p = softmax(q / tau),   pi = softmax(z)
@@ -105,9 +107,11 @@ def kl(
 
 
 def policy_regression(
-    teacher: Array, logits: Array, temperature: float | Array = 1.0,
+    teacher: Array,
+    logits: Array,
+    temperature: float | Array = 1.0,
     action_mask: Array | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Cross-entropy of the student's policy with the softmax of the expert's values.
 
     L = -sum_a p[a] log pi(a | s),   p = softmax(q / tau),   pi = softmax(z)

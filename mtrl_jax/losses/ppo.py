@@ -131,9 +131,14 @@ def ppo_loss(
     for name, x in zip(names, values, strict=True):
         check_shape(name, x, shape, "[B]")
     counts = weight > 0
+
     # A NaN must meet no product: 0 * NaN is NaN, in the value or in the gradient.
-    keep = lambda x: jnp.where(counts, x, 0.0)
-    mean = lambda x: jnp.mean(weight * keep(x))
+    def keep(x):
+        return jnp.where(counts, x, 0.0)
+
+    def mean(x):
+        return jnp.mean(weight * keep(x))
+
     log_ratio = keep(log_prob) - keep(jax.lax.stop_gradient(proximal_log_prob))
     advantage, importance = (keep(jax.lax.stop_gradient(x)) for x in (advantage, importance))
     policy = -mean(importance * clipped_surrogate(log_ratio, advantage, epsilon))

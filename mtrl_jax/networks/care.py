@@ -64,8 +64,9 @@ class CARE(nn.Module):
             )
         vectors = jnp.asarray(task_text.task_vectors(self.task_names))
         which = jax.nn.one_hot(task, self.num_tasks)
-        context = layers.mlp(self, (which @ vectors)[None], self.encoder, name="context_",
-                             last_linear=True)[0]  # fmt: skip
+        context = layers.mlp(
+            self, (which @ vectors)[None], self.encoder, name="context_", last_linear=True
+        )[0]
         z = layers.stacked_mlp(self, x, self.num_experts, self.encoder, name="encoder")
         query = jnp.broadcast_to(jax.lax.stop_gradient(context), z.shape)
         attention = jax.nn.softmax((z * query).sum(-1), axis=0)  # [M, B]

@@ -103,7 +103,10 @@ class Column(nn.Module):
           after the last row.
         """
         t, b = first.shape
-        dense = lambda n, scale, name: nn.Dense(n, kernel_init=_init(scale), name=name)
+
+        def dense(n, scale, name):
+            return nn.Dense(n, kernel_init=_init(scale), name=name)
+
         if self.kind == "conv":
             x = jnp.moveaxis(observation, 2, -1).astype(jnp.float32) / 255.0
             x = x.reshape(-1, *x.shape[2:])

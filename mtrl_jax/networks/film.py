@@ -45,7 +45,10 @@ class FiLM(nn.Module):
     @nn.compact
     def __call__(self, x: Array, task: Array) -> Array:
         layers.check(x, task, embedding_size=self.embedding_size)
-        draw = lambda key: jax.random.normal(key, (self.embedding_size,))
+
+        def draw(key):
+            return jax.random.normal(key, (self.embedding_size,))
+
         z = layers.own(self, "embedding", draw)
         for i, width in enumerate(self.hidden):
             x = nn.Dense(width, kernel_init=layers.scaled(2.0), name=f"dense{i}")(x)

@@ -31,8 +31,11 @@ __all__ = [
 ]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu, "tanh": nn.tanh, "silu": nn.silu, "elu": nn.elu,
-}  # fmt: skip
+    "relu": nn.relu,
+    "tanh": nn.tanh,
+    "silu": nn.silu,
+    "elu": nn.elu,
+}
 
 _EPSILON = 1e-6  # of a layer norm, as in flax
 
@@ -135,9 +138,7 @@ def normalise(x: Array, scale: Array, bias: Array) -> Array:
     return modulate(x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + _EPSILON), scale, bias)
 
 
-def stacked_mlp(
-    module: Any, x: Array, num: int, hidden: Sequence[int], *, name: str
-) -> Array:  # fmt: skip
+def stacked_mlp(module: Any, x: Array, num: int, hidden: Sequence[int], *, name: str) -> Array:
     """`[N, B, hidden[-1]]`: N MLPs of the same `[B, F]`, whose last layers are linear."""
     for i, width in enumerate(hidden):
         x = stacked_dense(module, f"{name}{i}", x, num, width)

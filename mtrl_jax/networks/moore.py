@@ -59,7 +59,10 @@ class MOORE(nn.Module):
                 f"experts cannot be orthogonal; got {self.num_experts}"
             )
         bound = (6.0 / (self.num_tasks + self.num_experts)) ** 0.5
-        draw = lambda key: jax.random.uniform(key, (self.num_experts,), minval=-bound, maxval=bound)
+
+        def draw(key):
+            return jax.random.uniform(key, (self.num_experts,), minval=-bound, maxval=bound)
+
         w = layers.own(self, "weights", draw)
         u = gram_schmidt(layers.stacked_mlp(self, x, self.num_experts, self.hidden, name="expert"))
         v = jnp.tanh(jnp.tensordot(w, u, 1))

@@ -100,7 +100,10 @@ def init(net: Any, key: Key, num_inputs: int) -> tuple[ArrayTree, ArrayTree]:
     """Fresh parameters: shared ones, and the tasks' own with leaves `[K, *param]`; either may be
     {}. One program draws all tasks' own; of the shared parameters the first draw is kept."""
     x = jnp.zeros((1, num_inputs))
-    draw = lambda key, k: net.init(key, x, k)
+
+    def draw(key, k):
+        return net.init(key, x, k)
+
     every = jax.vmap(draw)(jax.random.split(key, net.num_tasks), jnp.arange(net.num_tasks))
     return jax.tree.map(lambda p: p[0], every.get("params", {})), every.get("task", {})
 
@@ -115,7 +118,10 @@ def by_task(net: Any, shared: ArrayTree, own: ArrayTree, x: Array) -> Array:
     """
     if jnp.ndim(x) != 3 or x.shape[0] != net.num_tasks:
         raise ValueError(f"x must have shape [K = {net.num_tasks}, B, F], got {jnp.shape(x)}")
-    one = lambda own, x, k: net.apply({"params": shared, "task": own}, x, k)
+
+    def one(own, x, k):
+        return net.apply({"params": shared, "task": own}, x, k)
+
     return jax.vmap(one)(own, x, jnp.arange(net.num_tasks))
 
 

@@ -66,7 +66,9 @@ class PaCo(nn.Module):
         return 1.0 / self.num_sets + (noise - noise.mean()) / self.num_sets**0.5
 
     def _compose(self, name: str, init: Any, w: Array, shape: tuple[int, ...]) -> Array:
-        same = lambda key: jnp.broadcast_to(init(key, shape), (self.num_sets, *shape))
+        def same(key):
+            return jnp.broadcast_to(init(key, shape), (self.num_sets, *shape))
+
         return jnp.tensordot(w, self.param(name, same), 1)
 
     def _dense(self, name: str, x: Array, w: Array, width: int, scale: float) -> Array:

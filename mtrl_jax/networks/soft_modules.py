@@ -82,9 +82,10 @@ class SoftModules(nn.Module):
     def _route(self, base: Array, gate: int) -> list[Array]:
         """L arrays `[B, to, from]`, rows adding up to 1; the last one has one row."""
         n, act = self.num_modules, lambda x: layers.activate(self, x)
-        dense = lambda name, x, size, scale: nn.Dense(
-            size, kernel_init=layers.scaled(scale), name=name
-        )(x)
+
+        def dense(name, x, size, scale):
+            return nn.Dense(size, kernel_init=layers.scaled(scale), name=name)(x)
+
         own = layers.own(self, "embedding", lambda key: jax.random.normal(key, base.shape[1:]))
         m = base * jnp.broadcast_to(own, base.shape)
         for i in range(2):

@@ -71,9 +71,25 @@ DESCRIPTIONS: dict[str, str] = {
 
 # Words that say nothing of a task.
 _COMMON = frozenset(
-    ("a", "along", "and", "at", "by", "from", "in", "is", "it", "its", "of", "on", "the", "to",
-     "until", "with")
-)  # fmt: skip
+    (
+        "a",
+        "along",
+        "and",
+        "at",
+        "by",
+        "from",
+        "in",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "the",
+        "to",
+        "until",
+        "with",
+    )
+)
 
 
 def features(name: str) -> dict[str, float]:

@@ -77,7 +77,10 @@ def aligned_mtl(
       mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
     """
     check_choice("scale", scale, ("min", "median", "rmse"))
-    decide = lambda inputs, state: (aligned_mtl_weights(inputs.gram, scale), state)
+
+    def decide(inputs, state):
+        return (aligned_mtl_weights(inputs.gram, scale), state)
+
     method = Method("aligned_mtl", decide)
 
     return make_transform(

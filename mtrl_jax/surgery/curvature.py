@@ -42,7 +42,10 @@ def multi_task_curvature(loss_before: Array, loss_after: Array, grad_dot_step: A
 
 def init_curvature(params: Any) -> CurvatureState:
     """The state before the first step; every leaf in a buffer of its own."""
-    zeros = lambda: [jnp.zeros(jnp.shape(x), jnp.float32) for x in jax.tree.leaves(params)]
+
+    def zeros():
+        return [jnp.zeros(jnp.shape(x), jnp.float32) for x in jax.tree.leaves(params)]
+
     return CurvatureState(jnp.zeros((), jnp.float32), zeros(), zeros(), jnp.zeros((), jnp.float32))
 
 

@@ -129,7 +129,9 @@ class Diagnostics(NamedTuple):
 
 
 def _find(opt_state: Any) -> tuple[list[tuple[str, SurgeryState]], Any, list[Any]]:
-    is_ours = lambda x: isinstance(x, SurgeryState)
+    def is_ours(x):
+        return isinstance(x, SurgeryState)
+
     leaves, treedef = tree_flatten_with_path(opt_state, is_leaf=is_ours)
     return [(keystr(p), s) for p, s in leaves if is_ours(s)], treedef, [x for _, x in leaves]
 

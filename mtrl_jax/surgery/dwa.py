@@ -84,7 +84,9 @@ def dwa(
         return w, jax.tree.map(lambda a, b: jnp.where(ends, a, b), ended, going)
 
     def init(k):
-        zeros = lambda: jnp.zeros((k,), jnp.float32)
+        def zeros():
+            return jnp.zeros((k,), jnp.float32)
+
         return DWAState(zeros(), zeros(), zeros(), jnp.zeros((), jnp.int32))
 
     method = Method("dwa", weights, init=init, uses_gram=False, uses_losses=True, sums=True)

@@ -94,12 +94,17 @@ def famo(
     optimiser = optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))
 
     def weights(inputs, state):
-        above = lambda losses: losses - bound + 1e-8
+        def above(losses):
+            return losses - bound + 1e-8
+
         now = above(inputs.task_losses)
         after = now if inputs.task_losses_after is None else above(inputs.task_losses_after)
         logits, adam = famo_step(state, after, optimiser)
         old = (state.logits, state.adam)
-        keep = lambda new, old: jnp.where(inputs.step > 0, new, old)
+
+        def keep(new, old):
+            return jnp.where(inputs.step > 0, new, old)
+
         logits, adam = jax.tree.map(keep, (logits, adam), old)
         return famo_weights(logits, now), FAMOState(logits, adam, now)
 

@@ -69,7 +69,10 @@ def graddrop(
       mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
     """
     weights = jnp.asarray(leak, jnp.float32)
-    combine = lambda key, grads: graddrop_leaf(key, grads, weights)
+
+    def combine(key, grads):
+        return graddrop_leaf(key, grads, weights)
+
     method = Method("graddrop", None, combine=combine, uses_gram=False, uses_key=True, sums=True)
 
     return make_transform(

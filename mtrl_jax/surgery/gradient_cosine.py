@@ -59,7 +59,10 @@ def gradient_cosine(
       mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
     """
     check_choice("gate", gate, ("soft", "hard"))
-    weights = lambda inputs, state: (gradient_cosine_weights(inputs.gram, main, gate), state)
+
+    def weights(inputs, state):
+        return (gradient_cosine_weights(inputs.gram, main, gate), state)
+
     method = Method("gradient_cosine", weights, sums=True)
 
     return make_transform(

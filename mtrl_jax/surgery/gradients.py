@@ -90,7 +90,10 @@ def per_task_value_and_grad(
             differentiate(fn)(*(a if i in wrt else a[k] for i, a in enumerate(args)))
             for k, fn in enumerate(losses)
         ]
-        stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+        def stack(trees):
+            return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
         grads = stack([g for _, g in results])
         if has_aux:
             return (jnp.stack([v for (v, _), _ in results]), [a for (_, a), _ in results]), grads

@@ -94,7 +94,9 @@ def gradnorm(
         new = gradnorm_step(state.weights, norms, ratios, alpha, learning_rate)
         return state.weights, GradNormState(new, first)
 
-    init = lambda k: GradNormState(jnp.ones((k,), jnp.float32), jnp.zeros((k,), jnp.float32))
+    def init(k):
+        return GradNormState(jnp.ones((k,), jnp.float32), jnp.zeros((k,), jnp.float32))
+
     method = Method("gradnorm", weights, init=init, uses_losses=True, sums=True)
 
     return make_transform(

@@ -96,7 +96,9 @@ def gradvac(
         w, target = gradvac_weights(inputs.gram, target, random_orders(inputs.key, k), beta)
         return (w / k if reduction == "mean" else w), target
 
-    init = lambda k: jnp.zeros((k, k), jnp.float32)
+    def init(k):
+        return jnp.zeros((k, k), jnp.float32)
+
     method = Method("gradvac", weights, init=init, uses_key=True, sums=reduction == "sum")
 
     return make_transform(

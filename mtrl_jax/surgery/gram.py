@@ -92,7 +92,10 @@ def _by_tiles(x: jax.Array) -> jax.Array:
     if n < 2 * width:
         return _mirror(tiles(0, n))
     total = jax.tree.map(lambda t: _zeros(t.shape, x), jax.eval_shape(lambda: tiles(0, width)))
-    add = lambda b, total: jax.tree.map(operator.add, total, tiles(b * width, width))
+
+    def add(b, total):
+        return jax.tree.map(operator.add, total, tiles(b * width, width))
+
     total = lax.fori_loop(0, n // width, add, total)
     if n % width:
         total = jax.tree.map(operator.add, total, tiles(n - n % width, n % width))

@@ -84,13 +84,17 @@ def nash_mtl(
     check_positive("update_every", update_every)
 
     def weights(inputs, kept):
-        fresh = lambda: nash_mtl_weights(inputs.gram)
+        def fresh():
+            return nash_mtl_weights(inputs.gram)
+
         w = jax.lax.cond(
             inputs.step % update_every == 0, fresh, lambda: vary_like(kept, inputs.gram)
         )
         return clip_weights(w, inputs.gram, limit), w
 
-    init = lambda k: jnp.ones((k,), jnp.float32)
+    def init(k):
+        return jnp.ones((k,), jnp.float32)
+
     method = Method("nash_mtl", weights, init=init)
 
     return make_transform(

@@ -40,7 +40,10 @@ def random_weighting(
       seed: integer or typed key.
       mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
     """
-    weights = lambda inputs, state: (random_weights(inputs.key, inputs.num_tasks), state)
+
+    def weights(inputs, state):
+        return (random_weights(inputs.key, inputs.num_tasks), state)
+
     method = Method("random_weighting", weights, uses_gram=False, uses_key=True)
 
     return make_transform(

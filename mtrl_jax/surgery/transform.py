@@ -175,7 +175,10 @@ def make_transform(
     def init(params: Any) -> SurgeryState:
         k = static_int("num_tasks", num_tasks)
         n = len(groups(scope, params, flags("mask", mask, params, False)))
-        stack = lambda x: jnp.repeat(jnp.asarray(x)[None], n, axis=0)
+
+        def stack(x):
+            return jnp.repeat(jnp.asarray(x)[None], n, axis=0)
+
         record = None
         if diagnostics:
             weights = None if method.weights is None else jnp.zeros((n, k), jnp.float32)
@@ -270,7 +273,10 @@ def _decide(weights, inputs, state, n):
     else:
         keys = None if inputs.key is None else jax.random.split(inputs.key, n)
         axes = (None if inputs.gram is None else 0, None if keys is None else 0, 0)
-        each = lambda gram, key, s: weights(inputs._replace(gram=gram, key=key), s)
+
+        def each(gram, key, s):
+            return weights(inputs._replace(gram=gram, key=key), s)
+
         w, new = jax.vmap(each, in_axes=axes, axis_size=n)(inputs.gram, keys, state)
     seen = (inputs.gram, inputs.task_losses, inputs.task_losses_after)
     sound = [jnp.isfinite(x).all() for x in seen if x is not None]
@@ -290,7 +296,10 @@ def _record(method, gram, weights, parts, out, whole, axis_name):
         quadratic = jnp.einsum("gi,gij,gj->", weights, gram, weights, precision="highest")
         after = jnp.sqrt(jnp.maximum(quadratic, 0.0))
     else:
-        square = lambda x: jnp.sum(jnp.square(x.astype(jnp.float32)))
+
+        def square(x):
+            return jnp.sum(jnp.square(x.astype(jnp.float32)))
+
         own = sum(square(out[i]) for part in parts for i in part if not whole[i] or not axis_name)
         if axis_name is not None:
             own = jax.lax.psum(own, axis_name)

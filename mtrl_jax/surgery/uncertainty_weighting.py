@@ -61,7 +61,9 @@ def uncertainty_weighting(
     def weights(inputs, s):
         return uncertainty_weights(s), uncertainty_step(s, inputs.task_losses, learning_rate)
 
-    init = lambda k: jnp.zeros((k,), jnp.float32)
+    def init(k):
+        return jnp.zeros((k,), jnp.float32)
+
     method = Method(
         "uncertainty_weighting", weights, init=init, uses_gram=False, uses_losses=True, sums=True
     )

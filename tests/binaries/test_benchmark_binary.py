@@ -22,10 +22,16 @@ from tests.machinery import commands, tiny
 
 GAMES = ("catch", "rain")
 FLAGS = (
-    "--suite=small_games:catch,rain", "--folds=2", "--seeds=1", "--steps_per_task=64",
-    "--evaluations=1", "--eval_episodes=2", "--final_episodes=2", "--num_envs_per_task=2",
+    "--suite=small_games:catch,rain",
+    "--folds=2",
+    "--seeds=1",
+    "--steps_per_task=64",
+    "--evaluations=1",
+    "--eval_episodes=2",
+    "--final_episodes=2",
+    "--num_envs_per_task=2",
     "--num_workers=1",
-)  # fmt: skip
+)
 
 
 def example() -> str:
@@ -57,8 +63,11 @@ def test_the_documented_agent_goes_through_the_whole_matrix(tmp_path, monkeypatc
     kinds = sorted((r["agent"], r["kind"], r["task"], r["fold"]) for r in rows if r["task"])
     held = {r["task"]: r["fold"] for r in rows if r["kind"] == "transfer"}
     assert sorted(held.values()) == [0, 1]
-    assert kinds == [("my_agent:make", k, g, held[g] if k == "transfer" else None)
-                     for k in ("scratch", "transfer") for g in GAMES]  # fmt: skip
+    assert kinds == [
+        ("my_agent:make", k, g, held[g] if k == "transfer" else None)
+        for k in ("scratch", "transfer")
+        for g in GAMES
+    ]
     assert {r["agent"] for r in rows} == {"random", "frozen", "my_agent:make"}
     assert len(rows) == 2 + 2 + 1 + 2 + 2
 
@@ -96,12 +105,17 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(flags, message, tmp_path):
 
 
 def test_results_of_other_settings_of_an_agent_are_not_taken_over(tmp_path):
-    of = lambda *pairs: {"ppo": benchmark_agents.make("ppo", "no_id", pairs, SPEC).settings}
+    def of(*pairs):
+        return {"ppo": benchmark_agents.make("ppo", "no_id", pairs, SPEC).settings}
+
     results.keep_agents(tmp_path, of("discount=0.5"))
     results.keep_agents(tmp_path, {"random": {}})
     results.check_agents(tmp_path, {**of("discount=0.5"), "a3c": {"x": 1}})
-    with pytest.raises(ValueError, match=r"results of ppo with config/discount=0.5, this one has "
-                       "0.99; choose"):  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"results of ppo with config/discount=0.5, this one has "
+        "0.99; choose",
+    ):
         results.check_agents(tmp_path, of())
 
 
@@ -109,8 +123,12 @@ SPEC = suites.make("small_games:catch,rain").spec
 
 
 # Those that imitate are told nothing in the end.
-PAIRS = [(name, track) for name in BUILDERS for track in TRACKS
-         if not (name in STUDENTS and track == "task_id")]  # fmt: skip
+PAIRS = [
+    (name, track)
+    for name in BUILDERS
+    for track in TRACKS
+    if not (name in STUDENTS and track == "task_id")
+]
 
 
 @pytest.mark.parametrize(("name", "track"), PAIRS)
@@ -124,17 +142,26 @@ def test_every_agent_can_be_made_and_says_what_it_is(name, track):
 @pytest.mark.parametrize(("name", "track"), [pair for pair in PAIRS if pair[0] not in CONTROLS])
 def test_what_goes_over_fits_an_agent_of_the_new_game(name, track):
     entry = benchmark_agents.make(name, track, ["hidden=4"], SPEC)
-    of = lambda spec, make=entry.make: jax.eval_shape(make(spec).init, jax.random.key(0))
-    known, new = SPEC, SPEC._replace(
-        task_names=("catch",), action_mask=SPEC.action_mask[:1], episode_limit=np.array([100])
-    )  # fmt: skip
+
+    def of(spec, make=entry.make):
+        return jax.eval_shape(make(spec).init, jax.random.key(0))
+
+    known, new = (
+        SPEC,
+        SPEC._replace(
+            task_names=("catch",), action_mask=SPEC.action_mask[:1], episode_limit=np.array([100])
+        ),
+    )
     if track == "no_id":
         known = new = regime.stream_spec(SPEC)
     before, fresh = of(known, entry.pretrain or entry.make), of(new)
     if entry.pretrain is None:
         after = jax.eval_shape(entry.transfer, before, fresh)
     else:  # works on arrays only
-        init = lambda make, spec: jax.jit(make(spec).init)(jax.random.key(0))
+
+        def init(make, spec):
+            return jax.jit(make(spec).init)(jax.random.key(0))
+
         after = entry.transfer(init(entry.pretrain, known), init(entry.make, new))
     assert jax.tree.structure(after) == jax.tree.structure(fresh)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
@@ -158,8 +185,9 @@ def test_a_network_that_grows_plays_a_new_game_as_the_small_one_would(monkeypatc
     rows = rows.astype(spec.observation_dtype)
     heads = []
     for agent, state in ((small, before), (big, after)):
-        row = Timestep(rows, *(np.zeros((1, 9), t) for t in (np.float32, np.float32, bool, bool,
-                                                             bool)))  # fmt: skip
+        row = Timestep(
+            rows, *(np.zeros((1, 9), t) for t in (np.float32, np.float32, bool, bool, bool))
+        )
         keys = jax.random.split(jax.random.key(2), (1, 9))
         heads.append(agent.act(agent.policy(state), (), row, keys))
     np.testing.assert_array_equal(heads[0][0], heads[1][0])
@@ -181,8 +209,10 @@ def test_shared_parameters_go_over_and_a_tasks_own_do_not():
     before = jax.jit(entry.make(SPEC).init)(jax.random.key(0))
     fresh = jax.jit(entry.make(new).init)(jax.random.key(1))
     after = entry.transfer(before, fresh)
-    for a, b, c in zip(*map(jax.tree.leaves, (after.params.shared, before.params.shared,
-                                              fresh.params.shared)), strict=True):  # fmt: skip
+    for a, b, c in zip(
+        *map(jax.tree.leaves, (after.params.shared, before.params.shared, fresh.params.shared)),
+        strict=True,
+    ):
         cut = tuple(slice(n) for n in a.shape)
         np.testing.assert_array_equal(a, b[cut])
         assert a.ndim == 1 or (np.asarray(a) != np.asarray(c)).any()
@@ -198,8 +228,11 @@ SAME = [(name, kind) for name, e in ENTRIES.items() if e.same for kind in e.same
 
 
 def test_some_agents_repeat_another_ones_runs():
-    assert SAME == [("net2net", "scratch"), ("net2net", "multitask"),
-                    *((name, "scratch") for name in STUDENTS)]  # fmt: skip
+    assert SAME == [
+        ("net2net", "scratch"),
+        ("net2net", "multitask"),
+        *((name, "scratch") for name in STUDENTS),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in SAME}))
@@ -215,7 +248,9 @@ def test_an_agent_whose_runs_are_copied_begins_as_the_one_they_are_copied_from(n
 
 
 def test_the_table_says_what_is_done_running_and_left():
-    cell = lambda agent, kind, n: Cell(agent, kind, n, -1, (0,), f"{agent}-{kind}-{n}", "", 10)
+    def cell(agent, kind, n):
+        return Cell(agent, kind, n, -1, (0,), f"{agent}-{kind}-{n}", "", 10)
+
     one, two, three, four = (cell("dqn", "scratch", n) for n in range(4))
     control = cell("random", "control", 9)
     progress = matrix.Progress([control, one], {two: 0.25}, [three, four], ["x"], 61.0, 3700.0)
@@ -224,9 +259,11 @@ def test_the_table_says_what_is_done_running_and_left():
     )
     lines = [line.split() for line in benchmark_show.table(progress)]
     assert lines == [
-        ["control", "scratch"], ["random", "1/1"], ["dqn", "1/4"],
+        ["control", "scratch"],
+        ["random", "1/1"],
+        ["dqn", "1/4"],
         ["running", "dqn-scratch-1", "25", "%"],
-    ]  # fmt: skip
+    ]
     over = progress._replace(running={}, left=[])
     assert benchmark_show.summary(over) == "2 done, 0 running, 0 left, 1 failed; 1:01 so far"
 
@@ -245,7 +282,9 @@ def test_unknown_agents_are_refused(name, message):
 
 
 def test_overrides_are_of_all_agents_or_of_one():
-    make = lambda *pairs: benchmark_agents.make("ppo", "no_id", pairs, SPEC).settings
+    def make(*pairs):
+        return benchmark_agents.make("ppo", "no_id", pairs, SPEC).settings
+
     assert make("discount=0.5")["config/discount"] == 0.5
     assert make("ppo.discount=0.5", "a3c.discount=0.1")["config/discount"] == 0.5
     with pytest.raises(ValueError, match="'discont=1' is not name=value of one of"):

@@ -16,9 +16,15 @@ from tests.machinery import tiny
 
 SUITE = suites.make("small_games:catch,rain,dodge")
 SETTINGS = cells.Settings(
-    "small_games:catch,rain,dodge", folds=3, seeds=2, num_envs=2, steps_per_task=512,
-    evaluations=2, eval_episodes=2, final_episodes=2,
-)  # fmt: skip
+    "small_games:catch,rain,dodge",
+    folds=3,
+    seeds=2,
+    num_envs=2,
+    steps_per_task=512,
+    evaluations=2,
+    eval_episodes=2,
+    final_episodes=2,
+)
 NUMBERS = ("hidden=4", "min_replay=32", "replay_size=64", "batch_size=4", "unroll_length=8")
 
 
@@ -122,9 +128,9 @@ def test_each_student_has_the_teachers_of_its_own_seed():
 
 
 def test_overrides_go_to_whom_they_fit_and_what_cannot_play_on_is_refused():
-    make = lambda *pairs, track="no_id": benchmark_agents.make(
-        "actor_mimic", track, pairs, SUITE.spec
-    )
+    def make(*pairs, track="no_id"):
+        return benchmark_agents.make("actor_mimic", track, pairs, SUITE.spec)
+
     with pytest.raises(ValueError, match=r"agent actor_mimic .* its track is no_id"):
         make(track="task_id")
     with pytest.raises(ValueError, match="outputs must be 'shared' in the benchmark; got 'contr"):

@@ -9,9 +9,13 @@ from mtrl_jax import metrics
 from tests.machinery import commands
 
 SMALL = (
-    "--suite=small_games:catch", "--num_envs_per_task=2", "--num_seeds=2",
-    "--eval_episodes=2", "--total_env_steps=320", "--eval_every=160",
-)  # fmt: skip
+    "--suite=small_games:catch",
+    "--num_envs_per_task=2",
+    "--num_seeds=2",
+    "--eval_episodes=2",
+    "--total_env_steps=320",
+    "--eval_every=160",
+)
 OVERRIDES = "--config_overrides=min_replay=16,replay_size=64,unroll_length=8,batch_size=8"
 
 
@@ -61,8 +65,13 @@ def test_what_is_finished_is_not_run_again(distilled):
 
 def test_actor_mimic_takes_teachers_from_elsewhere(distilled, tmp_path):
     folder, _, _ = distilled
-    args = (*SMALL, OVERRIDES, f"--teachers={folder / 'teachers'}", "--feature_costs=0.01",
-            f"--workdir={tmp_path}")  # fmt: skip
+    args = (
+        *SMALL,
+        OVERRIDES,
+        f"--teachers={folder / 'teachers'}",
+        "--feature_costs=0.01",
+        f"--workdir={tmp_path}",
+    )
     _run("actor_mimic", *args)
     lines = _lines(tmp_path / "results.jsonl")
     assert [line["student"] for line in lines] == ["policy and 0.01 features"]

@@ -116,9 +116,12 @@ def test_suites_are_listed():
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ValueError("bad\n  input"), 2), (FloatingPointError("bad input"), 1),
-     (ImportError("bad input"), 1)],
-)  # fmt: skip
+    [
+        (ValueError("bad\n  input"), 2),
+        (FloatingPointError("bad input"), 1),
+        (ImportError("bad input"), 1),
+    ],
+)
 def test_what_a_run_raises_becomes_a_sentence(error, code, monkeypatch):
     def fail(*args):
         raise error
@@ -142,9 +145,11 @@ def test_a_run_of_the_binary_and_a_damaged_checkpoint(tmp_path):
     folder = tmp_path / "run"
     total = 4 * commands.PER_DISPATCH
     command = (
-        *commands.TINY, f"--workdir={folder}", f"--total_env_steps={total}",
+        *commands.TINY,
+        f"--workdir={folder}",
+        f"--total_env_steps={total}",
         f"--checkpoint_every={2 * commands.PER_DISPATCH}",
-    )  # fmt: skip
+    )
     code, out, err = commands.finish(commands.start(command))
     assert code == 0, err
     assert "\r" not in err and "\x1b" not in err  # a pipe gets whole lines
@@ -215,10 +220,16 @@ assert pathlib.Path(distral.__file__).is_relative_to(commands.ROOT)
 def test_atari_from_screen_to_checkpoint(tmp_path):
     """Two games, convolutions and a recurrent core, trained, scored and restored."""
     args = (
-        "--suite=envpool:Asterix-v5,Breakout-v5", "--core=lstm", "--noalone",
-        "--num_envs_per_task=2", "--eval_episodes=1", "--total_env_steps=48", "--log_every=24",
-        f"--workdir={tmp_path}", "--config_overrides=hidden=8,core_size=8,unroll_length=4",
-    )  # fmt: skip
+        "--suite=envpool:Asterix-v5,Breakout-v5",
+        "--core=lstm",
+        "--noalone",
+        "--num_envs_per_task=2",
+        "--eval_episodes=1",
+        "--total_env_steps=48",
+        "--log_every=24",
+        f"--workdir={tmp_path}",
+        "--config_overrides=hidden=8,core_size=8,unroll_length=4",
+    )
     code, out, err = commands.finish(commands.start(args, num_devices=1))
     assert code == 0, err
     asterix = next(line for line in out.splitlines() if line.startswith("Asterix-v5"))
@@ -234,9 +245,14 @@ def test_atari_from_screen_to_checkpoint(tmp_path):
 def test_continuous_actions_from_training_to_evaluation(tmp_path):
     """A pool with torques, trained, continued and scored with both policies."""
     args = (
-        "--suite=envpool:Pendulum-v1", "--noalone", "--num_envs_per_task=2", "--eval_episodes=1",
-        "--log_every=16", f"--workdir={tmp_path}", "--config_overrides=hidden=8,unroll_length=4",
-    )  # fmt: skip
+        "--suite=envpool:Pendulum-v1",
+        "--noalone",
+        "--num_envs_per_task=2",
+        "--eval_episodes=1",
+        "--log_every=16",
+        f"--workdir={tmp_path}",
+        "--config_overrides=hidden=8,unroll_length=4",
+    )
     for total in (32, 48):
         code, out, err = commands.finish(
             commands.start((*args, f"--total_env_steps={total}"), num_devices=1)

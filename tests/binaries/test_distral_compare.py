@@ -10,9 +10,12 @@ from tests.machinery import commands
 
 TASKS = 8
 SMALL = (
-    "--suite=maze8", "--num_envs_per_task=1", "--eval_episodes=1",
-    "--total_env_steps=3200", "--log_every=1600",  # two dispatches: episodes end in the second
-)  # fmt: skip
+    "--suite=maze8",
+    "--num_envs_per_task=1",
+    "--eval_episodes=1",
+    "--total_env_steps=3200",
+    "--log_every=1600",  # two dispatches: episodes end in the second
+)
 OVERRIDES = "--config_overrides=hidden=4,unroll_length=20,learning_rate=0.01"
 
 
@@ -38,8 +41,13 @@ def _training_returns(folder):
 def compared(tmp_path_factory):
     """Two algorithms with two seeds each."""
     folder = tmp_path_factory.mktemp("compare")
-    args = (*SMALL, OVERRIDES, "--num_seeds=2", "--algorithms=a3c_multitask,a3c_2col",
-            f"--workdir={folder}")  # fmt: skip
+    args = (
+        *SMALL,
+        OVERRIDES,
+        "--num_seeds=2",
+        "--algorithms=a3c_multitask,a3c_2col",
+        f"--workdir={folder}",
+    )
     return folder, args, _run("distral_compare", *args)[0]
 
 
@@ -76,14 +84,23 @@ def test_a_point_of_the_grid_is_a_training_run(compared, tmp_path):
     """Learning rate and costs reach the run: it equals the comparison's, seed for seed."""
     folder, _, _ = compared
     out = tmp_path / "robust.png"
-    args = (*SMALL, "--config_overrides=hidden=4,unroll_length=20", "--num_seeds=2",
-            "--algorithms=a3c_2col", "--learning_rates=1e-3,1e-2", "--entropy_costs=1e-2",
-            f"--out={out}")  # fmt: skip
+    args = (
+        *SMALL,
+        "--config_overrides=hidden=4,unroll_length=20",
+        "--num_seeds=2",
+        "--algorithms=a3c_2col",
+        "--learning_rates=1e-3,1e-2",
+        "--entropy_costs=1e-2",
+        f"--out={out}",
+    )
     _run("distral_robustness", *args)
     (line,) = _lines(out.with_suffix(".jsonl"))
     assert [(r["learning_rate"], r["seed"]) for r in line["runs"]] == [
-        (1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1),
-    ]  # fmt: skip
+        (1e-3, 0),
+        (1e-3, 1),
+        (1e-2, 0),
+        (1e-2, 1),
+    ]
     finals = [r["final"] for r in line["runs"]]
     expected = _training_returns(folder / "a3c_2col" / "seed0")
     np.testing.assert_allclose(finals[2:], expected, atol=1e-4)

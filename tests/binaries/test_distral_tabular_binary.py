@@ -12,15 +12,21 @@ ROOT = pathlib.Path(__file__).parents[2]
 def _run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "experiments.distral_tabular", *arguments],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
 
 
 def test_writes_figure_and_numbers(tmp_path):
     done = _run(
-        f"--workdir={tmp_path}", "--num_seeds=2", "--num_tasks=3", "--total_env_steps=3600",
+        f"--workdir={tmp_path}",
+        "--num_seeds=2",
+        "--num_tasks=3",
+        "--total_env_steps=3600",
         "--state=cell",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plots" / "two_rooms.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads((tmp_path / "results.json").read_text())

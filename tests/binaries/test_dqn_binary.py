@@ -11,10 +11,13 @@ from tests.machinery import commands
 
 PER_DISPATCH = 10 * 4 * 1 * 2  # updates, T, K, E
 TINY = (
-    "--suite=small_games:cliff", "--num_envs_per_task=2", "--eval_every=1000000",
-    "--eval_episodes=1", "--log_every=80",
+    "--suite=small_games:cliff",
+    "--num_envs_per_task=2",
+    "--eval_every=1000000",
+    "--eval_episodes=1",
+    "--log_every=80",
     "--config_overrides=hidden=4,unroll_length=4,replay_size=64,min_replay=16,batch_size=4",
-)  # fmt: skip
+)
 
 
 def start(*args, module="experiments.dqn"):

@@ -18,16 +18,24 @@ _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 def _run(binary, *arguments):
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{binary}", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | _ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | _ENVIRONMENT,
         timeout=400,
-    )  # fmt: skip
+    )
 
 
 def _train(folder, suite, *arguments):
     done = _run(
-        "distral", f"--workdir={folder}", f"--suite={suite}", "--noalone", "--eval_episodes=2",
-        "--config_overrides=hidden=8,unroll_length=4", *arguments,
-    )  # fmt: skip
+        "distral",
+        f"--workdir={folder}",
+        f"--suite={suite}",
+        "--noalone",
+        "--eval_episodes=2",
+        "--config_overrides=hidden=8,unroll_length=4",
+        *arguments,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -36,9 +44,14 @@ def _train(folder, suite, *arguments):
 def functional_run(tmp_path_factory):
     """Two seeds of maze8, two environments a task."""
     return _train(
-        tmp_path_factory.mktemp("runs") / "maze", "maze8", "--num_envs_per_task=2", "--num_seeds=2",
-        "--total_env_steps=1280", "--log_every=640", "--algorithm=kl_ent_1col",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("runs") / "maze",
+        "maze8",
+        "--num_envs_per_task=2",
+        "--num_seeds=2",
+        "--total_env_steps=1280",
+        "--log_every=640",
+        "--algorithm=kl_ent_1col",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +59,13 @@ def host_run(tmp_path_factory):
     """MiniGrid on two of its tasks."""
     suite = "envpool:MiniGrid-Empty-5x5-v0,MiniGrid-DoorKey-5x5-v0"
     return _train(
-        tmp_path_factory.mktemp("runs") / "minigrid", suite, "--num_envs_per_task=2",
-        "--total_env_steps=32", "--algorithm=a3c", "--log_every=16",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("runs") / "minigrid",
+        suite,
+        "--num_envs_per_task=2",
+        "--total_env_steps=32",
+        "--algorithm=a3c",
+        "--log_every=16",
+    )
 
 
 def _one_sentence(done, *words):
@@ -110,9 +127,12 @@ def test_evaluate_a_host_run(host_run):
 def test_plot_compares_runs(functional_run, tmp_path):
     out = tmp_path / "new" / "curves.png"
     done = _run(
-        "plot", f"--runs={functional_run},{functional_run}/.", "--labels=one,two", f"--out={out}",
+        "plot",
+        f"--runs={functional_run},{functional_run}/.",
+        "--labels=one,two",
+        f"--out={out}",
         "--metric=eval/distilled_policy/return",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert out.read_bytes().startswith(b"\x89PNG")
     assert done.stdout.splitlines()[-1].split() == ["curves", str(out)]
@@ -120,9 +140,10 @@ def test_plot_compares_runs(functional_run, tmp_path):
     rows = [json.loads(x) for x in (functional_run / "metrics.jsonl").read_text().splitlines()]
     last = [r for r in rows if any(k.startswith("eval/distilled_policy/") for k in r)][-1]
     returns = [
-        np.mean(v) for k, v in last.items()
+        np.mean(v)
+        for k, v in last.items()
         if k.startswith("eval/distilled_policy/") and k.endswith("/return")
-    ]  # fmt: skip
+    ]
     assert len(lines) == 2 and len(returns) == 8
     for line in lines:
         assert float(line[1]) == pytest.approx(np.mean(returns), rel=5e-3)
@@ -132,9 +153,13 @@ def test_plot_compares_runs(functional_run, tmp_path):
 def test_plot_over_cpu_seconds_alone_in_one_panel(functional_run, tmp_path):
     out = tmp_path / "seconds.png"
     done = _run(
-        "plot", f"--runs={functional_run}", f"--out={out}", "--over=cpu_seconds", "--nopanels",
+        "plot",
+        f"--runs={functional_run}",
+        f"--out={out}",
+        "--over=cpu_seconds",
+        "--nopanels",
         "--metric=eval/distilled_policy/return",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(x) for x in (functional_run / "metrics.jsonl").read_text().splitlines()]
     counts = [row["time/cpu_seconds"] for row in rows if "time/cpu_seconds" in row]
@@ -143,7 +168,9 @@ def test_plot_over_cpu_seconds_alone_in_one_panel(functional_run, tmp_path):
 
 
 def test_plot_refuses_what_cannot_be_compared(functional_run, host_run):
-    plot = lambda *arguments: _run("plot", *arguments)
+    def plot(*arguments):
+        return _run("plot", *arguments)
+
     _one_sentence(
         plot(f"--runs={functional_run},{host_run}"), "different tasks", functional_run, host_run
     )
@@ -157,7 +184,9 @@ def test_plot_refuses_what_cannot_be_compared(functional_run, host_run):
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path, host_run):
-    evaluate = lambda *arguments: _run("evaluate", *arguments)
+    def evaluate(*arguments):
+        return _run("evaluate", *arguments)
+
     (tmp_path / "empty").mkdir()
     _one_sentence(evaluate(), "--workdir must name")
     _one_sentence(evaluate(f"--workdir={tmp_path / 'none'}"), tmp_path / "none", "not a directory")

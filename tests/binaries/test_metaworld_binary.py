@@ -8,10 +8,15 @@ from tests.machinery import commands
 
 PER_UPDATE = 4 * 2 * 2  # T, K, E
 TINY = (
-    "--benchmark=reach,window-open", "--num_envs_per_task=2", "--num_devices=1",
-    "--eval_every=1000000", "--eval_episodes=1", "--final_episodes=1", "--log_every=16",
+    "--benchmark=reach,window-open",
+    "--num_envs_per_task=2",
+    "--num_devices=1",
+    "--eval_every=1000000",
+    "--eval_episodes=1",
+    "--final_episodes=1",
+    "--log_every=16",
     "--config_overrides=hidden=4,unroll_length=4,epochs=1,minibatches=2",
-)  # fmt: skip
+)
 MODULE = "experiments.metaworld"
 
 
@@ -41,8 +46,14 @@ def test_a_run_is_reported_continued_and_scored(tmp_path):
 
 
 def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
-    args = (*TINY, "--benchmark=reach", f"--workdir={tmp_path}", "--seed=3",
-            f"--total_env_steps={PER_UPDATE}", f"--out={tmp_path}/out/figure.png")  # fmt: skip
+    args = (
+        *TINY,
+        "--benchmark=reach",
+        f"--workdir={tmp_path}",
+        "--seed=3",
+        f"--total_env_steps={PER_UPDATE}",
+        f"--out={tmp_path}/out/figure.png",
+    )
     rows = []
     for more in (("--surgeries=mean", "--num_seeds=2"), ("--surgeries=mean,sum", "--num_seeds=1")):
         code, out, err = commands.finish(
@@ -63,12 +74,21 @@ def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
 
 def test_sac_runs_on_another_group_of_envpool_and_is_scored(tmp_path):
     """Two walkers of DeepMind Control: no success to report, and more to an action."""
-    code, out, err = commands.finish(start(
-        "--algorithm=sac", "--benchmark=envpool:WalkerStand-v1,WalkerWalk-v1", "--surgery=pcgrad",
-        f"--workdir={tmp_path}", "--num_envs_per_task=2", "--total_env_steps=48",
-        "--eval_every=1000000", "--eval_episodes=1", "--final_episodes=1", "--log_every=16",
-        "--config_overrides=hidden=4,unroll_length=4,batch_size=8,capacity=64,warmup=8",
-    ))  # fmt: skip
+    code, out, err = commands.finish(
+        start(
+            "--algorithm=sac",
+            "--benchmark=envpool:WalkerStand-v1,WalkerWalk-v1",
+            "--surgery=pcgrad",
+            f"--workdir={tmp_path}",
+            "--num_envs_per_task=2",
+            "--total_env_steps=48",
+            "--eval_every=1000000",
+            "--eval_episodes=1",
+            "--final_episodes=1",
+            "--log_every=16",
+            "--config_overrides=hidden=4,unroll_length=4,batch_size=8,capacity=64,warmup=8",
+        )
+    )
     assert code == 0, err
     assert "success" not in out.split("mean over tasks")[0].split("task ")[-1]
     rows = [row for row in commands.rows(tmp_path) if "replay/updates" in row]

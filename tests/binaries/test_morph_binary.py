@@ -10,15 +10,24 @@ from experiments.morph_train import Config
 from mtrl_jax import metrics
 
 TINY = Config(
-    num_seeds=2, width=2, factor=2, noise=0.0, teacher_steps=4, steps=4, record_every=2,
+    num_seeds=2,
+    width=2,
+    factor=2,
+    noise=0.0,
+    teacher_steps=4,
+    steps=4,
+    record_every=2,
     batch_size=8,
-)  # fmt: skip
+)
 
 
 def test_curves_go_on_where_the_small_network_stopped(tmp_path):
     table = morph.run(TINY, tmp_path)
     rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
-    of = lambda name: [row for row in rows if row["method"] == name]
+
+    def of(name):
+        return [row for row in rows if row["method"] == name]
+
     before = of("teacher")[-1]
     assert before["step"] == 4 and len(of("scratch")) == 5
     for name in ("net2net", "net2net, adam anew", "stays small"):

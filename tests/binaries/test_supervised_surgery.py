@@ -14,9 +14,7 @@ from experiments.supervised_surgery import Config, run
 from mtrl_jax import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = Config(
-    problem="two_digits", num_seeds=2, steps=4, eval_every=2, batch_size=8, width=8
-)  # fmt: skip
+TINY = Config(problem="two_digits", num_seeds=2, steps=4, eval_every=2, batch_size=8, width=8)
 
 
 def test_canvas_holds_both_scans_and_labels_follow_their_places():
@@ -60,9 +58,12 @@ def test_no_scan_is_both_trained_on_and_tested():
 def test_table_pairs_differences_by_seed():
     def row(method, accuracy, step):
         return {
-            "step": step, "method": method, "accuracy": accuracy, "conflicts": [0.2, 0.4],
+            "step": step,
+            "method": method,
+            "accuracy": accuracy,
+            "conflicts": [0.2, 0.4],
             "cosine": None if method == "alone" else [0.1, -0.3],
-        }  # fmt: skip
+        }
 
     rows = [row("mean", [0.0, 0.0], 1), row("mean", [0.5, 0.9], 2)]
     rows += [row("pcgrad", [0.0, 0.0], 1), row("pcgrad", [0.6, 1.0], 2)]
@@ -90,7 +91,10 @@ def test_tiny_run_writes_everything_and_continues_where_it_stopped(tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
     assert run(TINY, tmp_path) == first
     again = metrics.read_jsonl(path)
-    clock = lambda row: {k: v for k, v in row.items() if not k.startswith("time/")}
+
+    def clock(row):
+        return {k: v for k, v in row.items() if not k.startswith("time/")}
+
     assert [clock(r) for r in again] == [clock(r) for r in rows]
     assert again[3] == rows[3]  # its clock too: it was not trained again
 

@@ -20,9 +20,15 @@ from tests.machinery import tiny
 from tests.probes import probe_envs
 
 SETTINGS = cells.Settings(
-    "probes", folds=2, seeds=2, num_envs=4, steps_per_task=400 * tiny.T * 4, evaluations=4,
-    eval_episodes=8, final_episodes=8,
-)  # fmt: skip
+    "probes",
+    folds=2,
+    seeds=2,
+    num_envs=4,
+    steps_per_task=400 * tiny.T * 4,
+    evaluations=4,
+    eval_episodes=8,
+    final_episodes=8,
+)
 SHORT = dataclasses.replace(SETTINGS, steps_per_task=800)
 
 

@@ -13,10 +13,15 @@ from mtrl_jax import metrics
 ROOT = pathlib.Path(__file__).parents[2]
 PER_DISPATCH = 10 * 2 * 8 * 4  # updates, T, K, E
 TINY = (  # one column for all tasks: the algorithm that compiles soonest
-    "--suite=maze8", "--algorithm=a3c_multitask", "--noalone", "--num_envs_per_task=4",
-    "--num_devices=0", "--eval_every=1000000", "--eval_episodes=1",
+    "--suite=maze8",
+    "--algorithm=a3c_multitask",
+    "--noalone",
+    "--num_envs_per_task=4",
+    "--num_devices=0",
+    "--eval_every=1000000",
+    "--eval_episodes=1",
     "--config_overrides=hidden=4,unroll_length=2",
-)  # fmt: skip
+)
 
 
 def environment(num_devices: int) -> dict[str, str]:
@@ -37,9 +42,13 @@ def start(
 ) -> subprocess.Popen[str]:
     """Starts `python -m <module> <args>`; the caller waits for it or kills it."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *args], env=environment(num_devices), cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", module, *args],
+        env=environment(num_devices),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str, str]:

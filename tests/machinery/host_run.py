@@ -14,10 +14,14 @@ PER_UPDATE = tiny.T * NUM_ENVS
 def run(folder: pathlib.Path, updates: int) -> train.Result:
     suite = suites.make("envpool:CartPole-v1")
     config = engines.RunConfig(
-        total_env_steps=updates * PER_UPDATE, num_envs_per_task=NUM_ENVS, seed=3,
-        log_every=10 * PER_UPDATE, checkpoint_every=20 * PER_UPDATE, eval_every=10**9,
+        total_env_steps=updates * PER_UPDATE,
+        num_envs_per_task=NUM_ENVS,
+        seed=3,
+        log_every=10 * PER_UPDATE,
+        checkpoint_every=20 * PER_UPDATE,
+        eval_every=10**9,
         eval_episodes=1,
-    )  # fmt: skip
+    )
     settings = {"seed": 3, "total_env_steps": config.total_env_steps}
     return train.run(config, suite, tiny.toy_agent(suite.spec), folder, settings)
 

@@ -31,8 +31,9 @@ class Shown(NamedTuple):
 
 
 def spec(names: tuple[str, ...] = ("one", "two", "four")) -> EnvSpec:
-    return EnvSpec(names, (1,), np.dtype(np.float32), None, NUM_ACTIONS, MASK,
-                   np.array(LENGTHS), True)  # fmt: skip
+    return EnvSpec(
+        names, (1,), np.dtype(np.float32), None, NUM_ACTIONS, MASK, np.array(LENGTHS), True
+    )
 
 
 def suite() -> FunctionalSuite:
@@ -50,12 +51,17 @@ class ShownPool:
         self.time, self.ended, self.closed, self.busy = 0, False, False, False
 
     def _row(self, reward: float, first: bool) -> Timestep:
-        b = lambda x, dtype: np.full((1, 1), x, dtype)
+        def b(x, dtype):
+            return np.full((1, 1), x, dtype)
+
         return Timestep(
-            np.full((1, 1, 1), self.number, np.float32), b(reward, np.float32),
-            b(0.0 if self.ended else 1.0, np.float32), b(first, bool), b(not first, bool),
+            np.full((1, 1, 1), self.number, np.float32),
+            b(reward, np.float32),
+            b(0.0 if self.ended else 1.0, np.float32),
+            b(first, bool),
+            b(not first, bool),
             b(False, bool),
-        )  # fmt: skip
+        )
 
     def reset(self, group):
         return self._row(0.0, True)

@@ -27,8 +27,10 @@ def cell_of(kind, task=-1, functional=True, settings=tests_cells.SETTINGS):
 
 def numbers(rows):
     """Everything but the names of games and the clock, seed by seed."""
-    return [([*row["scores"].values()], [*row["final"].values()], row["steps"], row["seed"])
-            for row in rows]  # fmt: skip
+    return [
+        ([*row["scores"].values()], [*row["final"].values()], row["steps"], row["seed"])
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +106,13 @@ def test_scoring_does_not_train(pretrained, tmp_path):
     more = dataclasses.replace(tests_cells.SETTINGS, eval_episodes=7, final_episodes=9)
     other = tests_cells.run(cell_of("pretrain"), tmp_path, settings=more)
     assert numbers(other) != numbers(rows)  # other episodes
-    of = lambda folder: metrics.read_jsonl(folder / cell_of("pretrain").name / "metrics.jsonl")
-    trained = lambda rows: [{k: v for k, v in row.items() if k.startswith("task/")} for row in rows]
+
+    def of(folder):
+        return metrics.read_jsonl(folder / cell_of("pretrain").name / "metrics.jsonl")
+
+    def trained(rows):
+        return [{k: v for k, v in row.items() if k.startswith("task/")} for row in rows]
+
     assert trained(of(tmp_path)) == trained(of(folder)) and any(trained(of(folder)))
 
 
@@ -239,9 +246,15 @@ def test_a_functional_suite_as_a_pool_draws_no_less_than_the_stream():
 def test_cells_of_a_host_suite_hold_one_seed_and_hand_over_what_was_learnt(tmp_path):
     games = suites.make("envpool:MiniGrid-Empty-5x5-v0,MiniGrid-Empty-Random-5x5-v0")
     settings = cells.Settings(
-        "x", folds=2, seeds=2, num_envs=2, steps_per_task=8 * tiny.T * 2, evaluations=2,
-        eval_episodes=2, final_episodes=2,
-    )  # fmt: skip
+        "x",
+        folds=2,
+        seeds=2,
+        num_envs=2,
+        steps_per_task=8 * tiny.T * 2,
+        evaluations=2,
+        eval_episodes=2,
+        final_episodes=2,
+    )
     names = games.spec.task_names
     found = cells.cells(settings, names, {"toy": True}, functional=False)
     last = next(c for c in found if c.kind == "transfer" and c.seeds == (1,))

@@ -112,9 +112,9 @@ def test_a_cell_whose_process_is_killed_runs_again_but_not_for_ever(tmp_path):
     table, outcome = fake(tmp_path, ["dies-once", "dies-always", "other"])
     assert begun(tmp_path).count("dies-once") == 2
     assert begun(tmp_path).count("dies-always") == matrix.TRIES
-    assert list(outcome.failed) == ["dies-always"] and "ended with -9" in outcome.failed[
-        "dies-always"
-    ]  # fmt: skip
+    assert (
+        list(outcome.failed) == ["dies-always"] and "ended with -9" in outcome.failed["dies-always"]
+    )
     assert {row["cell"] for row in table.rows} == {"dies-once", "other"}
 
 
@@ -224,14 +224,29 @@ def test_a_cell_that_would_repeat_another_agents_run_is_copied_and_not_run(tmp_p
     table = results.Table(tmp_path, every)
     table.copy(every, twins)
     assert not table.rows
-    table.add({"cell": "ppo-scratch-a", "agent": "ppo", "seed": seed, "final": {"a": seed},
-               "time/seconds": 9.0} for seed in SEEDS)  # fmt: skip
+    table.add(
+        {
+            "cell": "ppo-scratch-a",
+            "agent": "ppo",
+            "seed": seed,
+            "final": {"a": seed},
+            "time/seconds": 9.0,
+        }
+        for seed in SEEDS
+    )
     for _ in range(2):
         table.copy(every, twins)
     assert [row for row in table.rows if row["agent"] == "grown"] == [
-        {"cell": "grown-scratch-a", "agent": "grown", "seed": seed, "final": {"a": seed},
-         "time/seconds": 0.0, "same_as": "ppo-scratch-a"} for seed in SEEDS
-    ]  # fmt: skip
+        {
+            "cell": "grown-scratch-a",
+            "agent": "grown",
+            "seed": seed,
+            "final": {"a": seed},
+            "time/seconds": 0.0,
+            "same_as": "ppo-scratch-a",
+        }
+        for seed in SEEDS
+    ]
     again = results.Table(tmp_path, every)
     finished = [c.name for c in every if again.finished(c)]
     assert finished == ["ppo-scratch-a", "grown-scratch-a"]

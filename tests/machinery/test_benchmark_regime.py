@@ -105,8 +105,9 @@ def test_a_new_game_is_drawn_after_every_game_over_by_each_environment_for_itsel
     counts = np.bincount(games.ravel(), minlength=3)
     assert counts.sum() == 10 * E
     np.testing.assert_allclose(counts / counts.sum(), 1 / 3, atol=0.08)  # 3.4 standard errors
-    after = np.array([[(games[:, :-1] == a)[games[:, 1:] == b].sum() for a in range(3)]
-                      for b in range(3)])  # fmt: skip
+    after = np.array(
+        [[(games[:, :-1] == a)[games[:, 1:] == b].sum() for a in range(3)] for b in range(3)]
+    )
     np.testing.assert_allclose(after / after.sum(), 1 / 9, atol=0.06)
     assert len({tuple(row) for row in games}) > E / 2
     again = play(stream, np.zeros((T, 1, E), np.int32))
@@ -117,14 +118,20 @@ def test_a_new_game_is_drawn_after_every_game_over_by_each_environment_for_itsel
 @pytest.mark.parametrize("small", [0, regime.SMALL])
 def test_only_the_games_of_the_stream_are_played(small, monkeypatch):
     monkeypatch.setattr(regime, "SMALL", small)
-    of = lambda *games: regime.random_games(stream_envs.suite(), games)
+
+    def of(*games):
+        return regime.random_games(stream_envs.suite(), games)
+
     rows = play(of(2, 0), np.zeros((T, 1, E), np.int32))
     games = [game for mine in episodes(rows) for game, _ in mine[:10]]
     np.testing.assert_allclose(np.bincount(games) / len(games), [0.5, 0.0, 0.5], atol=0.09)
     rows = play(of(1), np.zeros((T, 1, E), np.int32))
     assert (rows.observation == 1).all()
+
     # Where games are little data, streams of any of them can share a program.
-    shapes = lambda suite: [x.shape for x in jax.tree.leaves(suite.tasks)]
+    def shapes(suite):
+        return [x.shape for x in jax.tree.leaves(suite.tasks)]
+
     assert (shapes(of(2, 0)) == shapes(of(1)) == shapes(of(0, 1, 2))) == bool(small)
 
 

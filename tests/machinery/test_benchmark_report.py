@@ -27,9 +27,19 @@ def curve(game, rate):
 
 
 def row(agent, kind, seed, final, task=None, fold=None, scores=None):
-    return {"cell": f"{agent}-{kind}-{task}-{fold}", "agent": agent, "track": "no_id", "kind": kind,
-            "task": task, "fold": fold, "seed": seed, "steps": STEPS if scores else [],
-            "scores": scores or {}, "final": final, "env_steps": 1000}  # fmt: skip
+    return {
+        "cell": f"{agent}-{kind}-{task}-{fold}",
+        "agent": agent,
+        "track": "no_id",
+        "kind": kind,
+        "task": task,
+        "fold": fold,
+        "seed": seed,
+        "steps": STEPS if scores else [],
+        "scores": scores or {},
+        "final": final,
+        "env_steps": 1000,
+    }
 
 
 def controls():
@@ -44,7 +54,10 @@ def agent(name, scratch=3.0, transfer=3.0, lost=0.0, known=0.8, multitask=0.5):
     one more game.
     """
     span = HIGH - LOW
-    at = lambda share: dict(zip(GAMES, (LOW + share * span).tolist(), strict=True))
+
+    def at(share):
+        return dict(zip(GAMES, (LOW + share * span).tolist(), strict=True))
+
     rows = []
     for seed in range(SEEDS):
         for i, game in enumerate(GAMES):
@@ -85,8 +98,12 @@ def test_scores_are_between_random_and_the_specialist(known):
 def test_equal_agents_have_ratio_one_and_nothing_else(known):
     s, _ = known
     found = numbers.transfer_numbers(s, s.records["same"])
-    for interval, value in ((found.ratio, 1.0), (found.jump_start, 0.0), (found.final, 0.0),
-                            (found.forward, 0.0)):  # fmt: skip
+    for interval, value in (
+        (found.ratio, 1.0),
+        (found.jump_start, 0.0),
+        (found.final, 0.0),
+        (found.forward, 0.0),
+    ):
         np.testing.assert_allclose(np.array(interval, float), value, atol=1e-12)
     assert found.forward_games == 4
     pairs = numbers.pairs_of(s)
@@ -131,9 +148,12 @@ def test_agents_of_a_pre_training_are_drawn_whole():
     shared = rng.normal(0.0, 0.3, (8, 2))[:, folds]
     pretrained = 1.0 + shared + rng.normal(0.0, 0.01, (8, 20))
     fresh = np.ones((8, 20))
-    width = lambda folds: np.ptp(
-        transfer.paired_bootstrap(pretrained, fresh, folds)[1:]  # type: ignore[arg-type]
-    )
+
+    def width(folds):
+        return np.ptp(
+            transfer.paired_bootstrap(pretrained, fresh, folds)[1:]  # type: ignore[arg-type]
+        )
+
     together, apart = width(folds), width(np.arange(20))
     expected = 2 * 1.96 * np.sqrt((shared[:, [0, 10]].std(0) ** 2 / 8).sum()) / 2
     np.testing.assert_allclose(together, expected, rtol=0.1)
@@ -188,8 +208,15 @@ def test_the_page_needs_no_other_file_and_figures_lie_beside_it(known, tmp_path)
     out = tmp_path / "page.html"
     written = page.write(out, "Title <1>", sections.every(s, rows))
     names = {path.stem for path in written[1:]}
-    assert names == {"transfer_ratio", "curves_same", "curves_fast", "pretraining_same",
-                     "pretraining_fast", "multitask", "profiles"}  # fmt: skip
+    assert names == {
+        "transfer_ratio",
+        "curves_same",
+        "curves_fast",
+        "pretraining_same",
+        "pretraining_fast",
+        "multitask",
+        "profiles",
+    }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
     text = out.read_text()
     assert text.count("data:image/png;base64,") == len(names)
@@ -210,8 +237,10 @@ def transfer_cell(text, name):
 
 def test_several_tables_become_one_and_unfinished_ones_say_what_they_can(tmp_path):
     done, begun = tmp_path / "done", tmp_path / "begun"
-    for folder, rows in ((done, [*controls(), *agent("same")]),
-                         (begun, [*controls(), *agent("fast")[:5]])):  # fmt: skip
+    for folder, rows in (
+        (done, [*controls(), *agent("same")]),
+        (begun, [*controls(), *agent("fast")[:5]]),
+    ):
         folder.mkdir()
         (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     s, rows = report.read([done, begun])

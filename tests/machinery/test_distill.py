@@ -17,9 +17,17 @@ SUITE = tiny.suite()
 SPEC = SUITE.spec
 MASK = np.array([[True, False], [False, True]])
 CONFIG = distill.Config(
-    hidden=(4,), controller=3, unroll_length=4, replay_size=64, min_replay=8, replay_ratio=2.0,
-    batch_size=8, temperature=0.5, feature_cost=0.1, learning_rate=1e-2,
-)  # fmt: skip
+    hidden=(4,),
+    controller=3,
+    unroll_length=4,
+    replay_size=64,
+    min_replay=8,
+    replay_ratio=2.0,
+    batch_size=8,
+    temperature=0.5,
+    feature_cost=0.1,
+    learning_rate=1e-2,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -123,9 +131,11 @@ def items(seed=0):
 def step(actions="all"):
     spec = SPEC if actions == "all" else SPEC._replace(action_mask=MASK)
     parts = distill.make_parts(spec, CONFIG, masters())
-    return jax.jit(lambda state, batch: distill.gradient_step(
-        parts, state.params, state.opt_state, batch, None
-    ))  # fmt: skip
+    return jax.jit(
+        lambda state, batch: distill.gradient_step(
+            parts, state.params, state.opt_state, batch, None
+        )
+    )
 
 
 def test_a_tasks_rows_move_the_body_and_its_own_controller_only():
@@ -139,7 +149,9 @@ def test_a_tasks_rows_move_the_body_and_its_own_controller_only():
         pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
         return [np.any(x != y) for x, y in pairs if x.ndim]  # without the counters
 
-    of = lambda tree, k: jax.tree.map(lambda x: x[k], tree.task)
+    def of(tree, k):
+        return jax.tree.map(lambda x: x[k], tree.task)
+
     tiny.assert_trees_equal(of(a, 0), of(b, 0))
     tiny.assert_trees_equal(of(a_state, 0), of(b_state, 0))
     assert all(moved(of(a_state, 1), of(b_state, 1)))
@@ -200,18 +212,21 @@ def test_losses_have_their_names():
 
 def test_teachers_are_in_no_state():
     shapes = {x.shape for x in jax.tree.leaves(fresh()) if hasattr(x, "shape")}
-    assert not any(x.shape in shapes or x.shape[1:] in shapes for x in jax.tree.leaves(
-        (masters()[0].shared, masters()[0].task)
-    ))  # fmt: skip
+    assert not any(
+        x.shape in shapes or x.shape[1:] in shapes
+        for x in jax.tree.leaves((masters()[0].shared, masters()[0].task))
+    )
 
 
 def published(num_tasks, num_actions, torso, hidden, controller=0):
     """Parameters of a student on four frames of 84 x 84; nothing is computed."""
     spec = SPEC._replace(
-        task_names=tuple(str(k) for k in range(num_tasks)), observation_shape=(4, 84, 84),
-        observation_dtype=np.dtype(np.uint8), num_actions=num_actions,
+        task_names=tuple(str(k) for k in range(num_tasks)),
+        observation_shape=(4, 84, 84),
+        observation_dtype=np.dtype(np.uint8),
+        num_actions=num_actions,
         action_mask=np.ones((num_tasks, num_actions), bool),
-    )  # fmt: skip
+    )
     kind = "controllers" if controller else "shared"
     net = student.make(spec, kind, torso, (hidden,), controller)
     return student.size(jax.eval_shape(lambda: student.init_params(net, jax.random.key(0), 7)))
@@ -327,9 +342,10 @@ def test_bad_numbers_are_named(changes, message):
 
 def test_teachers_that_do_not_fit_are_named():
     net, params = q_net()
-    build = lambda those, **changes: distill.agent(
-        SPEC, dataclasses.replace(CONFIG, **changes), those
-    )
+
+    def build(those, **changes):
+        return distill.agent(SPEC, dataclasses.replace(CONFIG, **changes), those)
+
     with pytest.raises(ValueError, match="teachers must be 2, one for each task; got 1"):
         build(masters()[:1])
     with pytest.raises(ValueError, match="as many features; they show 0, 0"):

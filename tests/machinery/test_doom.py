@@ -247,8 +247,13 @@ def test_no_engine_outlives_its_process(
     paths = {"TMPDIR": str(temporary), "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
     finished = subprocess.run(
         [sys.executable, "-c", CHILD.format(after=ENDS[how])],
-        cwd=here, env=os.environ | paths, timeout=120, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=here,
+        env=os.environ | paths,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     expected = -signal.SIGKILL if how == "killed" else 0
     assert finished.returncode == expected, finished.stderr
     deadline = time.monotonic() + 10

@@ -19,10 +19,19 @@ from tests.machinery.test_ppo import go_on
 
 K, E, T = 2, 8, 6
 CONFIG = dqn.Config(
-    hidden=(4,), unroll_length=T, n_step=3, discount=0.9, replay_size=300, min_replay=60,
-    batch_size=16, replay_ratio=1.0, target_period=4, epsilon_steps=200, learning_rate=0.01,
+    hidden=(4,),
+    unroll_length=T,
+    n_step=3,
+    discount=0.9,
+    replay_size=300,
+    min_replay=60,
+    batch_size=16,
+    replay_ratio=1.0,
+    target_period=4,
+    epsilon_steps=200,
+    learning_rate=0.01,
     surgery="pcgrad",
-)  # fmt: skip
+)
 RUN = engines.RunConfig(total_env_steps=1, num_envs_per_task=E, updates_per_dispatch=3)
 
 
@@ -44,9 +53,13 @@ def make_rollout(seed=0):
     discount = np.where(ended & (rng.random(first.shape) < 0.5), 0.0, 1.0).astype(np.float32)
     number = np.arange(first.size, dtype=np.float32).reshape(first.shape)
     rows = Timestep(
-        observation=number[..., None], reward=rng.normal(size=first.shape).astype(np.float32),
-        discount=discount, first=first, valid=~first, success=np.zeros_like(first),
-    )  # fmt: skip
+        observation=number[..., None],
+        reward=rng.normal(size=first.shape).astype(np.float32),
+        discount=discount,
+        first=first,
+        valid=~first,
+        success=np.zeros_like(first),
+    )
     action = rng.integers(0, 2, (T, K, E)).astype(np.int32)
     return jax.tree.map(jnp.asarray, Rollout(rows, action, np.zeros((T, K, E)), ()))
 
@@ -205,16 +218,21 @@ def games() -> EnvSpec:
 @pytest.mark.parametrize(
     ("network", "torso", "told", "shares"),
     [
-        ("blind", "flat", False, True), ("onehot", "board", True, True),
-        ("multihead", "board", True, True), ("separate", "flat", True, False),
+        ("blind", "flat", False, True),
+        ("onehot", "board", True, True),
+        ("multihead", "board", True, True),
+        ("separate", "flat", True, False),
     ],
-)  # fmt: skip
+)
 def test_what_a_network_is_told_and_what_tasks_share(games, network, torso, told, shares):
     net = q_network.make(games, network, torso, (8,))
     params = jax.jit(lambda key: q_network.init_params(net, key))(jax.random.key(0))
     seen = np.random.default_rng(0).integers(0, 8, (1, 5, 8, 8)).astype(np.uint8)
     seen = jnp.asarray(np.repeat(seen, 2, axis=0))  # the same rows to both tasks
-    first_task = lambda params: (lambda q: (q[0].sum(), q))(q_network.values(net, params, seen))
+
+    def first_task(params):
+        return (lambda q: (q[0].sum(), q))(q_network.values(net, params, seen))
+
     grads, q = jax.jit(jax.grad(first_task, has_aux=True))(params)
     assert q.shape == (2, 5, 6) and q.dtype == jnp.float32
     assert (q[0] != q[1]).any() == told
@@ -226,9 +244,11 @@ def test_what_a_network_is_told_and_what_tasks_share(games, network, torso, told
 
 def test_an_image_goes_through_the_nature_network():
     spec = small_games(("catch",)).spec._replace(
-        observation_shape=(4, 84, 84), vocabulary=None, num_actions=18,
+        observation_shape=(4, 84, 84),
+        vocabulary=None,
+        num_actions=18,
         action_mask=np.ones((1, 18), bool),
-    )  # fmt: skip
+    )
     net = q_network.make(spec, "onehot", "auto", (512,))
     assert net.torso.kind == "nature"
     shapes = jax.eval_shape(lambda key: q_network.init_params(net, key), jax.random.key(0))

@@ -62,8 +62,16 @@ PONG_RIGHT = {"row": 3, "column": 6, "down": 1, "right": 1, "old_row": 2, "old_c
 BODY = ages(r4c2=1, r4c3=2, r4c4=3)
 CURLED = ages(r3c4=2, r3c3=3, r4c3=4, r4c4=5, r5c4=1)
 SNAKE = {"row": 4, "column": 4, "heading": RIGHT, "length": 3, "goal_row": 0, "goal_column": 0}
-COLLECT = {"row": 5, "column": 3, "chaser_row": 1, "chaser_column": 3, "goal_row": 5,
-           "goal_column": 2, "second_row": 1, "second_column": 1}  # fmt: skip
+COLLECT = {
+    "row": 5,
+    "column": 3,
+    "chaser_row": 1,
+    "chaser_column": 3,
+    "goal_row": 5,
+    "goal_column": 2,
+    "second_row": 1,
+    "second_column": 1,
+}
 COURIER = {"row": 4, "column": 2, "carries": 0, "parcel_row": 4, "goal_row": 6, "gap": 2}
 SIGNAL = {"row": 4, "column": 1, "side": 0, "since": 2}
 
@@ -72,57 +80,176 @@ RULES: list[tuple[str, dict[str, Any], int, int, float, bool, dict[str, Any]]] =
     ("catch", {"player": 2, "row": 6, "column": 3}, RIGHT, 0, 1, False, {"row": 0, "player": 3}),
     ("catch", {"player": 2, "row": 6, "column": 3}, STAY, 0, 0, True, {}),
     ("catch", {"player": 0, "row": 2, "column": 3}, LEFT, 0, 0, False, {"row": 3, "player": 0}),
-    ("dodge", {"player": 2, "wait": 1, "cells": cells(hazard=[(6, 3)])}, STAY, 0, 1, False,
-     {"wait": 0, "cells": cells(hazard=[(7, 3)])}),
+    (
+        "dodge",
+        {"player": 2, "wait": 1, "cells": cells(hazard=[(6, 3)])},
+        STAY,
+        0,
+        1,
+        False,
+        {"wait": 0, "cells": cells(hazard=[(7, 3)])},
+    ),
     ("dodge", {"player": 2, "wait": 1, "cells": cells(hazard=[(6, 3)])}, RIGHT, 0, 0, True, {}),
-    ("dodge", {"player": 2, "wait": 0, "cells": cells()}, RIGHT, 0, 0, False,
-     {"wait": 2, "cells": cells(hazard=[(0, 0)])}),
+    (
+        "dodge",
+        {"player": 2, "wait": 0, "cells": cells()},
+        RIGHT,
+        0,
+        0,
+        False,
+        {"wait": 2, "cells": cells(hazard=[(0, 0)])},
+    ),
     ("rain", {"player": 2, "wait": 1, "cells": cells(goal=[(6, 3)])}, RIGHT, 0, 1, False, {}),
     ("rain", {"player": 2, "wait": 1, "cells": cells(hazard=[(6, 3)])}, RIGHT, 0, 0, True, {}),
     ("rain", {"player": 2, "wait": 1, "cells": cells(goal=[(6, 3)])}, LEFT, 0, 0, False, {}),
-    ("rain", {"player": 2, "wait": 0, "cells": cells()}, STAY, 0, 0, False,
-     {"wait": 1, "cells": cells(goal=[(0, 0)])}),
+    (
+        "rain",
+        {"player": 2, "wait": 0, "cells": cells()},
+        STAY,
+        0,
+        0,
+        False,
+        {"wait": 1, "cells": cells(goal=[(0, 0)])},
+    ),
     # A draw of 0 moves the hazards down and brings a new one; a large one does neither.
-    ("shooter", {"player": 2, "cells": cells(hazard=[(1, 2), (4, 2)])}, ACT, 65535, 1, False,
-     {"cells": cells(hazard=[(1, 2)])}),
-    ("shooter", {"player": 2, "cells": cells(hazard=[(1, 3)])}, ACT, 65535, 0, False,
-     {"cells": cells(hazard=[(1, 3)])}),
+    (
+        "shooter",
+        {"player": 2, "cells": cells(hazard=[(1, 2), (4, 2)])},
+        ACT,
+        65535,
+        1,
+        False,
+        {"cells": cells(hazard=[(1, 2)])},
+    ),
+    (
+        "shooter",
+        {"player": 2, "cells": cells(hazard=[(1, 3)])},
+        ACT,
+        65535,
+        0,
+        False,
+        {"cells": cells(hazard=[(1, 3)])},
+    ),
     ("shooter", {"player": 2, "cells": cells(hazard=[(6, 3)])}, STAY, 0, 0, True, {}),
-    ("shooter", {"player": 3, "cells": cells(hazard=[(6, 3)])}, ACT, 0, 1, False,
-     {"cells": cells(hazard=[(0, 0)])}),
+    (
+        "shooter",
+        {"player": 3, "cells": cells(hazard=[(6, 3)])},
+        ACT,
+        0,
+        1,
+        False,
+        {"cells": cells(hazard=[(0, 0)])},
+    ),
     # The ball would come to (7, 4): the right half of a bat at 3 sends it right, the left of one
     # at 4 left; a bat at 5 misses it.
-    ("breakout", {"player": 3, **BALL_DOWN, "cells": BRICKS}, STAY, 0, 0, False,
-     {"row": 6, "column": 4, "down": -1, "right": 1}),
+    (
+        "breakout",
+        {"player": 3, **BALL_DOWN, "cells": BRICKS},
+        STAY,
+        0,
+        0,
+        False,
+        {"row": 6, "column": 4, "down": -1, "right": 1},
+    ),
     ("breakout", {"player": 3, **BALL_DOWN, "cells": BRICKS}, RIGHT, 0, 0, False, {"right": -1}),
     ("breakout", {"player": 5, **BALL_DOWN, "cells": BRICKS}, STAY, 0, 0, True, {}),
-    ("breakout", {"player": 3, **BALL_UP, "cells": BRICKS}, STAY, 0, 1, False,
-     {"row": 4, "column": 4, "down": 1, "cells": cells(mark=[(3, 0)])}),
-    ("breakout", {"player": 3, **BALL_UP, "cells": cells(mark=[(3, 4)])}, STAY, 0, 1, False,
-     {"cells": cells(mark=[(r, c) for r in (1, 2, 3) for c in range(8)])}),
-    ("breakout", {"player": 0, **BALL_UP, "row": 0, "column": 7, "cells": BRICKS}, STAY, 0, 0,
-     False, {"row": 1, "column": 6, "down": 1, "right": -1}),
-    ("pong", {"player": 0, "other": 4, **PONG_LEFT}, STAY, 65535, 0, False,
-     {"column": 1, "right": 1, "down": -1}),
-    ("pong", {"player": 0, "other": 0, **PONG_LEFT}, STAY, 65535, 1, False,
-     {"column": 4, "row": 7, "right": 1}),
+    (
+        "breakout",
+        {"player": 3, **BALL_UP, "cells": BRICKS},
+        STAY,
+        0,
+        1,
+        False,
+        {"row": 4, "column": 4, "down": 1, "cells": cells(mark=[(3, 0)])},
+    ),
+    (
+        "breakout",
+        {"player": 3, **BALL_UP, "cells": cells(mark=[(3, 4)])},
+        STAY,
+        0,
+        1,
+        False,
+        {"cells": cells(mark=[(r, c) for r in (1, 2, 3) for c in range(8)])},
+    ),
+    (
+        "breakout",
+        {"player": 0, **BALL_UP, "row": 0, "column": 7, "cells": BRICKS},
+        STAY,
+        0,
+        0,
+        False,
+        {"row": 1, "column": 6, "down": 1, "right": -1},
+    ),
+    (
+        "pong",
+        {"player": 0, "other": 4, **PONG_LEFT},
+        STAY,
+        65535,
+        0,
+        False,
+        {"column": 1, "right": 1, "down": -1},
+    ),
+    (
+        "pong",
+        {"player": 0, "other": 0, **PONG_LEFT},
+        STAY,
+        65535,
+        1,
+        False,
+        {"column": 4, "row": 7, "right": 1},
+    ),
     ("pong", {"player": 0, "other": 3, **PONG_LEFT}, STAY, 0, 0, False, {"down": 1, "right": 1}),
-    ("pong", {"player": 3, "other": 0, **PONG_RIGHT}, STAY, 65535, 0, False,
-     {"column": 6, "right": -1, "down": 1}),
+    (
+        "pong",
+        {"player": 3, "other": 0, **PONG_RIGHT},
+        STAY,
+        65535,
+        0,
+        False,
+        {"column": 6, "right": -1, "down": 1},
+    ),
     ("pong", {"player": 2, "other": 0, **PONG_RIGHT}, STAY, 65535, -1, False, {"column": 4}),
     ("pong", {"player": 2, "other": 0, **PONG_RIGHT}, DOWN, 65535, 0, False, {"player": 3}),
     ("cross", {"row": 3, "column": 3, "cells": cells(hazard=[(2, 2)])}, UP, 0, 0, True, {}),
-    ("cross", {"row": 3, "column": 3, "cells": cells(hazard=[(2, 3)])}, UP, 0, 0, False,
-     {"row": 2, "cells": cells(hazard=[(2, 4)])}),
-    ("cross", {"row": 2, "column": 3, "cells": cells(hazard=[(1, 0)])}, UP, 0, 0, False,
-     {"row": 1, "cells": cells(hazard=[(1, 7)])}),
+    (
+        "cross",
+        {"row": 3, "column": 3, "cells": cells(hazard=[(2, 3)])},
+        UP,
+        0,
+        0,
+        False,
+        {"row": 2, "cells": cells(hazard=[(2, 4)])},
+    ),
+    (
+        "cross",
+        {"row": 2, "column": 3, "cells": cells(hazard=[(1, 0)])},
+        UP,
+        0,
+        0,
+        False,
+        {"row": 1, "cells": cells(hazard=[(1, 7)])},
+    ),
     ("cross", {"row": 1, "column": 3, "cells": cells()}, UP, 0, 1, False, {"row": 7, "column": 3}),
-    ("snake", {**SNAKE, "cells": BODY}, STAY, 0, 0, False,
-     {"column": 5, "cells": ages(r4c3=1, r4c4=2, r4c5=3)}),
+    (
+        "snake",
+        {**SNAKE, "cells": BODY},
+        STAY,
+        0,
+        0,
+        False,
+        {"column": 5, "cells": ages(r4c3=1, r4c4=2, r4c5=3)},
+    ),
     ("snake", {**SNAKE, "cells": BODY}, LEFT, 0, 0, False, {"column": 5, "heading": RIGHT}),
     ("snake", {**SNAKE, "cells": BODY}, UP, 0, 0, False, {"row": 3, "heading": UP}),
-    ("snake", {**SNAKE, "cells": BODY, "goal_row": 4, "goal_column": 5}, STAY, 0, 1, False,
-     {"length": 4, "cells": ages(r4c2=1, r4c3=2, r4c4=3, r4c5=4), "goal_row": 1}),
+    (
+        "snake",
+        {**SNAKE, "cells": BODY, "goal_row": 4, "goal_column": 5},
+        STAY,
+        0,
+        1,
+        False,
+        {"length": 4, "cells": ages(r4c2=1, r4c3=2, r4c4=3, r4c5=4), "goal_row": 1},
+    ),
     ("snake", {**SNAKE, "column": 6, "cells": ages(r4c6=3, r4c5=2, r4c4=1)}, STAY, 0, 0, True, {}),
     ("snake", {**SNAKE, "heading": RIGHT, "length": 5, "cells": CURLED}, UP, 0, 0, True, {}),
     ("snake", {**SNAKE, "heading": RIGHT, "length": 5, "cells": CURLED}, DOWN, 0, 0, False, {}),
@@ -137,8 +264,15 @@ RULES: list[tuple[str, dict[str, Any], int, int, float, bool, dict[str, Any]]] =
     ("courier", COURIER, LEFT, 0, 0.5, False, {"carries": 1, "column": 1}),
     ("courier", {**COURIER, "column": 3}, RIGHT, 0, 0, False, {"column": 3}),
     ("courier", {**COURIER, "row": 3, "column": 3}, RIGHT, 0, 0, False, {"column": 4}),
-    ("courier", {**COURIER, "row": 6, "column": 5, "carries": 1}, RIGHT, 0, 0.5, False,
-     {"carries": 0, "parcel_row": 1, "goal_row": 1}),
+    (
+        "courier",
+        {**COURIER, "row": 6, "column": 5, "carries": 1},
+        RIGHT,
+        0,
+        0.5,
+        False,
+        {"carries": 0, "parcel_row": 1, "goal_row": 1},
+    ),
     ("courier", {**COURIER, "row": 6, "column": 5}, RIGHT, 0, 0, False, {"carries": 0}),
     ("signal", SIGNAL, LEFT, 0, 1, False, {"row": 4, "column": 3, "since": 0}),
     ("signal", {**SIGNAL, "side": 1}, LEFT, 65535, -1, False, {"column": 4, "side": 1}),
@@ -147,7 +281,7 @@ RULES: list[tuple[str, dict[str, Any], int, int, float, bool, dict[str, Any]]] =
     ("cliff", {"row": 6, "column": 7}, DOWN, 65535, 1, False, {"row": 7, "column": 0}),
     ("cliff", {"row": 6, "column": 4}, RIGHT, 0, 0, True, {}),
     ("cliff", {"row": 5, "column": 4}, RIGHT, 0, 0, False, {"row": 6}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[f"{rule[0]}-{i}" for i, rule in enumerate(RULES)])
@@ -166,7 +300,9 @@ def test_every_game_has_rules_tested():
 
 
 def test_what_is_seen():
-    see = lambda name, state: np.asarray(stepper(name)[1](GAMES[name].state(**ints(state))))
+    def see(name, state):
+        return np.asarray(stepper(name)[1](GAMES[name].state(**ints(state))))
+
     np.testing.assert_array_equal(
         see("catch", {"player": 2, "row": 3, "column": 5}), cells(player=[(7, 2)], goal=[(3, 5)])
     )
@@ -192,7 +328,10 @@ def play(suite: FunctionalSuite, keys: Any, actions: np.ndarray, step: Any = Non
 
     def run(keys, actions, tasks):
         state, first = reset(keys[0], tasks)
-        body = lambda state, x: auto(x[0], state, x[1], tasks)
+
+        def body(state, x):
+            return auto(x[0], state, x[1], tasks)
+
         _, rows = jax.lax.scan(body, state, (keys[1:], actions))
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rows)
 
@@ -221,7 +360,10 @@ def test_an_action_that_a_game_lacks_does_nothing(name):
     game, (step, _) = GAMES[name], stepper(name)
     lacks = [a for a in range(len(base.ACTIONS)) if a not in game.actions]
     rng = np.random.default_rng(0)
-    draw = lambda: jnp.asarray(rng.integers(0, 2**16, base.NUM_DRAWS, dtype=np.int32))
+
+    def draw():
+        return jnp.asarray(rng.integers(0, 2**16, base.NUM_DRAWS, dtype=np.int32))
+
     state = jax.jit(game.reset)(draw())
     for _ in range(12):
         draws, chosen = draw(), rng.choice(game.actions)
@@ -251,7 +393,10 @@ def test_a_suite_of_one_game_pays_for_one():
         k = suite.spec.num_tasks
         keys = jax.random.split(jax.random.key(0), (k, 2))
         state, _ = jax.eval_shape(lambda keys: suite.env.reset_tasks(keys, suite.tasks), keys)
-        step = lambda *args: suite.env.step_tasks(*args, suite.tasks)
+
+        def step(*args):
+            return suite.env.step_tasks(*args, suite.tasks)
+
         return count_operations(jax.make_jaxpr(step)(keys, state, jnp.zeros((k, 2), int)).jaxpr)
 
     some = ("catch", "snake", "pong", "collect")

@@ -88,8 +88,15 @@ def test_equal_seeds_make_equal_rows() -> None:
 
 def test_the_sets_of_tasks() -> None:
     sizes = {name: len(tasks) for name, tasks in metaworld.BENCHMARKS.items()}
-    assert sizes == {"mt10": 10, "mt25": 25, "mt50": 50, "ml10": 10, "ml10_test": 5, "ml45": 45,
-                     "ml45_test": 5}  # fmt: skip
+    assert sizes == {
+        "mt10": 10,
+        "mt25": 25,
+        "mt50": 50,
+        "ml10": 10,
+        "ml10_test": 5,
+        "ml45": 45,
+        "ml45_test": 5,
+    }
     for name, tasks in metaworld.BENCHMARKS.items():
         assert len(set(tasks)) == len(tasks) and set(tasks) <= set(metaworld.MT50), name
     assert set(metaworld.MT10) < set(metaworld.MT25)

@@ -170,8 +170,12 @@ def test_importing_the_maths_loads_nothing_else(module, allowed, own):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     loaded = subprocess.run(
         [sys.executable, "-c", _SHOW_LOADED.format(module=module, allowed=allowed)],
-        capture_output=True, text=True, check=True, env=environment, cwd=ROOT,
-    ).stdout.split()  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=ROOT,
+    ).stdout.split()
     ours = {name.split(".")[1] for name in loaded if name.startswith("mtrl_jax.")}
     assert module in loaded
     assert ours <= own

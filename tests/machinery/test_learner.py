@@ -163,7 +163,10 @@ def test_many_updates_on_eight_devices_end(path):
 
 def test_permuting_tasks_permutes_everything():
     start, end, metrics, _ = functional_run(1)
-    flip = lambda tree: jax.tree.map(lambda x: np.asarray(x)[::-1], tree)
+
+    def flip(tree):
+        return jax.tree.map(lambda x: np.asarray(x)[::-1], tree)
+
     state = start["state"]
     permuted = {
         "state": state._replace(

@@ -20,17 +20,27 @@ def test_values_come_back_and_undefined_ones_are_null(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = metrics.JsonlWriter(path)
     row = {
-        "x": np.float32(0.1), "n": np.int64(3), "none": float("nan"), "top": np.inf,
+        "x": np.float32(0.1),
+        "n": np.int64(3),
+        "none": float("nan"),
+        "top": np.inf,
         "seeds": np.array([1.0, np.nan, -np.inf]),
-    }  # fmt: skip
+    }
     writer.write(7, row)
     writer.close()
     text = path.read_text()
-    refuse = lambda name: pytest.fail(f"{name} is not JSON")
+
+    def refuse(name):
+        return pytest.fail(f"{name} is not JSON")
+
     want = {
-        "step": 7, "x": float(np.float32(0.1)), "n": 3, "none": None, "top": None,
+        "step": 7,
+        "x": float(np.float32(0.1)),
+        "n": 3,
+        "none": None,
+        "top": None,
         "seeds": [1.0, None, None],
-    }  # fmt: skip
+    }
     assert json.loads(text, parse_constant=refuse) == want
     assert metrics.read_jsonl(path) == [want]
 

@@ -15,19 +15,29 @@ DISPATCHES = 12
 def command(folder):
     every = 2 * commands.PER_DISPATCH
     return (
-        *commands.TINY, f"--workdir={folder}", f"--log_every={every}",
-        f"--checkpoint_every={every}", f"--total_env_steps={DISPATCHES * commands.PER_DISPATCH}",
-    )  # fmt: skip
+        *commands.TINY,
+        f"--workdir={folder}",
+        f"--log_every={every}",
+        f"--checkpoint_every={every}",
+        f"--total_env_steps={DISPATCHES * commands.PER_DISPATCH}",
+    )
 
 
 def host_command(folder):
     """CartPole through envpool: 8 environments, so 2 on each of four devices."""
     return (
-        "--suite=envpool:CartPole-v1", "--algorithm=a3c_multitask", "--noalone",
-        "--num_envs_per_task=8", "--num_devices=0", "--eval_every=1000000", "--eval_episodes=1",
-        "--config_overrides=hidden=4,unroll_length=20", "--total_env_steps=3200",
-        "--log_every=3200", f"--workdir={folder}",
-    )  # fmt: skip
+        "--suite=envpool:CartPole-v1",
+        "--algorithm=a3c_multitask",
+        "--noalone",
+        "--num_envs_per_task=8",
+        "--num_devices=0",
+        "--eval_every=1000000",
+        "--eval_episodes=1",
+        "--config_overrides=hidden=4,unroll_length=20",
+        "--total_env_steps=3200",
+        "--log_every=3200",
+        f"--workdir={folder}",
+    )
 
 
 def start_two(folder, other, command=command):
@@ -38,13 +48,15 @@ def start_two(folder, other, command=command):
     return [
         commands.start(
             (
-                *command(path), f"--coordinator_address=localhost:{port}", "--num_processes=2",
+                *command(path),
+                f"--coordinator_address=localhost:{port}",
+                "--num_processes=2",
                 f"--process_id={n}",
             ),
             num_devices=2,
         )
         for n, path in enumerate((folder, other))
-    ]  # fmt: skip
+    ]
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -54,7 +66,10 @@ def test_two_processes_equal_one(tmp_path):
 
     # Asking one of them to stop stops both, and what they saved together is continued by both.
     chief, second = start_two(two, other)
-    begun = lambda: bool(commands.checkpoints(two))
+
+    def begun():
+        return bool(commands.checkpoints(two))
+
     code, _, err = commands.end_when(second, begun, signal.SIGINT)
     assert code == 130, err
     code, out, err = commands.finish(chief)

@@ -16,9 +16,18 @@ from tests.probes.test_ppo_probes import aim
 
 K, T, E = 2, 8, 8
 CONFIG = ppo.Config(
-    hidden=(4,), unroll_length=T, epochs=2, minibatches=2, learning_rate=0.01, discount=0.9,
-    lambda_=0.8, surgery="pcgrad", statistics="task", target_kl=0.0, return_memory=0.5,
-)  # fmt: skip
+    hidden=(4,),
+    unroll_length=T,
+    epochs=2,
+    minibatches=2,
+    learning_rate=0.01,
+    discount=0.9,
+    lambda_=0.8,
+    surgery="pcgrad",
+    statistics="task",
+    target_kl=0.0,
+    return_memory=0.5,
+)
 EARLY = {"network": "separate", "target_kl": 1e-6}
 RUN = engines.RunConfig(total_env_steps=1, num_envs_per_task=E, updates_per_dispatch=3)
 
@@ -73,16 +82,26 @@ def values_of(params, returns, moments, observation, k):
 def test_advantages_targets_and_weights_are_numpys():
     parts, state, _ = made()
     returns = state.returns._replace(
-        mean=jnp.array([2.0, -30.0]), variance=jnp.array([4.0, 900.0]),
+        mean=jnp.array([2.0, -30.0]),
+        variance=jnp.array([4.0, 900.0]),
         batches=jnp.full(K, 3, jnp.int32),
-    )  # fmt: skip
+    )
     prepare = jax.jit(lambda state, rows: ppo.prepare(parts, state, rows, None))
     after, samples, metrics = prepare(state._replace(returns=returns), make_rollout())
-    plain = lambda tree: jax.tree.map(np.asarray, tree)
+
+    def plain(tree):
+        return jax.tree.map(np.asarray, tree)
+
     params, returns, seen_now, seen_returns, samples, metrics = plain(
-        (state.params.shared["critic"], returns, after.observations, after.returns, samples,
-         metrics)
-    )  # fmt: skip
+        (
+            state.params.shared["critic"],
+            returns,
+            after.observations,
+            after.returns,
+            samples,
+            metrics,
+        )
+    )
     rows = make_rollout().timestep
     seen = rows.observation[:-1].astype(np.float64)
     np.testing.assert_allclose(seen_now.mean, seen.mean((0, 2)), atol=1e-6)
@@ -164,8 +183,13 @@ def go_on(engine, dispatches, load=None, start=0):
     for n in range(start, dispatches):
         carry, values = engine.advance(carry, n * engine.updates)
         rows.append(values)
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    copy = lambda x: x if is_key(x) else np.array(x)
+
+    def is_key(x):
+        return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+    def copy(x):
+        return x if is_key(x) else np.array(x)
+
     return jax.tree.map(copy, engine.save(carry)), rows
 
 
@@ -211,10 +235,15 @@ def test_the_pool_is_one_policy_behind_or_not_at_all(overlap):
         return {"count": state["count"] + 1}, {"seen": seen}
 
     agent = Agent(
-        init=lambda key: {"count": jnp.zeros((), jnp.float32)}, init_actor=lambda n: (),
-        policy=lambda state: state, act=act, update=update, unroll_length=2, has_distilled=False,
+        init=lambda key: {"count": jnp.zeros((), jnp.float32)},
+        init_actor=lambda n: (),
+        policy=lambda state: state,
+        act=act,
+        update=update,
+        unroll_length=2,
+        has_distilled=False,
         overlap=overlap,
-    )  # fmt: skip
+    )
     engine = engines.make(RUN, tiny.host_suite(), agent)
     carry, seen = engine.start(), []
     for u in range(4):
@@ -228,7 +257,10 @@ def test_the_pool_is_one_policy_behind_or_not_at_all(overlap):
 
 def test_the_policy_that_acted_is_the_one_that_learns_at_first():
     suite, (parts, state, _) = aim(), made(statistics="none")
-    act = lambda *args: (*ppo.act(parts, args[0], args[2].observation, args[3]), ())
+
+    def act(*args):
+        return (*ppo.act(parts, args[0], args[2].observation, args[3]), ())
+
     index = jnp.asarray(rollout.env_indices(K, E))
     loop = rollout.init_env_loop(suite, jax.random.key(1), index, lambda n: ())
 

@@ -157,14 +157,16 @@ def test_bytes_and_the_sentence_about_memory():
         (lambda s: replay.init(SPEC, 1, 0), "capacity must be at least 1; got 0"),
         (lambda s: replay.init({}, 1, 1), "at least one leaf"),
         (lambda s: replay.add(s, make(np.zeros((3, 2)))), r"items\.frame must be uint8 of shape"),
-        (lambda s: replay.add(s, make(np.zeros((2, 2)))._replace(number=jnp.zeros((2, 2)))),
-         r"items\.number must be int32 .* got float32"),
+        (
+            lambda s: replay.add(s, make(np.zeros((2, 2)))._replace(number=jnp.zeros((2, 2)))),
+            r"items\.number must be int32 .* got float32",
+        ),
         (lambda s: replay.add(s, (1, 2)), "structure of the rings"),
         (lambda s: replay.add(s, make(np.zeros((2, 2))), jnp.ones((2, 3), bool)), "valid must"),
         (lambda s: replay.add(s, make(np.zeros((2, 2))), jnp.ones((2, 2))), "must be bool"),
         (lambda s: replay.sample(s, jax.random.key(0), 0), "batch_size must be at least 1"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(replay.init(SPEC, K, CAPACITY))

@@ -19,9 +19,12 @@ DISPATCHES = 32
 def command(folder):
     every = 2 * commands.PER_DISPATCH
     return (
-        *commands.TINY, f"--workdir={folder}", f"--log_every={every}",
-        f"--checkpoint_every={every}", f"--total_env_steps={DISPATCHES * commands.PER_DISPATCH}",
-    )  # fmt: skip
+        *commands.TINY,
+        f"--workdir={folder}",
+        f"--log_every={every}",
+        f"--checkpoint_every={every}",
+        f"--total_env_steps={DISPATCHES * commands.PER_DISPATCH}",
+    )
 
 
 def final_state(folder):
@@ -41,7 +44,9 @@ def test_a_functional_run_that_is_killed_again_and_again_equals_one_that_is_not(
         return lambda: commands.checkpoints(broken)[-1:] > [step]
 
     # While a checkpoint is being written (not the first one).
-    end = lambda: newer_than(0)() and bool(commands.unfinished(broken))
+    def end():
+        return newer_than(0)() and bool(commands.unfinished(broken))
+
     code, *_ = commands.end_when(commands.start(command(broken)), end)
     assert code == -signal.SIGKILL
     assert commands.unfinished(broken)
@@ -90,7 +95,10 @@ def test_a_functional_run_that_is_killed_again_and_again_equals_one_that_is_not(
 
 def test_a_run_on_envpool_restores_its_learner_to_the_bit_and_goes_on(tmp_path):
     folder, updates = tmp_path / "run", 400
-    start = lambda: commands.start((str(folder), str(updates)), 1, "tests.machinery.host_run")
+
+    def start():
+        return commands.start((str(folder), str(updates)), 1, "tests.machinery.host_run")
+
     code, *_ = commands.end_when(start(), lambda: len(commands.checkpoints(folder)) > 1)
     assert code == -signal.SIGKILL
     step = commands.checkpoints(folder)[-1]

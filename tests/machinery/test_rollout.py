@@ -155,7 +155,10 @@ def test_garbage_around_resets_changes_neither_loss_nor_gradients():
     )
     # What was remembered before a reset row is forgotten, and so are the last action and reward.
     starts = first[0]
-    forget = lambda x: np.where(starts.reshape(K, E, *[1] * (x.ndim - 2)), 7, x).astype(x.dtype)
+
+    def forget(x):
+        return np.where(starts.reshape(K, E, *[1] * (x.ndim - 2)), 7, x).astype(x.dtype)
+
     garbage = garbage._replace(actor_state=jax.tree.map(forget, experience.actor_state))
     want, metrics = update(state, experience)
     got, other_metrics = update(state, garbage)
@@ -179,8 +182,11 @@ def test_what_is_not_garbage_does_change_the_gradients(what):
         ),
         "memory": rows,
     }[what]
-    changed = experience._replace(timestep=jax.tree.map(np.float32, keep)._replace(
-        first=first, valid=rows.valid, success=rows.success))  # fmt: skip
+    changed = experience._replace(
+        timestep=jax.tree.map(np.float32, keep)._replace(
+            first=first, valid=rows.valid, success=rows.success
+        )
+    )
     if what == "action":
         changed = changed._replace(
             action=np.where(ends[:-1], experience.action, 1 - experience.action)
@@ -188,11 +194,14 @@ def test_what_is_not_garbage_does_change_the_gradients(what):
     if what == "memory":  # of the environments that are within an episode at row 0
         changed = changed._replace(
             actor_state=jax.tree.map(
-                lambda x: x + jnp.asarray(~first[0], x.dtype).reshape(K, E, *[1] * (x.ndim - 2))
-                if jnp.issubdtype(x.dtype, jnp.floating) else x,
+                lambda x: (
+                    x + jnp.asarray(~first[0], x.dtype).reshape(K, E, *[1] * (x.ndim - 2))
+                    if jnp.issubdtype(x.dtype, jnp.floating)
+                    else x
+                ),
                 experience.actor_state,
             )
-        )  # fmt: skip
+        )
     want, _ = update(state, experience)
     got, _ = update(state, changed)
     gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), got.params, want.params)

@@ -18,10 +18,21 @@ from tests.machinery.test_ppo import E, K, T, go_on, make_rollout
 from tests.probes.test_ppo_probes import aim
 
 CONFIG = sac.Config(
-    hidden=(4,), num_critics=1, unroll_length=T, updates_per_step=0.05, batch_size=16,
-    capacity=20_000, warmup=T * E, learning_rate=0.01, temperature_learning_rate=0.01,
-    surgery="pcgrad", statistics="task", discount=0.9, reward_scaling="mean", reset_every=6,
-)  # fmt: skip
+    hidden=(4,),
+    num_critics=1,
+    unroll_length=T,
+    updates_per_step=0.05,
+    batch_size=16,
+    capacity=20_000,
+    warmup=T * E,
+    learning_rate=0.01,
+    temperature_learning_rate=0.01,
+    surgery="pcgrad",
+    statistics="task",
+    discount=0.9,
+    reward_scaling="mean",
+    reset_every=6,
+)
 RUN = engines.RunConfig(total_env_steps=1, num_envs_per_task=E, updates_per_dispatch=3)
 STEPS = 3  # gradient steps an update: 0.05 x 8 x 8
 
@@ -64,7 +75,7 @@ def test_rings_hold_every_transition_but_those_that_lead_to_a_reset_row():
     for k in range(K):
         want = [
             (t, e) for t in range(T) for e in range(E) if rows.valid[t + 1, k, e]
-        ]  # oldest first  # fmt: skip
+        ]  # oldest first
         assert filled.stored[k] == len(want) < T * E
         for i, (t, e) in enumerate(want):
             item = jax.tree.map(lambda x, k=k, i=i: x[k, i], filled.items)
@@ -94,7 +105,10 @@ def test_the_dummy_step_of_a_pool_is_never_stored():
     stored = np.asarray(rings.items.next_observation)[0, : int(rings.stored[0])]
     assert len(stored) == 2 * (t - 2) and not rings.items.ended.any()
     observation = rows.timestep.observation[:, 0]
-    missing = lambda x: not (stored == x).all(-1).any()
+
+    def missing(x):
+        return not (stored == x).all(-1).any()
+
     for e in range(2):
         for reset in (201, 402):  # the last row before it is there, it is not
             assert missing(observation[reset, e]) and not missing(observation[reset - 1, e])
@@ -243,19 +257,35 @@ def test_networks_begin_anew_and_rewards_get_their_scale_when_the_time_comes():
     for n in range(5):
         states.append(updated(states[-1], make_rollout(n))[0])
     states = states[1:]  # the first one only warms up
-    counts = lambda s: {int(np.max(x)) for x in jax.tree.leaves(s.learned.critic_opt)
-                        if x.dtype == np.int32}  # fmt: skip
+
+    def counts(s):
+        return {
+            int(np.max(x)) for x in jax.tree.leaves(s.learned.critic_opt) if x.dtype == np.int32
+        }
+
     assert [counts(s) for s in states[1:]] == [{STEPS}, {2 * STEPS}, {STEPS}, {2 * STEPS}]
     assert [int(s.updates) for s in states] == [0, 3, 6, 9, 12]
     assert (states[4].rings.stored > states[2].rings.stored).all()
+
     # The slow critics are the critics where a network begins, and drift from them as it learns.
-    apart = lambda s: max(jax.tree.leaves(jax.tree.map(
-        lambda a, b: np.abs(a - b).max(), s.learned.target, s.learned.critic)))  # fmt: skip
+    def apart(s):
+        return max(
+            jax.tree.leaves(
+                jax.tree.map(lambda a, b: np.abs(a - b).max(), s.learned.target, s.learned.critic)
+            )
+        )
+
     assert apart(states[3]) < apart(states[2])
+
     # Scales: decided when learning starts, then by what the rings held at the reset.
-    mean = lambda s: np.array([
-        np.abs(np.asarray(s.rings.items.reward[k, : s.rings.stored[k]])).mean() for k in range(K)
-    ])  # fmt: skip
+    def mean(s):
+        return np.array(
+            [
+                np.abs(np.asarray(s.rings.items.reward[k, : s.rings.stored[k]])).mean()
+                for k in range(K)
+            ]
+        )
+
     for n, decided in ((1, 1), (2, 1), (3, 3), (4, 3)):
         want = mean(states[decided]).max() / mean(states[decided])
         np.testing.assert_allclose(states[n].reward_scale, want, rtol=1e-5)
@@ -271,8 +301,9 @@ def test_rewards_are_scaled_when_drawn_and_stored_raw():
     np.testing.assert_allclose(scaled.reward, plain.reward * np.asarray(scale)[:, None])
     np.testing.assert_array_equal(noise, same)
     assert noise.shape == (K, 16, 2, 1) and len(np.unique(noise)) == noise.size
-    limited = rings._replace(items=rings.items._replace(
-        reward=rings.items.reward * jnp.array([[1e-6], [1.0]])))  # fmt: skip
+    limited = rings._replace(
+        items=rings.items._replace(reward=rings.items.reward * jnp.array([[1e-6], [1.0]]))
+    )
     np.testing.assert_allclose(experience.reward_scales(limited), [experience.MAX_SCALE, 1.0])
     none = rings._replace(items=rings.items._replace(reward=rings.items.reward * 0.0))
     np.testing.assert_array_equal(experience.reward_scales(none), [1.0, 1.0])
@@ -309,9 +340,12 @@ def test_discrete_actions_images_and_batches_that_cannot_be_dealt_out_are_refuse
     with pytest.raises(ValueError, match="must be a vector; got an image"):
         sac.agent(spec._replace(observation_shape=(3, 84, 84), observation_dtype=np.uint8), CONFIG)
     rings = made()[1].rings
-    draw = lambda n: jax.vmap(
-        lambda _: experience.draw_batch(rings, jnp.ones(K), jax.random.key(0), n, "d"),
-        axis_name="d",
-    )(jnp.arange(8))
+
+    def draw(n):
+        return jax.vmap(
+            lambda _: experience.draw_batch(rings, jnp.ones(K), jax.random.key(0), n, "d"),
+            axis_name="d",
+        )(jnp.arange(8))
+
     with pytest.raises(ValueError, match="batch_size must be a multiple of 8 devices; got 12"):
         draw(12)

@@ -18,10 +18,18 @@ from tests.probes.test_ppo_probes import aim
 B, F, A = 8, 3, 2
 EPSILON = 1e-2  # of adam: gradients that cancel to rounding errors must not look large
 CONFIG = sac.Config(
-    hidden=(5, 6), layer_norm=False, discount=0.9, batch_size=B, capacity=B, learning_rate=0.01,
-    temperature_learning_rate=0.02, temperature=0.5, target_rate=0.1, max_grad_norm=0.3,
+    hidden=(5, 6),
+    layer_norm=False,
+    discount=0.9,
+    batch_size=B,
+    capacity=B,
+    learning_rate=0.01,
+    temperature_learning_rate=0.02,
+    temperature=0.5,
+    target_rate=0.1,
+    max_grad_norm=0.3,
     adam_epsilon=EPSILON,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,7 +52,10 @@ def made(k, **changes):
 def data(k, seed=0):
     """A batch with true ends in it, and noise."""
     rng = np.random.default_rng(seed)
-    normal = lambda *shape: rng.normal(size=(k, B, *shape)).astype(np.float32)
+
+    def normal(*shape):
+        return rng.normal(size=(k, B, *shape)).astype(np.float32)
+
     batch = Transition(normal(F), np.tanh(normal(A)), 3 * normal(), normal() > 0.7, normal(F))
     return batch, normal(2, A)
 
@@ -87,7 +98,10 @@ def adam(grad, p, m, v, t, rate):
     tree = jax.tree.map
     m = tree(lambda m, g: 0.9 * m + 0.1 * g, m, grad)
     v = tree(lambda v, g: 0.999 * v + 0.001 * g * g, v, grad)
-    scale = lambda m, v: (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + EPSILON)
+
+    def scale(m, v):
+        return (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + EPSILON)
+
     return tree(lambda p, m, v: p - rate * scale(m, v), p, m, v), m, v
 
 
@@ -130,7 +144,10 @@ def test_one_task_is_single_task_sac():
     wide = jax.tree.map(lambda x: x * 30.0, learned.actor.shared["out"])
     actor = learned.actor._replace(shared={**learned.actor.shared, "out": wide})
     first = learned = learned._replace(actor=actor)
-    zeros = lambda tree: [jax.tree.map(jnp.zeros_like, tree)] * 2
+
+    def zeros(tree):
+        return [jax.tree.map(jnp.zeros_like, tree)] * 2
+
     alpha = learned.log_temperature[0]
     params = learned.actor.shared, learned.critic.shared
     memory = [zeros(params[1]), zeros(params[0]), zeros(alpha)]

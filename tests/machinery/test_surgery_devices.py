@@ -45,8 +45,13 @@ def test_pmap_data_parallel_equals_one_device():
     step = jax.pmap(
         functools.partial(data_parallel, tx=tx), axis_name="device", devices=jax.devices()[:devices]
     )
-    replicate = lambda t: jax.tree.map(lambda x: jnp.stack([x] * devices), t)
-    split = lambda x: x.reshape(K, devices, -1, *x.shape[2:]).swapaxes(0, 1)
+
+    def replicate(t):
+        return jax.tree.map(lambda x: jnp.stack([x] * devices), t)
+
+    def split(x):
+        return x.reshape(K, devices, -1, *x.shape[2:]).swapaxes(0, 1)
+
     params, state = replicate(PARAMS), replicate(tx.init(PARAMS))
     for _ in range(3):
         params, state = jax.block_until_ready(step(params, state, (split(X), split(Y))))

@@ -43,7 +43,9 @@ def by_hand():
     """Kernel and bias after three steps of the plain loop, and the number of conflicts at the
     last."""
     tx, params = transform(), {"kernel": KERNEL, "bias": jnp.zeros(2)}
-    loss = lambda p, batch: squared(batch[0] @ p["kernel"] + p["bias"][None], batch[1])
+
+    def loss(p, batch):
+        return squared(batch[0] @ p["kernel"] + p["bias"][None], batch[1])
 
     @jax.jit
     def step(params, state):
@@ -81,7 +83,9 @@ def test_flax_linen_train_state():
 
     @jax.jit
     def step(state):
-        loss = lambda p, batch: squared(state.apply_fn({"params": p}, batch[0]), batch[1])
+        def loss(p, batch):
+            return squared(state.apply_fn({"params": p}, batch[0]), batch[1])
+
         _, grads = surgery.per_task_value_and_grad(loss)(state.params, (X, Y))
         return state.apply_gradients(grads=grads)
 
@@ -98,7 +102,10 @@ def test_flax_nnx_optimizer():
     @nnx.jit
     def step(model, optimizer):
         graph, params = nnx.split(model, nnx.Param)
-        loss = lambda p, batch: squared(nnx.merge(graph, p)(batch[0]), batch[1])
+
+        def loss(p, batch):
+            return squared(nnx.merge(graph, p)(batch[0]), batch[1])
+
         _, grads = surgery.per_task_value_and_grad(loss)(params, (X, Y))
         optimizer.update(model, grads)
 
@@ -112,7 +119,9 @@ def test_equinox():
     model = eqx.tree_at(lambda m: (m.weight, m.bias), model, (KERNEL.T, jnp.zeros(2)))
     params, static = eqx.partition(model, eqx.is_inexact_array)
     tx = transform()
-    loss = lambda p, batch: squared(jax.vmap(eqx.combine(p, static))(batch[0]), batch[1])
+
+    def loss(p, batch):
+        return squared(jax.vmap(eqx.combine(p, static))(batch[0]), batch[1])
 
     @eqx.filter_jit
     def step(params, state):
@@ -139,7 +148,9 @@ def test_orbax_save_and_restore_in_mid_training(tmp_path):
     """Restored, the run draws the orders and keeps the running means of the uninterrupted one."""
     tx = optax.chain(surgery.gradvac(num_tasks=K, seed=3, beta=0.5), optax.adam(1e-2))
     params = {"kernel": KERNEL, "bias": jnp.zeros(2)}
-    loss = lambda p, batch: squared(batch[0] @ p["kernel"] + p["bias"][None], batch[1])
+
+    def loss(p, batch):
+        return squared(batch[0] @ p["kernel"] + p["bias"][None], batch[1])
 
     @jax.jit
     def step(params, state):
@@ -162,6 +173,9 @@ def test_orbax_save_and_restore_in_mid_training(tmp_path):
     assert isinstance(restored[1][0], surgery.SurgeryState)
     for _ in range(2):
         both, restored = step(*both), step(*restored)
-    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    def data(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
     for a, b in zip(*map(jax.tree.leaves, (both, restored)), strict=True):
         np.testing.assert_array_equal(data(a), data(b))

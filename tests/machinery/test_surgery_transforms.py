@@ -73,7 +73,9 @@ def once(tx, grads=None, params=PARAMS):
 
 
 def same(a, b, tolerance=0.0):
-    key = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    def key(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
     a, b = (jax.tree.map(lambda x: np.asarray(key(x)), t) for t in (a, b))
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
@@ -94,7 +96,10 @@ def test_training_lowers_every_loss_and_draws_anew_at_each_step():
 def test_scan():
     tx = chain()
     step = train_step(tx)
-    carry = lambda c, _: (step(*c, (X, Y)), surgery.diagnostics(c[1]).conflicts)
+
+    def carry(c, _):
+        return (step(*c, (X, Y)), surgery.diagnostics(c[1]).conflicts)
+
     (params, state), conflicts = jax.jit(lambda p: jax.lax.scan(carry, (p, tx.init(p)), length=3))(
         PARAMS
     )
@@ -107,8 +112,12 @@ def test_cond_over_states():
     grads = task_grads()
 
     def maybe(flag, state):
-        go = lambda s: tx.update(grads, s, PARAMS)
-        stay = lambda s: (jax.tree.map(jnp.zeros_like, PARAMS), s)
+        def go(s):
+            return tx.update(grads, s, PARAMS)
+
+        def stay(s):
+            return (jax.tree.map(jnp.zeros_like, PARAMS), s)
+
         return jax.lax.cond(flag, go, stay, state)
 
     update, state = jax.jit(maybe)(True, tx.init(PARAMS))
@@ -121,7 +130,10 @@ def test_vmap_over_seeds():
     def run(seed):
         tx = chain(seed=seed)
         step = train_step(tx)
-        body = lambda c, _: (step(*c, (X, Y)), None)
+
+        def body(c, _):
+            return (step(*c, (X, Y)), None)
+
         return jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), length=3)[0]
 
     params, state = jax.jit(jax.vmap(run))(seeds)
@@ -133,7 +145,10 @@ def test_vmap_of_init_and_reseed():
     tx = chain()
     stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), PARAMS)
     states = jax.vmap(tx.init)(stacked)
-    data = lambda s: np.asarray(jax.random.key_data(s[0].key))
+
+    def data(s):
+        return np.asarray(jax.random.key_data(s[0].key))
+
     assert len(np.unique(data(states), axis=0)) == 1  # one init, one key: documented
     states = jax.vmap(surgery.reseed)(states, jnp.arange(4))
     assert len(np.unique(data(states), axis=0)) == 4
@@ -155,7 +170,10 @@ def test_abstract_init():
     tx = chain()
     shapes = jax.eval_shape(tx.init, PARAMS)
     concrete = tx.init(PARAMS)
-    describe = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype), t)
+
+    def describe(t):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), t)
+
     assert describe(shapes) == describe(concrete)
     from_shapes = tx.init(jax.eval_shape(lambda: PARAMS))
     assert describe(from_shapes) == describe(concrete)
@@ -214,8 +232,13 @@ def test_mask_leaves_task_specific_leaves_as_the_sum(mask):
 def test_scopes():
     params = {"params": {"torso": {"w": jnp.zeros(3), "b": jnp.zeros(2)}, "head": jnp.zeros(4)}}
     grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), (K, *x.shape)), params)
-    tx = lambda scope: surgery.imtl_g(num_tasks=K, scope=scope)
-    run = lambda scope, g, p: once(tx(scope), g, p)[0]
+
+    def tx(scope):
+        return surgery.imtl_g(num_tasks=K, scope=scope)
+
+    def run(scope, g, p):
+        return once(tx(scope), g, p)[0]
+
     module, leaf = run("module", grads, params)["params"], run("leaf", grads, params)["params"]
     g = grads["params"]
     for name in ("torso", "head"):
@@ -262,9 +285,15 @@ def test_inject_hyperparams():
 def test_every_method_can_have_its_hyperparameters_injected(name):
     tx = optax.inject_hyperparams(surgery.METHODS[name])(num_tasks=K, seed=0)
     state = tx.init(PARAMS)  # numbers, integers too, are traced arrays from here on
-    update = lambda g, s: tx.update(g, s, PARAMS, task_losses=jnp.ones(K))
+
+    def update(g, s):
+        return tx.update(g, s, PARAMS, task_losses=jnp.ones(K))
+
     out, after = jax.eval_shape(update, task_grads(), state)
-    describe = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype), t)
+
+    def describe(t):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), t)
+
     assert describe(out) == describe(PARAMS) and describe(after) == describe(state)
 
 
@@ -291,7 +320,10 @@ def test_multi_steps_and_apply_if_finite_behind_surgery():
 def test_around_surgery_they_say_where_to_go():
     grads = task_grads()
     inner = optax.chain(surgery_of("pcgrad"), optax.adam(0.1))
-    always = lambda *_, **__: jnp.array(True)
+
+    def always(*_, **__):
+        return jnp.array(True)
+
     wrong = {
         "MultiSteps": optax.MultiSteps(inner, 2),
         "apply_if_finite": optax.apply_if_finite(inner, 3),

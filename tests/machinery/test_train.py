@@ -46,8 +46,11 @@ def test_a_run_leaves_what_it_says(whole):
     result, folder = whole
     assert result.finished and result.step == 4 * DISPATCH
     assert {p.name for p in folder.iterdir()} == {
-        "config.json", "metrics.jsonl", "checkpoints", "tensorboard",
-    }  # fmt: skip
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "tensorboard",
+    }
     logged = rows(folder, clock=True)
     assert [r["step"] for r in logged] == [0, *(n * DISPATCH for n in (2, 4, 4))]
     assert all(name.startswith("eval/") or name == "step" for name in logged[0])
@@ -56,8 +59,9 @@ def test_a_run_leaves_what_it_says(whole):
     assert logged[1]["time/steps_per_second"] > 0
     assert {"return", "success", "length"} == {k.rsplit("/", 1)[1] for k in logged[-1] if "/" in k}
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
-        str(4 * DISPATCH), str(2 * DISPATCH),
-    ]  # fmt: skip
+        str(4 * DISPATCH),
+        str(2 * DISPATCH),
+    ]
 
 
 def test_log_rows_are_means_over_their_window(whole):

@@ -24,9 +24,14 @@ K, E, T = 2, 8, 5
 
 CONFIG = distral.Config(hidden=(4,), unroll_length=T, entropy_cost=0.1, learning_rate=0.01)
 RUN = engines.RunConfig(
-    total_env_steps=4 * 5 * T * K * E, num_envs_per_task=E, updates_per_dispatch=5,
-    log_every=10 * T * K * E, eval_every=10**9, checkpoint_every=10 * T * K * E, eval_episodes=4,
-)  # fmt: skip
+    total_env_steps=4 * 5 * T * K * E,
+    num_envs_per_task=E,
+    updates_per_dispatch=5,
+    log_every=10 * T * K * E,
+    eval_every=10**9,
+    checkpoint_every=10 * T * K * E,
+    eval_episodes=4,
+)
 
 
 def suite(tasks: tuple[float, ...] = (0.0, 1.0)) -> FunctionalSuite:
@@ -101,18 +106,23 @@ def toy_agent(spec: Any, *, nan_at: int = -1) -> Agent:
 
         def loss(shared, task, batch):
             observation, action, reward, valid, bad = batch
-            chosen = jnp.take_along_axis(
-                log_probs(task["w"], observation), action[..., None], -1
-            )[..., 0]  # fmt: skip
+            chosen = jnp.take_along_axis(log_probs(task["w"], observation), action[..., None], -1)[
+                ..., 0
+            ]
             value = -jnp.where(valid, chosen * reward, 0.0).mean()
             return jnp.where(bad, jnp.nan, value), {"loss/chosen": chosen.mean()}
 
-        lead = lambda x: jnp.moveaxis(x, 1, 0)
+        def lead(x):
+            return jnp.moveaxis(x, 1, 0)
+
         bad = (state.updates == nan_at) & (jnp.arange(spec.num_tasks) == spec.num_tasks - 1)
         batch = (
-            lead(rows.observation[:-1]), lead(experience.action), lead(rows.reward[1:]),
-            lead(rows.valid[1:]), bad,
-        )  # fmt: skip
+            lead(rows.observation[:-1]),
+            lead(experience.action),
+            lead(rows.reward[1:]),
+            lead(rows.valid[1:]),
+            bad,
+        )
         params, opt_state, metrics = learner.gradient_step(
             loss, transforms, state.params, state.opt_state, batch, axis_name
         )
@@ -190,7 +200,8 @@ class FunctionalPool:
 def host_suite() -> HostSuite:
     """The tiny suite on the host path."""
     inner = suite()
-    make = lambda num_envs, seed, num_groups: FunctionalPool(
-        inner, num_envs, jax.random.key(seed), num_groups
-    )
+
+    def make(num_envs, seed, num_groups):
+        return FunctionalPool(inner, num_envs, jax.random.key(seed), num_groups)
+
     return HostSuite(inner.spec, make)

@@ -101,31 +101,63 @@ class Row(NamedTuple):
 
 _CORE = morph.inputs("head")
 ROWS = {
-    "dense": Row(Heads, (BATCH, 3), (
-        *morph.outputs("grown"), *morph.inputs("head"), *morph.inputs("value"),
-        *morph.inputs("more", start=3),
-    )),
-    "conv": Row(Convolutions, (BATCH, 4, 4, 2), (
-        *morph.outputs("grown", "conv"), *morph.through("batch_norm", "norm"),
-        *morph.through("depthwise", "depthwise"), *morph.inputs("conv", "conv"),
-        *morph.inputs("flat", blocks=16),
-    )),
-    "norms": Row(Normed, (BATCH, 3), (
-        *morph.outputs("grown"), *morph.through("layer_norm", "layer_norm"),
-        *morph.through("rms_norm", "rms_norm"), *morph.inputs("head"),
-    ), even=True),
-    "lstm": Row(lambda n: Recurrent(n, "lstm"), (BATCH, 4, 3),
-                (*morph.outputs("core", "lstm"), *_CORE)),
-    "gru": Row(lambda n: Recurrent(n, "gru"), (BATCH, 4, 3),
-               (*morph.outputs("core", "gru"), *_CORE)),
-    "feeding": Row(Feeding, (BATCH, 4, 3), (
-        *morph.outputs("grown"), *morph.inputs("core", "lstm", start=0),
-    )),
-    "residual": Row(Residual, (BATCH,), (
-        *morph.outputs("embed", "embedding"), *morph.inputs("enter"), *morph.outputs("leave"),
-        *morph.inputs("head"),
-    )),
-}  # fmt: skip
+    "dense": Row(
+        Heads,
+        (BATCH, 3),
+        (
+            *morph.outputs("grown"),
+            *morph.inputs("head"),
+            *morph.inputs("value"),
+            *morph.inputs("more", start=3),
+        ),
+    ),
+    "conv": Row(
+        Convolutions,
+        (BATCH, 4, 4, 2),
+        (
+            *morph.outputs("grown", "conv"),
+            *morph.through("batch_norm", "norm"),
+            *morph.through("depthwise", "depthwise"),
+            *morph.inputs("conv", "conv"),
+            *morph.inputs("flat", blocks=16),
+        ),
+    ),
+    "norms": Row(
+        Normed,
+        (BATCH, 3),
+        (
+            *morph.outputs("grown"),
+            *morph.through("layer_norm", "layer_norm"),
+            *morph.through("rms_norm", "rms_norm"),
+            *morph.inputs("head"),
+        ),
+        even=True,
+    ),
+    "lstm": Row(
+        lambda n: Recurrent(n, "lstm"), (BATCH, 4, 3), (*morph.outputs("core", "lstm"), *_CORE)
+    ),
+    "gru": Row(
+        lambda n: Recurrent(n, "gru"), (BATCH, 4, 3), (*morph.outputs("core", "gru"), *_CORE)
+    ),
+    "feeding": Row(
+        Feeding,
+        (BATCH, 4, 3),
+        (
+            *morph.outputs("grown"),
+            *morph.inputs("core", "lstm", start=0),
+        ),
+    ),
+    "residual": Row(
+        Residual,
+        (BATCH,),
+        (
+            *morph.outputs("embed", "embedding"),
+            *morph.inputs("enter"),
+            *morph.outputs("leave"),
+            *morph.inputs("head"),
+        ),
+    ),
+}
 
 
 def inputs_of(row):

@@ -122,8 +122,9 @@ def care(p, own, x, k, ln):
 
 
 def paco(p, own, x, k, ln):
-    composed = {n: sum(w * s for w, s in zip(own["weights"], sets, strict=True))
-                for n, sets in p.items()}  # fmt: skip
+    composed = {
+        n: sum(w * s for w, s in zip(own["weights"], sets, strict=True)) for n, sets in p.items()
+    }
     for i in range(2):
         x = x @ composed[f"dense{i}_kernel"] + composed[f"dense{i}_bias"]
         if ln:
@@ -161,7 +162,12 @@ class Row(NamedTuple):
 
 H0, H1 = HIDDEN
 _OUT = H1 * SIZE + SIZE
-_TRUNK = lambda inputs: inputs * H0 + H0 + H0 * H1 + H1
+
+
+def _TRUNK(inputs):
+    return inputs * H0 + H0 + H0 * H1 + H1
+
+
 _NORMS = 2 * H0 + 2 * H1
 
 NETWORKS = {
@@ -169,31 +175,36 @@ NETWORKS = {
     "multihead": Row(multihead, {}, _TRUNK(F + K), _OUT, _NORMS),
     "separate": Row(separate, {}, 0, _TRUNK(F) + _OUT, -1),
     "embedding": Row(embedding, {"embedding_size": 3}, _TRUNK(F + 3) + _OUT, 3, _NORMS),
-    "film": Row(
-        film, {"embedding_size": 3}, _TRUNK(F) + 3 * 2 * (H0 + H1) + _OUT, 3, _NORMS
-    ),
+    "film": Row(film, {"embedding_size": 3}, _TRUNK(F) + 3 * 2 * (H0 + H1) + _OUT, 3, _NORMS),
     "soft_modules": Row(
-        soft_modules, {"num_layers": 3, "num_modules": 2, "module_width": 5, "gate_width": 4},
+        soft_modules,
+        {"num_layers": 3, "num_modules": 2, "module_width": 5, "gate_width": 4},
         _TRUNK(F)  # f
-        + (H1 * 4 + 4) + (4 * 4 + 4)  # m
-        + 2 * (4 * 4 + 4) + (4 * 2 + 2)  # three layers' routes
-        + (4 * 4 + 4) + (8 * 4 + 4)  # what they are conditioned on
-        + 2 * (H1 * 5 + 5) + 4 * (5 * 5 + 5)  # modules
+        + (H1 * 4 + 4)
+        + (4 * 4 + 4)  # m
+        + 2 * (4 * 4 + 4)
+        + (4 * 2 + 2)  # three layers' routes
+        + (4 * 4 + 4)
+        + (8 * 4 + 4)  # what they are conditioned on
+        + 2 * (H1 * 5 + 5)
+        + 4 * (5 * 5 + 5)  # modules
         + (5 * SIZE + SIZE),
         H1,
         2 * H0 + 3 * 2 * 2 * 5 - 2 * 5,  # the last mixture is one
     ),
     "care": Row(
-        care, {"num_experts": 3, "encoder": (5, 4)},
+        care,
+        {"num_experts": 3, "encoder": (5, 4)},
         (256 * 5 + 5 + 5 * 4 + 4)  # context
         + 3 * (F * 5 + 5 + 5 * 4 + 4)  # encoders
-        + _TRUNK(8) + _OUT,
+        + _TRUNK(8)
+        + _OUT,
         0,
         2 * 5 + 3 * 2 * 5 + _NORMS,
     ),
     "paco": Row(paco, {"num_sets": 4}, 4 * (_TRUNK(F) + _OUT), 4, 4 * _NORMS),
     "moore": Row(moore, {"num_experts": 3}, 3 * _TRUNK(F), 3 + _OUT, 3 * 2 * H0),
-}  # fmt: skip
+}
 
 
 def make(name, **options):
@@ -206,9 +217,12 @@ def parameters(net, seed=0):
     by NumPy, since compiling initialisers takes longer than all the rest."""
     shapes = jax.eval_shape(lambda key: multitask.init(net, key, F), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    draw = lambda path, p: (
-        ("scale" in str(path)) + rng.normal(size=p.shape) * 0.7 / max(1, len(p.shape) - 1)
-    ).astype(np.float32)
+
+    def draw(path, p):
+        return (
+            ("scale" in str(path)) + rng.normal(size=p.shape) * 0.7 / max(1, len(p.shape) - 1)
+        ).astype(np.float32)
+
     return jax.tree.map_with_path(draw, shapes)
 
 
@@ -219,6 +233,9 @@ def inputs(seed=2):
 def expected(name, params, x, layer_norm=False):
     """`[K, B, SIZE]` by NumPy in float64."""
     shared, own = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-    mine = lambda k: jax.tree.map(lambda p: p[k], own)
+
+    def mine(k):
+        return jax.tree.map(lambda p: p[k], own)
+
     forward = NETWORKS[name].forward
     return np.stack([forward(shared, mine(k), x[k].astype(float), k, layer_norm) for k in range(K)])

@@ -32,9 +32,9 @@ def test_aggregates_by_hand():
 
 def test_the_probability_of_improvement_is_mann_whitneys_u():
     x, y = np.round(SCORES, 1), np.round(OTHER, 1)  # rounding makes ties
-    expected = np.mean([
-        scipy.stats.mannwhitneyu(x[:, i], y[:, i]).statistic / (len(x) * len(y)) for i in range(7)
-    ])  # fmt: skip
+    expected = np.mean(
+        [scipy.stats.mannwhitneyu(x[:, i], y[:, i]).statistic / (len(x) * len(y)) for i in range(7)]
+    )
     assert (x[:, None] == y[None]).any()
     assert stats.probability_of_improvement(x, y) == pytest.approx(expected)
     assert stats.probability_of_improvement(y, x) == pytest.approx(1 - expected)

@@ -287,8 +287,11 @@ def test_parameter_shapes():
     assert _shapes(_spec((2,), np.uint8, (3, 4))) == {"dense0": (3 + 4, 7), **dense}
     # Valid convolutions: 84 -> (84 - 8) / 4 + 1 = 20 -> (20 - 4) / 2 + 1 = 9, channels last.
     assert _shapes(_spec((4, 84, 84), np.uint8)) == {
-        "conv0": (8, 8, 4, 16), "conv1": (4, 4, 16, 32), "dense0": (9 * 9 * 32, 7), **dense,
-    }  # fmt: skip
+        "conv0": (8, 8, 4, 16),
+        "conv1": (4, 4, 16, 32),
+        "dense0": (9 * 9 * 32, 7),
+        **dense,
+    }
     lstm = _shapes(_spec((3,)), core="lstm")
     assert lstm["policy"] == (CORE_SIZE, A) and lstm["value"] == (CORE_SIZE, 1)
 

@@ -24,9 +24,16 @@ def _inputs(size, height, width, seed=0):
 
 @pytest.mark.parametrize(
     ("size", "stride", "height", "width"),
-    [(8, 4, 42, 42), (8, 4, 40, 44), (4, 2, 9, 9), (3, 1, 7, 10), (1, 1, 4, 5), (4, 4, 4, 11),
-     (6, 2, 6, 7)],
-)  # fmt: skip
+    [
+        (8, 4, 42, 42),
+        (8, 4, 40, 44),
+        (4, 2, 9, 9),
+        (3, 1, 7, 10),
+        (1, 1, 4, 5),
+        (4, 4, 4, 11),
+        (6, 2, 6, 7),
+    ],
+)
 def test_values_and_gradients_are_xlas(size, stride, height, width):
     x, kernel = _inputs(size, height, width)
     want, want_vjp = jax.vjp(lambda x, k: _library(x, k, stride), x, kernel)

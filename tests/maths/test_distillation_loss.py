@@ -33,7 +33,10 @@ Q, Z = _rows(B, A), 2.0 * _rows(B, A, seed=1)
 def _compiled(name, masked):
     """Values `[B]` and the gradients in both arguments `[B, A]` each."""
     fn = LOSSES[name]
-    one = lambda q, z: fn(q, z, action_mask=jnp.asarray(MASK) if masked else None)
+
+    def one(q, z):
+        return fn(q, z, action_mask=jnp.asarray(MASK) if masked else None)
+
     return jax.jit(jax.vmap(jax.value_and_grad(one, argnums=(0, 1))))
 
 
@@ -88,7 +91,10 @@ def test_what_stands_at_a_masked_action_does_not_matter(name):
 def test_gradients_are_finite_differences_in_float64(name):
     with jax.enable_x64(True):
         q, z = jnp.asarray(Q[0], jnp.float64), Z[0].astype(np.float64)
-        fn = lambda z: LOSSES[name](q, z, action_mask=jnp.asarray(MASK))
+
+        def fn(z):
+            return LOSSES[name](q, z, action_mask=jnp.asarray(MASK))
+
         grad = jax.grad(fn)(jnp.asarray(z))
         assert grad.dtype == jnp.float64
         for a in range(A):

@@ -82,7 +82,10 @@ def test_terms_against_scipy():
     np.testing.assert_allclose(policies.log_prob(p, x), _log_density(p, x).sum(1), rtol=1e-12)
     grid = np.linspace(-9.0, 9.0, 3001)[:, None, None]
     log_p, log_q = _log_density(p, grid), _log_density(q, grid)
-    mean = lambda y: scipy.integrate.simpson(np.exp(log_p) * y, x=grid[:, 0, 0], axis=0).sum(1)
+
+    def mean(y):
+        return scipy.integrate.simpson(np.exp(log_p) * y, x=grid[:, 0, 0], axis=0).sum(1)
+
     np.testing.assert_allclose(policies.entropy(p), -mean(log_p), rtol=1e-9)
     np.testing.assert_allclose(policies.cross_entropy(p, q), -mean(log_q), rtol=1e-9)
     np.testing.assert_allclose(policies.divergence(p, q), mean(log_p - log_q), rtol=1e-9)
@@ -156,16 +159,29 @@ def _mean_gradient(h, g, weight, reward, coefs, entropy_form):
     """Gradient of the loss of one decision that ends the episode, in the mean over the grid."""
 
     def one(h, g, action, reward):
-        row = lambda x: jax.tree.map(lambda leaf: leaf[None], x)
+        def row(x):
+            return jax.tree.map(lambda leaf: leaf[None], x)
+
         ones = jnp.ones(1)
         return distral.distral_loss(
-            row(h), row(g), jnp.array([0.7, 0.0]), action[None], reward[None], 0.0 * ones, ones > 0,
-            coefficients=coefs, value_cost=0.0, entropy_form=entropy_form,
-        )[0]  # fmt: skip
+            row(h),
+            row(g),
+            jnp.array([0.7, 0.0]),
+            action[None],
+            reward[None],
+            0.0 * ones,
+            ones > 0,
+            coefficients=coefs,
+            value_cost=0.0,
+            entropy_form=entropy_form,
+        )[0]
 
     def total(h, g):
         over_tasks = jax.vmap(lambda g, weight, reward: weight @ over_actions(h, g, reward))
-        over_actions = lambda h, g, reward: jax.vmap(one, (None, None, 0, 0))(h, g, _GRID, reward)
+
+        def over_actions(h, g, reward):
+            return jax.vmap(one, (None, None, 0, 0))(h, g, _GRID, reward)
+
         return over_tasks(g, weight, reward).sum()
 
     return jax.grad(total, (0, 1))(h, g)
@@ -197,16 +213,21 @@ def _batch(seed, size=A):
     valid_t, discount_t = np.ones(T, bool), np.full(T, 0.9)
     valid_t[2], discount_t[1] = False, 0.0
     return (
-        _gaussian(rng, T, size), _gaussian(rng, T, size), rng.normal(size=T + 1),
-        rng.normal(size=(T, size)), rng.normal(size=T), discount_t, valid_t,
-    )  # fmt: skip
+        _gaussian(rng, T, size),
+        _gaussian(rng, T, size),
+        rng.normal(size=T + 1),
+        rng.normal(size=(T, size)),
+        rng.normal(size=T),
+        discount_t,
+        valid_t,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="entropy_form")
 def _value_and_grad(batch, coefs, entropy_form="reward"):
-    loss = lambda *x: distral.distral_loss(
-        *x, *batch[3:], coefficients=coefs, entropy_form=entropy_form
-    )
+    def loss(*x):
+        return distral.distral_loss(*x, *batch[3:], coefficients=coefs, entropy_form=entropy_form)
+
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*batch[:3])
 
 
@@ -224,9 +245,15 @@ def _binned(batch, bins, coefs, entropy_form):
             jax.scipy.stats.norm.logpdf(bins[None], x.mean, jnp.exp(x.log_std)) for x in (h, g)
         )
         return distral.distral_loss(
-            *logits, v, index, r_t, discount_t, valid_t, coefficients=coefs,
+            *logits,
+            v,
+            index,
+            r_t,
+            discount_t,
+            valid_t,
+            coefficients=coefs,
             entropy_form=entropy_form,
-        )  # fmt: skip
+        )
 
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(h, g, v)
 
@@ -248,11 +275,15 @@ def test_narrow_bins_make_it_the_discrete_loss(name, entropy_form):
     # What the width of a bin adds, by quantity; one of T rows is no transition.
     share = np.log(width) * (T - 1) / T
     for key, constant in (
-        ("entropy", -share), ("entropy_shared", -share), ("kl_task_shared", 0.0),
-        ("distillation", -coefs.c_kl * share), ("value", 0.0), ("advantage", 0.0),
+        ("entropy", -share),
+        ("entropy_shared", -share),
+        ("kl_task_shared", 0.0),
+        ("distillation", -coefs.c_kl * share),
+        ("value", 0.0),
+        ("advantage", 0.0),
         ("regulariser", -coefs.c_ent * share),
         ("bonus", 0.0 if entropy_form == "reward" else coefs.c_ent * share),
-    ):  # fmt: skip
+    ):
         difference = binned[f"loss/{key}"] - metrics[f"loss/{key}"]
         np.testing.assert_allclose(difference, constant, atol=1e-9, err_msg=key)
     parts = ("policy_gradient", "distillation", "value", "bonus")
@@ -262,7 +293,10 @@ def test_narrow_bins_make_it_the_discrete_loss(name, entropy_form):
 @pytest.mark.parametrize("name", distral.ALGORITHMS)
 def test_routes_of_the_gradient_i21(name):
     variant, coefs = distral.ALGORITHMS[name], _coefficients(name)
-    size = lambda x: max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(x))
+
+    def size(x):
+        return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(x))
+
     batch = _batch(5)
     _, (by_h, by_g, by_v) = _value_and_grad(batch, coefs)
     assert size(by_v) > 1e-4
@@ -303,12 +337,15 @@ def test_many_trajectories_at_once_are_each_by_itself():
     (loss, metrics), gradients = jax.jit(jax.vmap(_value_and_grad, (0, None)))(stacked, coefs)
     assert loss.shape == (3,) and {x.shape for x in metrics.values()} == {(3,)}
     for n, batch in enumerate(batches):
-        one = ((loss[n], {k: x[n] for k, x in metrics.items()}),
-               jax.tree.map(lambda x, n=n: x[n], gradients))  # fmt: skip
+        one = (
+            (loss[n], {k: x[n] for k, x in metrics.items()}),
+            jax.tree.map(lambda x, n=n: x[n], gradients),
+        )
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, atol=1e-12),
-            one, _value_and_grad(batch, coefs),
-        )  # fmt: skip
+            one,
+            _value_and_grad(batch, coefs),
+        )
 
 
 def test_outputs_of_any_size_give_finite_float32_losses_and_gradients():

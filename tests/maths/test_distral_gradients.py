@@ -88,9 +88,18 @@ def _loss_gradient(h, g, weight, task, states, action, r_t, v, gamma, coefs, ent
     def one(h, g, task, states, action, r_t, v):
         ones = jnp.ones(action.shape)
         loss, _ = distral.distral_loss(
-            h[states[:-1]], g[task, states[:-1]], v, action, r_t, gamma * ones, ones > 0,
-            coefficients=coefs, value_cost=0.0, lambda_=lambda_, entropy_form=entropy_form,
-        )  # fmt: skip
+            h[states[:-1]],
+            g[task, states[:-1]],
+            v,
+            action,
+            r_t,
+            gamma * ones,
+            ones > 0,
+            coefficients=coefs,
+            value_cost=0.0,
+            lambda_=lambda_,
+            entropy_form=entropy_form,
+        )
         return loss
 
     def total(h, g):
@@ -109,9 +118,19 @@ def _one_step(mdp, h, g, coefs, entropy_form, raw=False):
     weight = exact.occupancy(mdp, pi)[task, s] * pi[task, s, a] * mdp.p[task, s, a, s_t]
     states = np.stack([s, s_t], axis=1)
     return _loss_gradient(
-        h, g, weight, task, states, a[:, None], mdp.r[task, s, a][:, None],
-        values[task[:, None], states], mdp.gamma, coefs, entropy_form, 1.0,
-    )  # fmt: skip
+        h,
+        g,
+        weight,
+        task,
+        states,
+        a[:, None],
+        mdp.r[task, s, a][:, None],
+        values[task[:, None], states],
+        mdp.gamma,
+        coefs,
+        entropy_form,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize("name", distral.ALGORITHMS)
@@ -248,9 +267,17 @@ def _expected_one_step_loss(logits, h, coefs, entropy_form):
 
     def one(action):
         return distral.distral_loss(
-            h[None], logits[None], jnp.zeros(2), action[None], jnp.zeros(1), jnp.zeros(1),
-            jnp.ones(1, bool), coefficients=coefs, value_cost=0.0, entropy_form=entropy_form,
-        )  # fmt: skip
+            h[None],
+            logits[None],
+            jnp.zeros(2),
+            action[None],
+            jnp.zeros(1),
+            jnp.zeros(1),
+            jnp.ones(1, bool),
+            coefficients=coefs,
+            value_cost=0.0,
+            entropy_form=entropy_form,
+        )
 
     losses, metrics = jax.vmap(one)(jnp.arange(logits.shape[0]))
     weight = jax.lax.stop_gradient(jax.nn.softmax(logits))
@@ -291,10 +318,19 @@ def test_without_divergence_cost_the_prior_does_not_exist_i12(entropy_form):
 
     @jax.jit
     def gradients(h):
-        loss = lambda h, g, v: distral.distral_loss(
-            h, g, v, action, r_t, 0.9 * ones, ones > 0, coefficients=coefs,
-            entropy_form=entropy_form,
-        )[0]  # fmt: skip
+        def loss(h, g, v):
+            return distral.distral_loss(
+                h,
+                g,
+                v,
+                action,
+                r_t,
+                0.9 * ones,
+                ones > 0,
+                coefficients=coefs,
+                entropy_form=entropy_form,
+            )[0]
+
         return jax.grad(loss, (0, 1, 2))(h, g, v)
 
     by_h, by_g, by_v = gradients(rng.normal(size=(5, A)))

@@ -40,9 +40,14 @@ def _batch(seed, dtype=np.float64):
 def _value_and_grad(batch, coefs, entropy_form="reward", action_mask=None):
     def loss(h, g, v):
         return distral.distral_loss(
-            h, g, v, *batch[3:], coefficients=coefs, entropy_form=entropy_form,
+            h,
+            g,
+            v,
+            *batch[3:],
+            coefficients=coefs,
+            entropy_form=entropy_form,
             action_mask=action_mask,
-        )  # fmt: skip
+        )
 
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*batch[:3])
 
@@ -94,14 +99,22 @@ def test_metrics_of_the_policies(float64):
     coefs, valid_t = _coefficients("kl_ent_2col"), rest[-1]
     (_, metrics), _ = _value_and_grad((h, g, v, *rest), coefs)
     log_pi_i, log_pi_0 = _log_softmax(0.5 * h + g), _log_softmax(h)
-    mean = lambda x: np.sum(x[valid_t]) / T
-    entropy = lambda log_pi: -np.sum(np.exp(log_pi) * log_pi, axis=1)
+
+    def mean(x):
+        return np.sum(x[valid_t]) / T
+
+    def entropy(log_pi):
+        return -np.sum(np.exp(log_pi) * log_pi, axis=1)
+
     kl = np.sum(np.exp(log_pi_i) * (log_pi_i - log_pi_0), axis=1)
     np.testing.assert_allclose(metrics["loss/entropy"], mean(entropy(log_pi_i)), rtol=1e-12)
     np.testing.assert_allclose(metrics["loss/entropy_shared"], mean(entropy(log_pi_0)), rtol=1e-12)
     np.testing.assert_allclose(metrics["loss/kl_task_shared"], mean(kl), rtol=1e-12)
     np.testing.assert_allclose(metrics["loss/value_prediction"], mean(v[:-1]), rtol=1e-12)
-    total = lambda h: distral.distral_loss(h, g, v, *rest, coefficients=coefs)[1]
+
+    def total(h):
+        return distral.distral_loss(h, g, v, *rest, coefficients=coefs)[1]
+
     slopes = jax.jit(jax.grad(lambda h: sum(total(h).values())))(h)
     np.testing.assert_array_equal(slopes, 0.0)
 
@@ -135,9 +148,10 @@ def test_n_step_regularised_returns_have_the_mean_q_i19(float64, n):
         values.append(np.einsum("nsat,nt->nsa", state, v))
         state = np.einsum("nsat,ntu->nsau", state, p_pi)
     rewards, values = np.stack(rewards[:-1]), np.stack(values)
-    one = lambda r_t, v: returns.n_step_returns(
-        r_t, jnp.full(n, mdp.gamma), v, jnp.ones(n, bool), n
-    )[0]
+
+    def one(r_t, v):
+        return returns.n_step_returns(r_t, jnp.full(n, mdp.gamma), v, jnp.ones(n, bool), n)[0]
+
     got = jax.vmap(one)(rewards.reshape(n, -1).T, values.reshape(n + 1, -1).T)
     np.testing.assert_allclose(got.reshape(q.shape), q, atol=1e-12)
 
@@ -152,10 +166,19 @@ def test_reset_rows_teach_nothing_i19(name, entropy_form):
     clean = _value_and_grad((h, g, v, action, r_t, discount_t, valid_t), coefs, entropy_form, mask)
     for garbage, wrong_action in ((np.nan, 0), (np.inf, A + 3), (-1e30, -1)):
         spoilt = _value_and_grad(
-            (h, g, v, np.where(valid_t, action, wrong_action), np.where(valid_t, r_t, garbage),
-             np.where(valid_t, discount_t, garbage), valid_t),
-            coefs, entropy_form, mask,
-        )  # fmt: skip
+            (
+                h,
+                g,
+                v,
+                np.where(valid_t, action, wrong_action),
+                np.where(valid_t, r_t, garbage),
+                np.where(valid_t, discount_t, garbage),
+                valid_t,
+            ),
+            coefs,
+            entropy_form,
+            mask,
+        )
         jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(clean))
     for gradient in clean[1]:

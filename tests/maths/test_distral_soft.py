@@ -231,7 +231,10 @@ def test_centroid_minimises_the_forward_divergence_i7():
     centre = np.asarray(distral.centroid(weights, policies))
     np.testing.assert_allclose(centre, np.average(policies, axis=0, weights=weights), atol=1e-14)
     q = exact.random_policy(rng, 4)
-    cost = lambda q: weights @ _kl(policies, q)
+
+    def cost(q):
+        return weights @ _kl(policies, q)
+
     np.testing.assert_allclose(cost(q), cost(centre) + weights.sum() * _kl(centre, q), atol=1e-12)
     geometric = exact.softmax(weights @ np.log(policies) / weights.sum())
     assert np.abs(centre - geometric).max() > 0.02
@@ -303,12 +306,20 @@ def test_tabular_td_reaches_the_fixed_point_i17():
     def visit(q, sa):
         s, a = sa
         error = distral.soft_q_td_error(
-            q[s], a, reward[s, a], mdp.gamma, q[successor[s, a]], log_pi_0[successor[s, a]],
-            ALPHA, BETA,
-        )  # fmt: skip
+            q[s],
+            a,
+            reward[s, a],
+            mdp.gamma,
+            q[successor[s, a]],
+            log_pi_0[successor[s, a]],
+            ALPHA,
+            BETA,
+        )
         return q.at[s, a].add(0.5 * error), error
 
-    sweep = lambda _, q: jax.lax.scan(visit, q, (state, action))[0]
+    def sweep(_, q):
+        return jax.lax.scan(visit, q, (state, action))[0]
+
     q = jax.jit(lambda: jax.lax.fori_loop(0, 700, sweep, jnp.zeros((6, 4))))()
     np.testing.assert_allclose(q, want[0], atol=1e-10)
 

@@ -108,10 +108,14 @@ def test_bfloat16_logits_are_widened():
         (lambda: distributions.categorical_entropy(jnp.zeros(5), jnp.ones(4, bool)), "action_mask"),
         (lambda: distributions.gaussian_kl(*(jnp.zeros(n) for n in (2, 2, 2, 3))), "log_std_q"),
         (lambda: distributions.tanh_gaussian_log_prob(*(jnp.zeros(n) for n in (2, 2, 1))), "u"),
-        (lambda: distributions.tanh_gaussian_sample(jax.random.key(0), jnp.zeros(2), jnp.zeros(())),
-         "log_std"),
+        (
+            lambda: distributions.tanh_gaussian_sample(
+                jax.random.key(0), jnp.zeros(2), jnp.zeros(())
+            ),
+            "log_std",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_shapes_are_named(call, message):
     with pytest.raises(ValueError, match=f"^{message} must have shape"):
         call()
@@ -135,7 +139,10 @@ def test_tanh_gaussian_log_prob_where_tanh_is_saturated():
     # tanh(20) is 1 in float32, so log(1 - tanh(u)^2) would be minus infinity; the slope of u is
     # that of log N(u) - log(4 exp(-2u)).
     u = jnp.array([20.0])
-    log_prob = lambda u: distributions.tanh_gaussian_log_prob(jnp.zeros(1), jnp.zeros(1), u)
+
+    def log_prob(u):
+        return distributions.tanh_gaussian_log_prob(jnp.zeros(1), jnp.zeros(1), u)
+
     want = scipy.stats.norm.logpdf(20.0) - np.log(4.0) + 40.0
     np.testing.assert_allclose(log_prob(u), want, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(log_prob)(u), [2.0 - 20.0], rtol=1e-6)
@@ -153,7 +160,10 @@ def test_tanh_gaussian_sample_distribution():
 
 def test_tanh_gaussian_entropy_estimate():
     mean, log_std = 0.4, -0.3
-    integrand = lambda a: -_density(a, mean, log_std) * np.log(_density(a, mean, log_std))
+
+    def integrand(a):
+        return -_density(a, mean, log_std) * np.log(_density(a, mean, log_std))
+
     want, _ = scipy.integrate.quad(integrand, -1 + 1e-9, 1 - 1e-9)
     estimate = jax.jit(distributions.tanh_gaussian_entropy, static_argnums=3)
     got = estimate(jax.random.key(2), jnp.full((2, 1), mean), jnp.full((2, 1), log_std), 20000)
@@ -178,7 +188,10 @@ def test_gaussian_kl_is_that_of_the_squashed_gaussians(float64):
         return p * (np.log(p) - np.log(q))
 
     want, _ = scipy.integrate.quad(integrand, -1 + 1e-9, 1 - 1e-9)
-    one = lambda x: np.array([x])
+
+    def one(x):
+        return np.array([x])
+
     got = distributions.gaussian_kl(one(m_p), one(s_p), one(m_q), one(s_q))
     np.testing.assert_allclose(got, want, rtol=1e-6)
 

@@ -91,7 +91,10 @@ def test_sharded_parameters_need_one_psum(k, dtype):
     x = make(k, [(4, 40000)], jnp.dtype(dtype))["0"]
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("model",))
     spec = jax.P(None, "model")
-    partial = lambda x: jax.lax.psum(gram_matrix([x]), "model")
+
+    def partial(x):
+        return jax.lax.psum(gram_matrix([x]), "model")
+
     sharded = jax.jit(jax.shard_map(partial, mesh=mesh, in_specs=spec, out_specs=jax.P()))(x)
     np.testing.assert_allclose(sharded, gram_matrix([x]), rtol=1e-5, atol=0.05)
 

@@ -111,7 +111,9 @@ def test_parametric_activations_and_silent_branches_are_exact_for_tanh_norms_and
 
     @jax.jit
     def outputs(params, big):
-        loss = lambda big: jnp.sum(Series(True).apply({"params": big}, ROWS) ** 2)
+        def loss(big):
+            return jnp.sum(Series(True).apply({"params": big}, ROWS) ** 2)
+
         both = (
             Series(False).apply({"params": params}, ROWS),
             Series(True).apply({"params": big}, ROWS),

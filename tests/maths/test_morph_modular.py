@@ -53,14 +53,22 @@ def test_reduction_tells_simple_from_complex():
 TEMPLATES = {
     "complex": ([(*e, (1, 1)) for e in COMPLEX], {"a": 5, "b": 6}, (1, 1)),
     "complex, 3 x 3": (
-        [("s", "a", (1, 1)), ("s", "b", (1, 1)), ("a", "b", (1, 1)), ("a", "t", (3, 3)),
-         ("b", "t", (3, 3))], {"a": 4, "b": 5}, (3, 3),
+        [
+            ("s", "a", (1, 1)),
+            ("s", "b", (1, 1)),
+            ("a", "b", (1, 1)),
+            ("a", "t", (3, 3)),
+            ("b", "t", (3, 3)),
+        ],
+        {"a": 4, "b": 5},
+        (3, 3),
     ),
     "bottleneck with a shortcut": (
         [("s", "a", (1, 1)), ("a", "b", (3, 3)), ("b", "t", (1, 1)), ("s", "t", (3, 3))],
-        {"a": 3, "b": 3}, (3, 3),
+        {"a": 3, "b": 3},
+        (3, 3),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -74,20 +82,30 @@ def test_modules_compute_their_parent(name):
 
 
 def test_modules_run_as_their_parent_with_parametric_activations_and_borders():
-    template = [("s", "a", (3, 3)), ("s", "b", (1, 1)), ("a", "b", (3, 3)), ("b", "t", (3, 3)),
-                ("a", "t", (7, 7))]  # fmt: skip
+    template = [
+        ("s", "a", (3, 3)),
+        ("s", "b", (1, 1)),
+        ("a", "b", (3, 3)),
+        ("b", "t", (3, 3)),
+        ("a", "t", (7, 7)),
+    ]
     parent = drawn(3, 3, 2, 3)
     edges = morph.morph_module(parent, template, {"a": 10, "b": 3}, "s", "t", KEY)
     x = jnp.asarray(drawn(2, 6, 5, 2), jnp.float32)
-    bend = lambda share: {v: lambda y: morph.p_activation(y, share, jnp.tanh) for v in "ab"}
+
+    def bend(share):
+        return {v: lambda y: morph.p_activation(y, share, jnp.tanh) for v in "ab"}
 
     @jax.jit
     def outputs(kernels, x, share):
         module = [e._replace(kernel=k) for e, k in zip(edges, kernels, strict=True)]
         one = jax.lax.conv_general_dilated(
-            x, jnp.asarray(parent, x.dtype), (1, 1), "SAME",
+            x,
+            jnp.asarray(parent, x.dtype),
+            (1, 1),
+            "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
         return one, morph.apply_module(module, x, "s", "t", bend(share))
 
     kernels = [jnp.asarray(e.kernel, jnp.float32) for e in edges]
@@ -112,19 +130,27 @@ def _module(edges, *, size=(1, 1), channels=None, kernel=(1, 1, 2, 2)):
 @pytest.mark.parametrize(
     ("what", "call"),
     [
-        ("form a cycle", lambda: morph.reduction(
-            [("s", "a"), ("a", "b"), ("b", "a"), ("b", "t")], "s", "t")),
+        (
+            "form a cycle",
+            lambda: morph.reduction([("s", "a"), ("a", "b"), ("b", "a"), ("b", "t")], "s", "t"),
+        ),
         ("they end at", lambda: morph.reduction([("s", "a"), ("s", "t")], "s", "t")),
         ("not reached from", lambda: morph.reduction([("a", "t"), ("s", "t")], "s", "t")),
         ("must be odd", lambda: _module([("s", "a"), ("a", "t")], size=(2, 2))),
         ("take more channels", lambda: _module([("s", "a"), ("a", "t")], channels={"a": 1})),
         ("even number", lambda: _module([("s", "a"), ("a", "t")], kernel=(3, 3, 2, 2))),
-        ("build the module with series", lambda: _module(
-            [("s", "a"), ("a", "t")], size=(3, 3), channels={"a": 64}, kernel=(5, 5, 32, 32))),
-        (r"part must lie in \(0, 1\]", lambda: morph.split_shortcut(
-            4, 6, ((1, 1), (1, 1)), KEY, part=1.5)),
+        (
+            "build the module with series",
+            lambda: _module(
+                [("s", "a"), ("a", "t")], size=(3, 3), channels={"a": 64}, kernel=(5, 5, 32, 32)
+            ),
+        ),
+        (
+            r"part must lie in \(0, 1\]",
+            lambda: morph.split_shortcut(4, 6, ((1, 1), (1, 1)), KEY, part=1.5),
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_say_why(what, call):
     with pytest.raises(ValueError, match=what):
         call()

@@ -88,7 +88,10 @@ class Net(nn.Module):
 
 def test_everything_at_once_keeps_the_output_borders_and_strides_included():
     params = initial(Net(False), IMAGES)["params"]
-    key = lambda n: jax.random.fold_in(KEY, n)
+
+    def key(n):
+        return jax.random.fold_in(KEY, n)
+
     steps = [morph.series(params, "same", ("same_a", "same_b"), 10, key(0), ((3, 3), (3, 3)))]
     steps.append(morph.parallel(params, "strided", ("left", "right"), key(1)))
     split = steps[1](params)
@@ -100,8 +103,12 @@ def test_everything_at_once_keeps_the_output_borders_and_strides_included():
         steps.append(morph.Deeper(name, {morph.LINEAR_SHARE: jnp.ones(width)}, "head"))
     grow = morph.Sequence(*steps)
     big = grow(params)
-    both = jax.jit(lambda p, q: (Net(False).apply({"params": p}, IMAGES),
-                                 Net(True).apply({"params": q}, IMAGES)))  # fmt: skip
+    both = jax.jit(
+        lambda p, q: (
+            Net(False).apply({"params": p}, IMAGES),
+            Net(True).apply({"params": q}, IMAGES),
+        )
+    )
     expected, got = both(params, big)
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -117,7 +124,10 @@ def test_first_moments_move_as_gradients_do():
     """A linear model, once as one layer and once as its morph: gradients of autodiff."""
     x, c = jnp.asarray(drawn(5, 4), jnp.float32), jnp.asarray(drawn(5, 3), jnp.float32)
     params = {"a": {"kernel": jnp.asarray(drawn(4, 3), jnp.float32), "bias": jnp.zeros(3)}}
-    dense = lambda p, x: x @ p["kernel"] + jnp.broadcast_to(p["bias"], (5, p["bias"].size))
+
+    def dense(p, x):
+        return x @ p["kernel"] + jnp.broadcast_to(p["bias"], (5, p["bias"].size))
+
     series = morph.series(params, "a", ("b", "c"), 6, KEY)
     parallel = morph.parallel(params, "a", ("b", "c"), KEY)
 
@@ -133,10 +143,12 @@ def test_first_moments_move_as_gradients_do():
     parent, of_series, of_parallel = gradients(params, one, two)
     for morphed, expected in ((series, of_series), (parallel, of_parallel)):
         moved = morphed(parent, 1)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-                     moved, expected)  # fmt: skip
-    np.testing.assert_allclose(one["b"]["kernel"] @ one["c"]["kernel"], params["a"]["kernel"],
-                               atol=1e-5)  # fmt: skip
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), moved, expected
+        )
+    np.testing.assert_allclose(
+        one["b"]["kernel"] @ one["c"]["kernel"], params["a"]["kernel"], atol=1e-5
+    )
     assert np.abs(two["b"]["kernel"] - two["c"]["kernel"]).min() > 1e-4
 
 
@@ -146,7 +158,10 @@ def test_moments_of_convolutions_in_series():
     tree = {"a": {"kernel": jnp.asarray(m, jnp.float32)}}
     series = morph.series(tree, "a", ("b", "c"), 3, KEY, ((1, 1), (3, 3)))
     moved = series(tree, 1)
-    inner = lambda f, g: (m * compose(f, g)).sum()
+
+    def inner(f, g):
+        return (m * compose(f, g)).sum()
+
     for which, name in ((0, "b"), (1, "c")):
         factors = [series.first, series.second]
         for _ in range(4):
@@ -160,8 +175,11 @@ def test_moments_of_convolutions_in_series():
     np.testing.assert_allclose(squared[0, 0], expected, rtol=1e-4)
 
 
-CONV = {"a": {"kernel": jnp.ones((3, 3, 2, 4))}, "b": {"kernel": jnp.ones((2, 2))},
-        "n": {"scale": jnp.ones(2)}}  # fmt: skip
+CONV = {
+    "a": {"kernel": jnp.ones((3, 3, 2, 4))},
+    "b": {"kernel": jnp.ones((2, 2))},
+    "n": {"scale": jnp.ones(2)},
+}
 ONES = ((1, 1), (1, 1))
 
 
@@ -169,8 +187,7 @@ ONES = ((1, 1), (1, 1))
     ("what", "call"),
     [
         (r"min\(in, out\) = 2.*got 1", lambda: morph.series(CONV, "b", ("c", "d"), 1, KEY)),
-        ("take more channels", lambda: morph.factor(
-            drawn(5, 5, 4, 4), 4, ((3, 3), (3, 3)), KEY)),
+        ("take more channels", lambda: morph.factor(drawn(5, 5, 4, 4), 4, ((3, 3), (3, 3)), KEY)),
         ("even number", lambda: morph.series(CONV, "a", ("c", "d"), 4, KEY, ONES)),
         ("even number", lambda: morph.BiggerKernel("a", (4, 4))(CONV)),
         ("has no kernel size", lambda: morph.BiggerKernel("b", (3, 3))(CONV)),
@@ -182,7 +199,7 @@ ONES = ((1, 1), (1, 1))
         ("odd for SAME", lambda: morph.series_padding((2, 2), ((3, 3), (2, 2)))),
         ("'SAME', 'VALID'", lambda: morph.series_padding((3, 3), ONES, "CIRCULAR")),
     ],
-)  # fmt: skip
+)
 def test_errors_say_why(what, call):
     with pytest.raises(ValueError, match=what):
         call()

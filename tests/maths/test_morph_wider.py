@@ -103,8 +103,11 @@ def test_adam_goes_on(name):
     jax.tree.map(lambda a, b: close(b, a, atol=1e-6), want, got)
     # The layer behind the grown one moves as it would have: its rows are copies, undivided.
     reader = {"conv": "flat"}.get(name, "head")
-    index = growth.origin if name != "conv" else np.concatenate(
-        [OLD * n + growth.origin for n in range(16)])  # fmt: skip
+    index = (
+        growth.origin
+        if name != "conv"
+        else np.concatenate([OLD * n + growth.origin for n in range(16)])
+    )
     old, new = updates[reader]["kernel"], got[reader]["kernel"]
     np.testing.assert_allclose(new, old[index], atol=2e-4 * LR)
 
@@ -131,7 +134,10 @@ def test_noise_makes_all_gradients_differ(name):
     row = models.ROWS[name]
     variables = parent(name)[0]
     growth = morph.copies(OLD, NEW, KEY)
-    of = lambda wide: gradient(name, wide)
+
+    def of(wide):
+        return gradient(name, wide)
+
     incoming, outgoing = columns(name, of(morph.Wider(growth, row.edits)(variables)), growth.origin)
     assert gaps(incoming) < 5e-6 and gaps(outgoing) < 5e-6  # without noise copies are twins
     noisy = morph.Wider(growth, row.edits, noise=0.01, key=KEY)(variables)
@@ -201,9 +207,10 @@ def test_plain_trees():
     w = [np.random.default_rng(0).normal(size=s).astype(np.float32) for s in ((3, 4), (4,), (4, 2))]
     growth = morph.copies(4, 7, KEY)
     edits = (
-        morph.Edit("0", -1, "copy"), morph.Edit("1", -1, "copy", fill=0.0),
+        morph.Edit("0", -1, "copy"),
+        morph.Edit("1", -1, "copy", fill=0.0),
         morph.Edit("2", -2, "split"),
-    )  # fmt: skip
+    )
     u = morph.Wider(growth, edits)(w)
     count = np.bincount(growth.origin)
     np.testing.assert_array_equal(u[0], w[0][:, growth.origin])
@@ -221,7 +228,10 @@ def test_carries_go_along():
         jnp.asarray(np.random.default_rng(n).normal(size=(2, OLD)), jnp.float32) for n in (0, 1)
     )
     x = jnp.ones((2, 4))
-    run = lambda n, v, c: jax.jit(nn.LSTMCell(n).apply)({"params": v["params"]["core"]}, c, x)
+
+    def run(n, v, c):
+        return jax.jit(nn.LSTMCell(n).apply)({"params": v["params"]["core"]}, c, x)
+
     (cell, hidden), _ = run(OLD, variables, state)
     new, _ = run(NEW, wide, tuple(morph.widen_units(s, growth) for s in state))
     for a, b in zip((cell, hidden), new, strict=True):

@@ -45,13 +45,19 @@ def test_the_table_covers_every_network():
 def test_number_of_parameters(name, layer_norm):
     row = network_table.NETWORKS[name]
     net = make(name, layer_norm=layer_norm)
-    draw = lambda key: multitask.init(net, key, F)
+
+    def draw(key):
+        return multitask.init(net, key, F)
+
     if layer_norm and row.norms < 0:
         with pytest.raises(ValueError, match="layer_norm is not offered by the network 'separate'"):
             jax.eval_shape(draw, jax.random.key(0))
         return
     shared, own = jax.eval_shape(draw, jax.random.key(0))
-    count = lambda tree: sum(p.size for p in jax.tree.leaves(tree))
+
+    def count(tree):
+        return sum(p.size for p in jax.tree.leaves(tree))
+
     assert count(shared) == row.shared + (row.norms if layer_norm else 0)
     assert count(own) == K * row.own
     assert all(p.shape[0] == K for p in jax.tree.leaves(own))

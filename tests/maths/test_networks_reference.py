@@ -49,7 +49,10 @@ def test_gram_schmidt_survives_zero_and_dependent_experts():
     h = rng.normal(size=(4, 2, 8)).astype(np.float32)
     h[1] = 0.0
     h[2] = 2.0 * h[0]
-    loss = lambda h: (moore.gram_schmidt(h) ** 3).sum()
+
+    def loss(h):
+        return (moore.gram_schmidt(h) ** 3).sum()
+
     value, grad = jax.jit(jax.value_and_grad(loss))(h)
     assert np.isfinite(value) and np.isfinite(grad).all()
     u = np.asarray(moore.gram_schmidt(h))
@@ -134,7 +137,10 @@ def test_cares_attention_does_not_move_the_context():
     net, (shared, own) = made("care")
     shared["dense0"]["kernel"][-4:] = 0.0  # rows of c
     x = inputs()
-    loss = lambda shared: (multitask.by_task(net, shared, own, x) ** 2).sum()
+
+    def loss(shared):
+        return (multitask.by_task(net, shared, own, x) ** 2).sum()
+
     grad = jax.jit(jax.grad(loss))(shared)
     assert not any(np.asarray(grad[f"context_dense{i}"]["kernel"]).any() for i in range(2))
     assert np.asarray(grad["encoder0_kernel"]).any()
@@ -147,7 +153,10 @@ def test_task_vectors():
     assert vectors.shape == (50, 256) and vectors.dtype == np.float32
     np.testing.assert_allclose((vectors**2).mean(-1), 1.0, rtol=1e-5)
     cosine = dict(zip(MT50, vectors @ vectors.T / 256, strict=True))
-    near = lambda a, b: cosine[a][MT50.index(b)]
+
+    def near(a, b):
+        return cosine[a][MT50.index(b)]
+
     assert near("door-open", "drawer-open") > near("door-open", "sweep-into") + 0.1
     assert near("window-open", "window-close") > near("window-open", "hammer") + 0.1
     off = np.stack([*cosine.values()])[~np.eye(50, dtype=bool)]
@@ -166,9 +175,13 @@ def test_features_of_a_name():
     assert task_text.features("WalkerRun-v2")["walker"] == 1
     counts = task_text.features("abc")  # <abc> has three groups of 3, two of 4, one of 5
     assert counts == {
-        "abc": pytest.approx(1 + 1 / 6), "<ab": pytest.approx(1 / 6), "bc>": pytest.approx(1 / 6),
-        "<abc": pytest.approx(1 / 6), "abc>": pytest.approx(1 / 6), "<abc>": pytest.approx(1 / 6),
-    }  # fmt: skip
+        "abc": pytest.approx(1 + 1 / 6),
+        "<ab": pytest.approx(1 / 6),
+        "bc>": pytest.approx(1 / 6),
+        "<abc": pytest.approx(1 / 6),
+        "abc>": pytest.approx(1 / 6),
+        "<abc>": pytest.approx(1 / 6),
+    }
 
 
 def test_hashing_is_the_same_in_every_process():

@@ -69,7 +69,10 @@ def test_each_task_is_standardised_by_itself_over_the_whole_rollout_and_all_devi
         np.testing.assert_allclose(
             one[k][mask[k]], (kept - kept.mean()) / kept.std(), rtol=1e-3, atol=1e-4
         )
-    deal = lambda y: np.moveaxis(y.reshape(K, T, 4, E // 4), 2, 0)
+
+    def deal(y):
+        return np.moveaxis(y.reshape(K, T, 4, E // 4), 2, 0)
+
     four = jax.pmap(
         lambda x, m: normalisers.standardise(x, m, "d"), "d", devices=jax.local_devices()[:4]
     )(deal(x), deal(mask))

@@ -85,9 +85,12 @@ def test_learning_curves_draw_means_intervals_and_levels(tmp_path, monkeypatch):
     alone = [{"step": 10 * n, "task/task1/episode/return": 0.5} for n in range(4)]
     path = tmp_path / "new" / "curves.png"
     plots.learning_curves(
-        {"both": [merged], "one": [alone]}, names, path, mean_panel=True,
+        {"both": [merged], "one": [alone]},
+        names,
+        path,
+        mean_panel=True,
         levels={"random": {t: 0.25 * k for k, t in enumerate(names)}},
-    )  # fmt: skip
+    )
     assert path.read_bytes().startswith(b"\x89PNG")
     panels = {axis.get_title(): axis for axis in figures[0].axes if axis.get_title()}
     assert list(panels) == [*names, "mean over tasks"]

@@ -52,7 +52,10 @@ def test_gradients_are_those_of_differences():
     """In float64 by hand: the only kinks are at the edges of the clip, which no sample is near."""
     x = _arguments(1)
     names = ("log_prob", "entropy", "v")
-    loss = lambda y: ppo.ppo_loss(**{**x, **y}, **COSTS)[0]
+
+    def loss(y):
+        return ppo.ppo_loss(**{**x, **y}, **COSTS)[0]
+
     grads = jax.grad(loss)({n: x[n] for n in names})
     edge = np.exp(x["log_prob"] - x["proximal_log_prob"])
     assert np.min(np.abs(np.abs(edge - 1) - 0.2)) > 1e-4
@@ -84,9 +87,12 @@ def test_rows_of_weight_0_may_hold_anything():
     assert dead.sum() > 5
     garbage = {n: np.where(dead & (n != "weight"), np.nan, v) for n, v in x.items()}
     names = ("log_prob", "entropy", "v")
-    fn = lambda x: jax.value_and_grad(lambda y: ppo.ppo_loss(**{**x, **y}, **COSTS), has_aux=True)(
-        {n: x[n] for n in names}
-    )
+
+    def fn(x):
+        return jax.value_and_grad(lambda y: ppo.ppo_loss(**{**x, **y}, **COSTS), has_aux=True)(
+            {n: x[n] for n in names}
+        )
+
     (total, metrics), grads = fn(x)
     (other, other_metrics), other_grads = fn(garbage)
     assert np.isfinite(total) and total == other

@@ -143,12 +143,18 @@ def _all(r_t, discount_t, v, valid_t, log_rho):
 def test_garbage_on_reset_rows_changes_nothing_nor_any_gradient(garbage):
     r_t, discount_t, v, valid_t = _trajectory(6)
     log_rho = np.random.default_rng(7).normal(size=T)
-    spoil = lambda x: np.where(valid_t, x, garbage)
-    clean = lambda x: np.where(valid_t, x, 0.0)
+
+    def spoil(x):
+        return np.where(valid_t, x, garbage)
+
+    def clean(x):
+        return np.where(valid_t, x, 0.0)
 
     @jax.jit
     def value_and_grad(r_t, discount_t, v, log_rho):
-        total = lambda *x: sum(jnp.sum(jnp.sin(y)) for y in _all(*x[:3], valid_t, x[3]))
+        def total(*x):
+            return sum(jnp.sum(jnp.sin(y)) for y in _all(*x[:3], valid_t, x[3]))
+
         values = _all(r_t, discount_t, v, valid_t, log_rho)
         return values, jax.grad(total, (0, 1, 2, 3))(r_t, discount_t, v, log_rho)
 

@@ -128,7 +128,10 @@ def test_temperature_grows_exactly_where_the_entropy_is_too_small():
 def test_data_and_other_networks_get_no_gradient():
     q, x, log_prob = _rows(C, B), _rows(B, seed=1), _rows(B, seed=2)
     ones = np.ones(B, np.float32)
-    target = lambda q, log_prob, alpha: sac.soft_target(x, ones, q, log_prob, alpha).sum()
+
+    def target(q, log_prob, alpha):
+        return sac.soft_target(x, ones, q, log_prob, alpha).sum()
+
     for grad in jax.grad(target, (0, 1, 2))(q, log_prob, 0.5):
         assert not np.any(grad)
     assert not np.any(jax.grad(lambda y: sac.critic_loss(q, y)[0])(x))

@@ -125,10 +125,12 @@ def test_curvature_of_a_quadratic_is_exact():
     factor = rng.normal(size=(3, 5, 5))
     hessians = np.einsum("kij,klj->kil", factor, factor)
     offsets = rng.normal(size=(3, 5))
-    loss = lambda p, task: (
-        0.5 * jnp.concatenate([p["a"], p["b"]]) @ task[0] @ jnp.concatenate([p["a"], p["b"]])
-        + task[1] @ jnp.concatenate([p["a"], p["b"]])
-    )
+
+    def loss(p, task):
+        return 0.5 * jnp.concatenate([p["a"], p["b"]]) @ task[0] @ jnp.concatenate(
+            [p["a"], p["b"]]
+        ) + task[1] @ jnp.concatenate([p["a"], p["b"]])
+
     tasks = (jnp.asarray(hessians, jnp.float32), jnp.asarray(offsets, jnp.float32))
     tx = optax.chain(
         surgery.pcgrad(num_tasks=3, diagnostics="curvature", mask={"a": True, "b": False}),
@@ -159,9 +161,10 @@ def test_conditions_of_theorem_2():
     xi = float(surgery.curvature_bound(opposed)[0, 1])
     np.testing.assert_allclose(xi, (1 - 0.95**2) * (5 + 3.8) / (5 - 3.8), rtol=1e-4)
     size = 5 - 3.8
-    check = lambda gram, ell, rate: tuple(
-        bool(x) for x in surgery.detrimental_interference(gram, ell * size, rate, 1.0)
-    )
+
+    def check(gram, ell, rate):
+        return tuple(bool(x) for x in surgery.detrimental_interference(gram, ell * size, rate, 1.0))
+
     assert check(opposed, xi + 10.0, 0.3) == (True, True, True)
     assert check(opposed, xi + 10.0, 0.1) == (True, True, False)  # 0.1 * 10 < 2
     assert check(opposed, xi - 0.1, 0.3) == (True, False, False)

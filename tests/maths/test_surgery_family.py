@@ -110,7 +110,10 @@ def test_shape_dtype_and_state_are_stable(name):
     tx, params, step = compiled(name)
     state = tx.init(params)
     update, after = step(tree(FOUR), state, LOSSES)
-    describe = lambda t: jax.tree.map(lambda x: (x.shape, str(x.dtype)), t)
+
+    def describe(t):
+        return jax.tree.map(lambda x: (x.shape, str(x.dtype)), t)
+
     assert describe(update) == describe(params)
     assert describe(after) == describe(state)
     _, after = step(tree(FOUR), after, LOSSES)
@@ -250,13 +253,19 @@ def test_jit_equals_no_jit(name):
 @METHODS
 def test_dtypes_of_the_update(name):
     tx, params, step = compiled(name)
-    narrow = lambda t: jax.tree.map(lambda x: x.astype(jnp.bfloat16), t)
+
+    def narrow(t):
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), t)
+
     state = tx.init(params)
     for grads in (tree(FOUR), narrow(tree(FOUR))):
         update, _ = jax.eval_shape(step, grads, state, LOSSES)  # float32 parameters
         assert {x.dtype for x in update.values()} == {np.dtype("float32")}
         for like in (None, narrow(params)):
-            bare = lambda g, p: tx.update(g, state, p, task_losses=LOSSES)
+
+            def bare(g, p):
+                return tx.update(g, state, p, task_losses=LOSSES)
+
             update, after = jax.eval_shape(bare, grads, like)
             want = grads["a"].dtype if like is None else jnp.bfloat16
             assert {x.dtype for x in update.values()} == {np.dtype(want)}

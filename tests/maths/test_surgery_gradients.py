@@ -46,7 +46,9 @@ def test_aux_argnums_and_more_arguments():
 
 
 def test_different_losses_with_batches_of_different_shapes():
-    absolute = lambda params, batch: jnp.mean(jnp.abs(batch @ params["w"]))
+    def absolute(params, batch):
+        return jnp.mean(jnp.abs(batch @ params["w"]))
+
     fns = [loss, absolute, lambda params, target: jnp.sum((params["b"] - target) ** 2)]
     batches = [(X[0], Y[0]), X[1, :2], 3.0]
     losses, grads = jax.jit(surgery.per_task_value_and_grad(losses=fns))(PARAMS, batches)

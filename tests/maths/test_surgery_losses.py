@@ -75,7 +75,10 @@ def test_famo_subtracts_the_lower_bounds():
 
 def test_uncertainty_weights_follow_the_gradient_of_the_papers_loss():
     rate, s, want = 0.1, np.zeros(4), []
-    objective = lambda s, losses: jnp.sum(0.5 * jnp.exp(-s) * losses + 0.5 * s)
+
+    def objective(s, losses):
+        return jnp.sum(0.5 * jnp.exp(-s) * losses + 0.5 * s)
+
     for losses in STREAM:
         want.append(np.asarray(jax.grad(objective, 1)(jnp.asarray(s), jnp.asarray(losses))))
         s = s - rate * np.asarray(jax.grad(objective)(jnp.asarray(s), jnp.asarray(losses)))
@@ -83,7 +86,10 @@ def test_uncertainty_weights_follow_the_gradient_of_the_papers_loss():
     np.testing.assert_allclose(weights_over(tx), want, rtol=1e-5)
     # For constant losses s ends at log L, where the weight is 1 / (2 L).
     tx = surgery.uncertainty_weighting(num_tasks=2, learning_rate=1.0)
-    run = lambda state, _: (tx.update(GRADS[:2], state, task_losses=jnp.array([3.0, 0.2]))[1], None)
+
+    def run(state, _):
+        return (tx.update(GRADS[:2], state, task_losses=jnp.array([3.0, 0.2]))[1], None)
+
     state, _ = jax.lax.scan(run, tx.init(jnp.zeros(6)), length=200)
     np.testing.assert_allclose(np.exp(state.method[0]), [3.0, 0.2], rtol=1e-4)
 
@@ -124,7 +130,10 @@ def test_gradnorm_steps_down_the_gradient_of_its_loss():
 def test_gradnorm_balances_the_norms_when_all_tasks_learn_alike():
     grads = jnp.asarray(np.eye(4, 6) * np.array([[1.0], [4.0], [0.5], [2.0]]), jnp.float32)
     tx = surgery.gradnorm(num_tasks=4, learning_rate=0.002)
-    run = lambda s, _: (tx.update(grads, s, task_losses=jnp.ones(4))[1], None)
+
+    def run(s, _):
+        return (tx.update(grads, s, task_losses=jnp.ones(4))[1], None)
+
     state, _ = jax.lax.scan(run, tx.init(jnp.zeros(6)), length=2000)
     weighted = np.asarray(state.method.weights[0]) * np.array([1.0, 4.0, 0.5, 2.0])
     assert weighted.max() / weighted.min() < 1.1

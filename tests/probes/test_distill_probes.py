@@ -15,9 +15,15 @@ from tests.probes import probe_envs
 
 WIDTH = 32  # of a teacher
 CONFIG = distill.Config(
-    hidden=(8,), controller=0, unroll_length=4, replay_size=512, min_replay=32, replay_ratio=4.0,
-    learning_rate=2e-2, temperature=0.1,
-)  # fmt: skip
+    hidden=(8,),
+    controller=0,
+    unroll_length=4,
+    replay_size=512,
+    min_replay=32,
+    replay_ratio=4.0,
+    learning_rate=2e-2,
+    temperature=0.1,
+)
 RUN = engines.RunConfig(
     total_env_steps=1, num_envs_per_task=8, updates_per_dispatch=100, eval_episodes=16
 )
@@ -74,9 +80,12 @@ def returns_of(suite, agent, policies):
 WAYS = {
     "values": {"loss": "mse", "controller": 16},
     "mimic": {
-        "loss": "actor_mimic", "actor": "student", "feature_cost": 0.01, "epsilon": 0.2,
+        "loss": "actor_mimic",
+        "actor": "student",
+        "feature_cost": 0.01,
+        "epsilon": 0.2,
     },
-}  # fmt: skip
+}
 
 
 @functools.cache

@@ -39,7 +39,9 @@ def _quick():
 
 
 def _suite():
-    reward = lambda cue, t, a, target: 1.0 - jnp.square(a[0] - target * cue)
+    def reward(cue, t, a, target):
+        return 1.0 - jnp.square(a[0] - target * cue)
+
     suite = probe_envs._suite("aim", probe_envs.Probe(1, lambda cue, t: cue[None], reward), TARGETS)
     spec = suite.spec._replace(num_actions=0, action_mask=np.ones((K, 0), bool), action_size=1)
     return suite._replace(spec=spec)
@@ -47,9 +49,15 @@ def _suite():
 
 def _config(algorithm, **changes):
     numbers = {
-        "algorithm": algorithm, "entropy_cost": TAU, "unroll_length": 8, "learning_rate": 0.02,
-        "final_learning_rate": 0.0, "max_grad_norm": 100.0, "hidden": (16,), "value_cost": 1.0,
-    }  # fmt: skip
+        "algorithm": algorithm,
+        "entropy_cost": TAU,
+        "unroll_length": 8,
+        "learning_rate": 0.02,
+        "final_learning_rate": 0.0,
+        "max_grad_norm": 100.0,
+        "hidden": (16,),
+        "value_cost": 1.0,
+    }
     return distral.Config(**(numbers | changes))
 
 
@@ -114,8 +122,12 @@ def test_learns_the_known_answer(algorithm, separate):
             close(np.exp(h.log_std)[group, n], std_0, err_msg="standard deviation of pi_0")
 
     # What acts is what was learnt, and says the density of what it drew.
-    row = Timestep(jnp.ones((K, 500, 1)), *(jnp.zeros((K, 500)),) * 2,
-                   jnp.ones((K, 500), bool), *(jnp.zeros((K, 500), bool),) * 2)  # fmt: skip
+    row = Timestep(
+        jnp.ones((K, 500, 1)),
+        *(jnp.zeros((K, 500)),) * 2,
+        jnp.ones((K, 500), bool),
+        *(jnp.zeros((K, 500), bool),) * 2,
+    )
     keys = jax.random.split(jax.random.key(3), (K, 500))
     for policy, distilled in ((pi_i, False), (h, True)):
         action, log_prob, _ = jax.jit(functools.partial(agent.act, distilled=distilled))(

@@ -149,9 +149,15 @@ def _answers(algorithm):
 
 def _config(algorithm, **changes):
     numbers = {
-        "algorithm": algorithm, "entropy_cost": TAU, "discount": GAMMA, "unroll_length": 6,
-        "learning_rate": 0.02, "final_learning_rate": 0.0, "max_grad_norm": 100.0, "hidden": (32,),
-    }  # fmt: skip
+        "algorithm": algorithm,
+        "entropy_cost": TAU,
+        "discount": GAMMA,
+        "unroll_length": 6,
+        "learning_rate": 0.02,
+        "final_learning_rate": 0.0,
+        "max_grad_norm": 100.0,
+        "hidden": (32,),
+    }
     return distral.Config(**(numbers | changes))
 
 
@@ -168,9 +174,13 @@ def _train(suite, config, updates=UPDATES):
         def one(carry, u):
             state, loop = carry
             loop, experience = rollout.unroll(
-                suite, agent.act, agent.policy(state), loop, jax.random.fold_in(key, u),
+                suite,
+                agent.act,
+                agent.policy(state),
+                loop,
+                jax.random.fold_in(key, u),
                 config.unroll_length,
-            )  # fmt: skip
+            )
             state, _ = agent.update(state, experience, None)
             return (state, loop), experience
 
@@ -222,10 +232,13 @@ def _values(suite, config, params, experience):
 
     return np.asarray(
         jax.vmap(one, (0 if own else None, 0, 0, 0, 0))(
-            params.task if own else params.shared, rows.observation,
-            np.where(rows.first, -1, before), rows.reward, rows.first,
+            params.task if own else params.shared,
+            rows.observation,
+            np.where(rows.first, -1, before),
+            rows.reward,
+            rows.first,
         )
-    )  # fmt: skip
+    )
 
 
 def _rows_of_episodes(suite, experience):

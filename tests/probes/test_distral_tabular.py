@@ -21,9 +21,16 @@ def _learn(settings, goals, keys, num_blocks, block_length):
 
     def one(settings, goals, key):
         return soft_q.learn(
-            two_rooms.TwoRooms(), goals, two_rooms.state_index, settings, key,
-            num_states=N, num_actions=A, num_blocks=num_blocks, block_length=block_length,
-        )  # fmt: skip
+            two_rooms.TwoRooms(),
+            goals,
+            two_rooms.state_index,
+            settings,
+            key,
+            num_states=N,
+            num_actions=A,
+            num_blocks=num_blocks,
+            block_length=block_length,
+        )
 
     return jax.vmap(jax.vmap(one, (None, 0, 0)), (0, None, None))(settings, goals, keys)
 

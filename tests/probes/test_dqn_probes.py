@@ -18,10 +18,20 @@ from tests.probes import test_distral_probes as probes
 
 GAMMA = probes.GAMMA
 CONFIG = dqn.Config(
-    network="separate", hidden=(32,), discount=GAMMA, n_step=2, unroll_length=6, replay_size=600,
-    min_replay=100, batch_size=16, replay_ratio=0.7, target_period=25, epsilon=0.3,
-    epsilon_steps=500, learning_rate=0.01,
-)  # fmt: skip
+    network="separate",
+    hidden=(32,),
+    discount=GAMMA,
+    n_step=2,
+    unroll_length=6,
+    replay_size=600,
+    min_replay=100,
+    batch_size=16,
+    replay_ratio=0.7,
+    target_period=25,
+    epsilon=0.3,
+    epsilon_steps=500,
+    learning_rate=0.01,
+)
 
 
 @functools.cache
@@ -39,9 +49,13 @@ def learned():
         def one(carry, u):
             state, loop = carry
             loop, experience = rollout.unroll(
-                suite(), agent.act, agent.policy(state), loop, jax.random.fold_in(key, u),
+                suite(),
+                agent.act,
+                agent.policy(state),
+                loop,
+                jax.random.fold_in(key, u),
                 CONFIG.unroll_length,
-            )  # fmt: skip
+            )
             return (agent.update(state, experience, None)[0], loop), None
 
         loop = rollout.init_env_loop(suite(), key, env_index, agent.init_actor)
@@ -54,7 +68,10 @@ def learned():
 def answers():
     """Optimal action values `[K, 2 rows, 2 cues, A]` of each probe's variants, in order."""
     right = np.array(probes.RIGHT)
-    both = lambda *rows: np.stack(rows, -1)  # of both actions
+
+    def both(*rows):
+        return np.stack(rows, -1)  # of both actions
+
     found = []
     for name in probes.TASKS:
         c = np.array(probes.TASKS[name])
@@ -79,11 +96,15 @@ def answers():
 
 def test_values_are_the_optimal_ones():
     env, tasks = suite().env, suite().tasks
-    see = lambda cue, time, task: env._observe(cue, time, task)
+
+    def see(cue, time, task):
+        return env._observe(cue, time, task)
+
     rows = [
         jax.vmap(lambda task, c=c, t=t: see(jnp.float32(c), jnp.int32(t), task))(tasks)
-        for t in (0, 1) for c in (-1, 1)
-    ]  # fmt: skip
+        for t in (0, 1)
+        for c in (-1, 1)
+    ]
     parts = dqn.make_parts(suite().spec, CONFIG)
     q = q_network.values(parts.net, learned().params, jnp.stack(rows, axis=1))
     got = np.asarray(q).reshape(len(q), 2, 2, 2)

@@ -16,9 +16,16 @@ from tests.machinery import tiny
 from tests.probes import probe_envs
 
 CONFIG = ppo.Config(
-    hidden=(16,), unroll_length=16, epochs=4, minibatches=4, learning_rate=5e-3, discount=0.9,
-    initial_std=0.5, statistics="shared", target_kl=0.1,
-)  # fmt: skip
+    hidden=(16,),
+    unroll_length=16,
+    epochs=4,
+    minibatches=4,
+    learning_rate=5e-3,
+    discount=0.9,
+    initial_std=0.5,
+    statistics="shared",
+    target_kl=0.1,
+)
 RUN = engines.RunConfig(
     total_env_steps=1, num_envs_per_task=8, updates_per_dispatch=40, eval_episodes=16
 )
@@ -33,7 +40,10 @@ def _quick():
 @functools.cache
 def aim(signs=(1.0, -1.0)):
     """One action of one coordinate: reward 1 - (a - 0.5 sign cue)^2, 1 at best."""
-    miss = lambda cue, t, a, sign: jnp.square(jnp.clip(a[0], -1.0, 1.0) - 0.5 * sign * cue)
+
+    def miss(cue, t, a, sign):
+        return jnp.square(jnp.clip(a[0], -1.0, 1.0) - 0.5 * sign * cue)
+
     probe = probe_envs.Probe(1, lambda cue, t: cue[None], lambda *args: 1.0 - miss(*args))
     suite = probe_envs._suite("aim", probe, signs)
     spec = suite.spec._replace(
@@ -94,7 +104,10 @@ def test_discrete_cues_of_opposite_meaning_and_a_time_limit_that_is_not_an_end()
     state, metrics, score = train(suite, config)
     assert (score.episode_return == 4.0).all()
     nets = ppo.make_parts(suite.spec, config, 0).nets
-    of = lambda tree, k: jax.tree.map(lambda y: y[k], tree)
+
+    def of(tree, k):
+        return jax.tree.map(lambda y: y[k], tree)
+
     for k in range(2):
         inputs = actor_critic.inputs(nets, of(state.observations, k), jnp.array([[1.0], [-1.0]]))
         shared, own = state.params.shared, of(state.params.task, k)

@@ -14,10 +14,20 @@ from tests.probes import probe_envs
 from tests.probes.test_ppo_probes import aim
 
 CONFIG = sac.Config(
-    hidden=(16,), num_critics=1, unroll_length=8, updates_per_step=0.125, batch_size=32,
-    capacity=4096, warmup=256, discount=0.9, learning_rate=5e-3, temperature_learning_rate=2e-2,
-    temperature=0.1, target_rate=0.05, max_grad_norm=10.0,
-)  # fmt: skip
+    hidden=(16,),
+    num_critics=1,
+    unroll_length=8,
+    updates_per_step=0.125,
+    batch_size=32,
+    capacity=4096,
+    warmup=256,
+    discount=0.9,
+    learning_rate=5e-3,
+    temperature_learning_rate=2e-2,
+    temperature=0.1,
+    target_rate=0.05,
+    max_grad_norm=10.0,
+)
 RUN = engines.RunConfig(
     total_env_steps=1, num_envs_per_task=8, updates_per_dispatch=50, eval_episodes=16
 )
@@ -69,11 +79,18 @@ def test_a_time_limit_is_not_an_end_and_an_end_is_one():
     left of four rewards; that it is where they end. A temperature of nearly nothing leaves the
     entropy out."""
     config = dataclasses.replace(
-        CONFIG, temperature=1e-6, temperature_learning_rate=1e-9, layer_norm=False,
-        target_rate=0.2, max_grad_norm=100.0,
-    )  # fmt: skip
+        CONFIG,
+        temperature=1e-6,
+        temperature_learning_rate=1e-9,
+        layer_norm=False,
+        target_rate=0.2,
+        max_grad_norm=100.0,
+    )
+
     # The last observation is the one before it, or nothing would ever be learnt about it.
-    clock = lambda cue, t: jnp.minimum(t, 3).astype(jnp.float32)[None]
+    def clock(cue, t):
+        return jnp.minimum(t, 3).astype(jnp.float32)[None]
+
     probe = Limits(4, clock, lambda cue, t, a, c: c)
     suite = probe_envs._suite("limits", probe, (1.0, -0.5))
     spec = suite.spec._replace(num_actions=0, action_mask=np.ones((2, 0), bool), action_size=1)

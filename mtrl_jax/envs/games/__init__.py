@@ -43,9 +43,18 @@ GAMES: dict[str, Game] = {
 EPISODE_LIMIT = 100
 
 _COLOURS = np.array(
-    [(30, 30, 34), (120, 120, 120), (70, 130, 230), (70, 190, 90), (215, 60, 50), (245, 245, 235),
-     (125, 125, 150), (235, 190, 60)], np.uint8,
-)  # fmt: skip
+    [
+        (30, 30, 34),
+        (120, 120, 120),
+        (70, 130, 230),
+        (70, 190, 90),
+        (215, 60, 50),
+        (245, 245, 235),
+        (125, 125, 150),
+        (235, 190, 60),
+    ],
+    np.uint8,
+)
 
 
 class SmallGames(NamedTuple):
@@ -81,7 +90,10 @@ class SmallGames(NamedTuple):
 
     def _each(self, fn: Callable[..., Any], tasks: Array, *args: Any) -> Any:
         if isinstance(tasks, jax.core.Tracer):  # which games these are is not known yet
-            one = lambda task, *args: jax.vmap(lambda *row: self._switch(fn, task, *row))(*args)
+
+            def one(task, *args):
+                return jax.vmap(lambda *row: self._switch(fn, task, *row))(*args)
+
             return jax.vmap(one)(tasks, *args)
         results = []
         for k, task in enumerate(np.asarray(tasks)):

@@ -98,9 +98,13 @@ def _breakout_observe(state: Breakout) -> Array:
 
 
 BREAKOUT = Game(
-    Breakout, _breakout_reset, _breakout_step, _breakout_observe, (STAY, LEFT, RIGHT),
+    Breakout,
+    _breakout_reset,
+    _breakout_step,
+    _breakout_observe,
+    (STAY, LEFT, RIGHT),
     "a bat of two cells keeps a ball up: +1 for each mark it breaks; a ball lost ends the game",
-)  # fmt: skip
+)
 
 
 # -------------------------------------------------------------------------------------------- pong
@@ -163,6 +167,10 @@ def _pong_observe(state: Pong) -> Array:
 
 
 PONG = Game(
-    Pong, _pong_reset, _pong_step, _pong_observe, (STAY, UP, DOWN),
+    Pong,
+    _pong_reset,
+    _pong_step,
+    _pong_observe,
+    (STAY, UP, DOWN),
     "a ball between two bats: +1 for one the other side misses, -1 for one missed",
-)  # fmt: skip
+)

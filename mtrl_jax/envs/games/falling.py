@@ -65,9 +65,13 @@ def _catch_observe(state: Catch) -> Array:
 
 
 CATCH = Game(
-    Catch, _catch_reset, _catch_step, _catch_observe, (STAY, LEFT, RIGHT),
+    Catch,
+    _catch_reset,
+    _catch_step,
+    _catch_observe,
+    (STAY, LEFT, RIGHT),
     "goals fall one by one: +1 for each caught; one missed ends the game",
-)  # fmt: skip
+)
 
 
 # ------------------------------------------------------------------------------------------- dodge
@@ -102,9 +106,13 @@ def _dodge_observe(state: Dodge) -> Array:
 
 
 DODGE = Game(
-    Dodge, _dodge_reset, _dodge_step, _dodge_observe, (STAY, LEFT, RIGHT),
+    Dodge,
+    _dodge_reset,
+    _dodge_step,
+    _dodge_observe,
+    (STAY, LEFT, RIGHT),
     "rows of hazards fall: +1 for each that passes; one that hits ends the game",
-)  # fmt: skip
+)
 
 
 # -------------------------------------------------------------------------------------------- rain
@@ -131,9 +139,13 @@ def _rain_step(draws: Array, state: Rain, action: Array) -> Outcome:
 
 
 RAIN = Game(
-    Rain, _rain_reset, _rain_step, _dodge_observe, (STAY, LEFT, RIGHT),
+    Rain,
+    _rain_reset,
+    _rain_step,
+    _dodge_observe,
+    (STAY, LEFT, RIGHT),
     "goals and hazards fall: +1 for each goal caught; a hazard ends the game",
-)  # fmt: skip
+)
 
 
 # ----------------------------------------------------------------------------------------- shooter
@@ -161,6 +173,10 @@ def _shooter_step(draws: Array, state: Shooter, action: Array) -> Outcome:
 
 
 SHOOTER = Game(
-    Shooter, _shooter_reset, _shooter_step, _dodge_observe, (STAY, LEFT, RIGHT, ACT),
+    Shooter,
+    _shooter_reset,
+    _shooter_step,
+    _dodge_observe,
+    (STAY, LEFT, RIGHT, ACT),
     "hazards come down: +1 for each shot straight above; one that lands ends the game",
-)  # fmt: skip
+)

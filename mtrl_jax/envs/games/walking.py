@@ -77,9 +77,13 @@ def _cross_observe(state: Cross) -> Array:
 
 
 CROSS = Game(
-    Cross, _cross_reset, _cross_step, _cross_observe, WALKING,
+    Cross,
+    _cross_reset,
+    _cross_step,
+    _cross_observe,
+    WALKING,
     "four lanes, a hazard in each, going either way: +1 for each crossing; a hit ends the game",
-)  # fmt: skip
+)
 
 
 # ------------------------------------------------------------------------------------------- snake
@@ -138,9 +142,13 @@ def _snake_observe(state: Snake) -> Array:
 
 
 SNAKE = Game(
-    Snake, _snake_reset, _snake_step, _snake_observe, WALKING,
+    Snake,
+    _snake_reset,
+    _snake_step,
+    _snake_observe,
+    WALKING,
     "a body that follows and grows: +1 for each goal; the border or the body ends the game",
-)  # fmt: skip
+)
 
 
 # ----------------------------------------------------------------------------------------- collect
@@ -205,9 +213,13 @@ def _collect_observe(state: Collect) -> Array:
 
 
 COLLECT = Game(
-    Collect, _collect_reset, _collect_step, _collect_observe, WALKING,
+    Collect,
+    _collect_reset,
+    _collect_step,
+    _collect_observe,
+    WALKING,
     "two goals among pillars, one who follows: +1 for each goal; being caught ends the game",
-)  # fmt: skip
+)
 
 
 # ----------------------------------------------------------------------------------------- courier
@@ -256,9 +268,13 @@ def _courier_observe(state: Courier) -> Array:
 
 
 COURIER = Game(
-    Courier, _courier_reset, _courier_step, _courier_observe, WALKING,
+    Courier,
+    _courier_reset,
+    _courier_step,
+    _courier_observe,
+    WALKING,
     "a parcel left of a wall with a gap, its place at the right: +0.5 to take, +0.5 to bring",
-)  # fmt: skip
+)
 
 
 # ------------------------------------------------------------------------------------------ signal
@@ -299,9 +315,13 @@ def _signal_observe(state: Signal) -> Array:
 
 
 SIGNAL = Game(
-    Signal, _signal_reset, _signal_step, _signal_observe, WALKING,
+    Signal,
+    _signal_reset,
+    _signal_step,
+    _signal_observe,
+    WALKING,
     "which of two marks is the goal is shown for two steps: +1 for going there, -1 for the other",
-)  # fmt: skip
+)
 
 
 # ------------------------------------------------------------------------------------------- cliff
@@ -334,6 +354,10 @@ def _cliff_observe(state: Cliff) -> Array:
 
 
 CLIFF = Game(
-    Cliff, _cliff_reset, _cliff_step, _cliff_observe, WALKING,
+    Cliff,
+    _cliff_reset,
+    _cliff_step,
+    _cliff_observe,
+    WALKING,
     "round a chasm while wind blows down: +1 for each time across; a fall ends the game",
-)  # fmt: skip
+)

@@ -142,7 +142,10 @@ class Deeper(NamedTuple):
             return put(tree, self.path, self.layer)
         like = np.concatenate([np.ravel(x) for x in jax.tree.leaves(find(tree, self.like))])
         value = like.mean() if degree == 2 else 0.0
-        full = lambda x: jnp.asarray(np.full(jnp.shape(x), value, x.dtype))
+
+        def full(x):
+            return jnp.asarray(np.full(jnp.shape(x), value, x.dtype))
+
         return put(tree, self.path, jax.tree.map(full, self.layer))
 
 

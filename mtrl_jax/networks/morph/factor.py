@@ -139,7 +139,9 @@ def _candidates(parent: Size, sizes: tuple[Size, Size]) -> Iterator[tuple[Size, 
 def _attempt(
     target: np.ndarray, shape1: tuple[int, ...], shape2: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    swap = lambda x: np.swapaxes(x, 2, 3)
+    def swap(x):
+        return np.swapaxes(x, 2, 3)
+
     if np.prod(shape2) >= np.prod(shape1):
         first = rng.normal(size=shape1)
         return first, _solve_second(first, target, shape2)

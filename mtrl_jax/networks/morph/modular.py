@@ -84,13 +84,17 @@ def _order(edges: Sequence[Edge], source: str, sink: str) -> list[str]:
     vertices = dict.fromkeys(v for edge in edges for v in (edge.source, edge.target))
     while len(order) < len(vertices):
         ready = [
-            v for v in vertices if v not in order
+            v
+            for v in vertices
+            if v not in order
             and any(e.target == v for e in edges)
             and all(e.source in order for e in edges if e.target == v)
-        ]  # fmt: skip
+        ]
         if not ready:
-            raise ValueError(f"edges: {sorted(set(vertices) - set(order))} form a cycle or are not "
-                             f"reached from {source!r}")  # fmt: skip
+            raise ValueError(
+                f"edges: {sorted(set(vertices) - set(order))} form a cycle or are not "
+                f"reached from {source!r}"
+            )
         order += ready
     ends = [v for v in order if not any(e.source == v for e in edges)]
     if ends != [sink] or any(e.target == source for e in edges):
@@ -110,8 +114,9 @@ def _from(edges: Sequence[Edge], source: str, order: Sequence[str]) -> dict[str,
     for vertex in order:
         parts = [
             compose(kernels[e.source], np.asarray(e.kernel, np.float64))
-            for e in edges if e.target == vertex and e.source in kernels
-        ]  # fmt: skip
+            for e in edges
+            if e.target == vertex and e.source in kernels
+        ]
         if parts and vertex != source:
             kernels[vertex] = _add(parts)
     return kernels
@@ -127,9 +132,15 @@ def module_kernel(edges: Sequence[Edge], source: str, sink: str) -> np.ndarray:
 
 
 def morph_module(
-    kernel: np.ndarray, template: Sequence[tuple[str, str, Size]], channels: Mapping[str, int],
-    source: str, sink: str, key: Array, *, sweeps: int = 3,
-) -> list[Edge]:  # fmt: skip
+    kernel: np.ndarray,
+    template: Sequence[tuple[str, str, Size]],
+    channels: Mapping[str, int],
+    source: str,
+    sink: str,
+    key: Array,
+    *,
+    sweeps: int = 3,
+) -> list[Edge]:
     """Kernels for a module, simple or complex, that compute what one layer computes.
 
     The paper's Algorithm 2 (cyclic): draw all kernels, then solve the modular equation for one edge
@@ -179,8 +190,9 @@ def _solve_edge(
     rest = target - pad_kernel(module_kernel(without, source, sink), target.shape[:2])
     width = edge.kernel.shape[3]
     before = _from(edges, source, order)[edge.source]
-    after = np.eye(width)[None, None] if edge.target == sink else _from(
-        edges, edge.target, order)[sink]  # fmt: skip
+    after = (
+        np.eye(width)[None, None] if edge.target == sink else _from(edges, edge.target, order)[sink]
+    )
     if target.size * edge.kernel.size > _LARGEST:
         raise ValueError(
             f"template: the equations of edge {edge.source}->{edge.target} have {target.size} x "
@@ -221,9 +233,12 @@ def split_shortcut(
 
 
 def apply_module(
-    edges: Sequence[Edge], x: Array, source: str, sink: str,
+    edges: Sequence[Edge],
+    x: Array,
+    source: str,
+    sink: str,
     activations: Mapping[str, Callable[[Array], Array]] | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Runs a module at stride 1, equal to its one kernel with SAME padding, borders included.
 
     All padding goes to the input and every convolution is VALID; where blobs of different margins
@@ -242,10 +257,13 @@ def apply_module(
     margins = {source: (0, 0)}  # what the longest path from the source takes away
     for vertex in order[1:]:
         taken = [
-            (margins[e.source][0] + e.kernel.shape[0] // 2,
-             margins[e.source][1] + e.kernel.shape[1] // 2)
-            for e in edges if e.target == vertex
-        ]  # fmt: skip
+            (
+                margins[e.source][0] + e.kernel.shape[0] // 2,
+                margins[e.source][1] + e.kernel.shape[1] // 2,
+            )
+            for e in edges
+            if e.target == vertex
+        ]
         margins[vertex] = (max(h for h, _ in taken), max(w for _, w in taken))
     top, left = margins[sink]
     blobs: dict[str, Any] = {source: jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))}

@@ -104,7 +104,10 @@ class Series(NamedTuple):
         one, two = self.first, self.second
         if degree:
             one, two = self._moments(kernel, degree)
-        shaped = lambda x: jnp.asarray(x[0, 0] if dense else x, dtype)
+
+        def shaped(x):
+            return jnp.asarray(x[0, 0] if dense else x, dtype)
+
         parts: list[dict[str, Any]] = [{"kernel": shaped(one)}, {"kernel": shaped(two)}]
         if "bias" in layer:
             hidden = np.zeros(self.first.shape[-1])
@@ -118,9 +121,10 @@ class Series(NamedTuple):
         f1, f2 = self.first**degree, self.second**degree
         rest = [(h1 + h2 - 1 - moment.shape[0]) // 2, (w1 + w2 - 1 - moment.shape[1]) // 2]
         whole = np.pad(
-            moment.astype(np.float64), [(n, n) for n in rest] + [(0, 0)] * 2,
+            moment.astype(np.float64),
+            [(n, n) for n in rest] + [(0, 0)] * 2,
             constant_values=moment.mean() if degree == 2 else 0.0,
-        )  # fmt: skip
+        )
         one, two = np.zeros_like(f1), np.zeros_like(f2)
         for c in range(h2):
             for d in range(w2):
@@ -131,9 +135,13 @@ class Series(NamedTuple):
 
 
 def series(
-    params: ArrayTree, path: str, names: tuple[str, str], hidden: int, key: Array,
+    params: ArrayTree,
+    path: str,
+    names: tuple[str, str],
+    hidden: int,
+    key: Array,
     sizes: tuple[Size, Size] = ((1, 1), (1, 1)),
-) -> Series:  # fmt: skip
+) -> Series:
     """Depth morphing of one layer (TYPE-I): solves for the two kernels.
 
     Args:
