@@ -1,8 +1,9 @@
 """Runs the cells of a matrix in several processes, and can be stopped and started at any point.
 
 Finished cells are in the table and never run again; one that was killed goes on from its own last
-checkpoint. Every worker has its share of the cores, so that two of them keep two cores busy, which
-one program does not. The scheduler itself touches no device.
+checkpoint. Every worker has its part of the cores, so that two of them keep two cores busy, which
+one program does not. What runs when is decided in `schedule`; here are the processes. This one
+touches no device.
 """
 
 import contextlib
@@ -18,13 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mtrl_jax.benchmark import worker
+from mtrl_jax.benchmark import schedule, worker
 from mtrl_jax.benchmark.cells import Cell
 from mtrl_jax.benchmark.results import Table
 
 __all__ = ["Lock", "Outcome", "Progress", "alone", "run"]
-
-TRIES = 3  # of a cell whose process is killed
 
 
 class Outcome(NamedTuple):
@@ -87,11 +86,9 @@ def alone(folder: pathlib.Path, name: str) -> Iterator[None]:
 
 
 class _Worker:
-    """A worker's process and the cell it runs."""
+    """A worker's process, and the whole lines that it writes."""
 
     def __init__(self, args: list[str], cores: list[int], log: pathlib.Path) -> None:
-        self.cell: Cell | None = None
-        self.part = 0.0
         with log.open("a") as errors:
             self.process = subprocess.Popen(
                 worker.command(args, cores),
@@ -100,27 +97,22 @@ class _Worker:
                 stderr=errors,
                 start_new_session=True,
             )
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._input, self.output = self.process.stdin, self.process.stdout
+        os.set_blocking(self.output.fileno(), False)
         self._buffer = b""
 
     def start(self, cell: Cell) -> None:
-        assert self.process.stdin is not None
-        self.cell, self.part = cell, 0.0
         try:
-            self.process.stdin.write(json.dumps({"cell": cell.name}).encode() + b"\n")
-            self.process.stdin.flush()
+            self._input.write(json.dumps({"cell": cell.name}).encode() + b"\n")
+            self._input.flush()
         except BrokenPipeError:
             pass  # it is dead, which its output will say
 
     def messages(self) -> tuple[list[dict[str, Any]], bool]:
-        """Whole lines that have come, and whether the process is gone."""
-        assert self.process.stdout is not None
+        """What has come, and whether the process is gone."""
         ended = False
-        while True:
-            piece = self.process.stdout.read(1 << 16)
-            if piece is None:
-                break
+        while (piece := self.output.read(1 << 16)) is not None:
             if not piece:
                 ended = True
                 break
@@ -128,13 +120,58 @@ class _Worker:
         *lines, self._buffer = self._buffer.split(b"\n")
         return [json.loads(line) for line in lines], ended
 
-    def end(self) -> None:
-        """No more cells; waits."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+    def end(self) -> int:
+        """No more cells; waits, and returns the process's code."""
+        self._input.close()
+        code = self.process.wait()
+        self.output.close()
+        return code
+
+
+class _Workers:
+    """The workers that are open, by number."""
+
+    def __init__(self, args: list[str], cores: list[list[int]], logs: pathlib.Path) -> None:
+        self._args, self._cores, self._logs = args, cores, logs
+        self._open: dict[int, _Worker] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def numbers(self) -> list[int]:
+        return list(self._open)
+
+    def log(self, n: int) -> pathlib.Path:
+        return self._logs / f"worker{n}.log"
+
+    def open(self, n: int) -> None:
+        self._open[n] = _Worker(self._args, self._cores[n], self.log(n))
+        self._selector.register(self._open[n].output, selectors.EVENT_READ, n)
+
+    def start(self, n: int, cell: Cell) -> None:
+        self._open[n].start(cell)
+
+    def close(self, n: int) -> int:
+        """Waits for the end of worker n; the code of its process."""
+        self._selector.unregister(self._open[n].output)
+        return self._open.pop(n).end()
+
+    def terminate(self) -> None:
+        """Asks all of them to save and end."""
+        for one in self._open.values():
+            one.process.terminate()
+
+    def wait(self, seconds: float) -> Iterator[tuple[int, list[dict[str, Any]], bool]]:
+        """Number, messages and whether it is gone, of each worker that wrote or ended."""
+        for key, _ in self._selector.select(seconds):
+            yield (key.data, *self._open[key.data].messages())
+
+    def kill(self) -> None:
+        for one in self._open.values():
+            one.process.kill()
+            one.end()
+        self._selector.close()
 
 
 def run(
@@ -160,148 +197,105 @@ def run(
     A first Ctrl-C or SIGTERM lets the running cells save and ends; cells whose agent is at fault
     are named in the outcome, and the others run.
     """
-    several = list(range(os.cpu_count() or 1))  # where the system does not say which are ours
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else several
+    cores = _own_cores()
     count = num_workers or len(cores)
-    shares = [cores[n::count] or [cores[n % len(cores)]] for n in range(count)]
+    cores_of = [cores[n::count] or [cores[n % len(cores)]] for n in range(count)]
     began, used = time.monotonic(), _child_seconds()
-    left = [cell for cell in cells if not table.finished(cell)]
-    done = [cell for cell in cells if table.finished(cell)]
-    names = {cell.name: cell for cell in cells}
-    failed: dict[str, str] = {}
-    tries: dict[str, int] = {}
-    estimate = _Estimate()
-    workers: dict[int, _Worker] = {}
-    stop: list[int] = []
     (folder / "logs").mkdir(exist_ok=True)
-
-    def open_worker(n: int) -> None:
-        workers[n] = _Worker(args, shares[n], folder / "logs" / f"worker{n}.log")
-        selector.register(workers[n].process.stdout, selectors.EVENT_READ, n)  # type: ignore[arg-type]
-
-    def close_worker(n: int) -> None:
-        selector.unregister(workers[n].process.stdout)  # type: ignore[arg-type]
-        workers.pop(n).end()
-
-    def give_up(cell: Cell, sentence: str) -> None:
-        failed[cell.name] = sentence
-        for other in [c for c in left if c.needs == cell.name]:
-            left.remove(other)
-            failed[other.name] = f"{other.name} needs {cell.name}, which failed"
-
-    def take(message: dict[str, Any], w: _Worker) -> None:
-        cell = names[message["cell"]]
-        if "step" in message:
-            w.part = message["step"] / max(message["total"], 1)
-            return
-        w.cell = None
-        if "rows" in message:
-            table.add(message["rows"])
-            done.append(cell)
-            on_finished(cell)
-        elif "failed" in message:
-            give_up(cell, message["failed"])
-        else:
-            left.insert(0, cell)
-
-    def next_cell() -> Cell | None:
-        for cell in left:
-            if not cell.needs or cell.needs not in names or table.finished(names[cell.needs]):
-                left.remove(cell)
-                return cell
-        return None
-
-    previous = {
-        n: signal.signal(n, lambda number, frame: stop.append(number))
-        for n in (signal.SIGINT, signal.SIGTERM)
-    }
-    selector = selectors.DefaultSelector()
-    told = False
-    try:
-        for n in range(min(count, len(left))):
-            open_worker(n)
+    state = schedule.new(
+        queue=[cell for cell in cells if not table.finished(cell)],
+        done=[cell for cell in cells if table.finished(cell)],
+    )
+    workers = _Workers(args, cores_of, folder / "logs")
+    with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(_interrupts())
+        stack.callback(workers.kill)
+        for n in range(min(count, len(state.queue))):
+            workers.open(n)
         while workers:
-            if stop and not told:
-                told = True
-                for w in workers.values():
-                    w.process.terminate()
-            for n, w in list(workers.items()):
-                if w.cell is None and not told:
-                    cell = next_cell()
-                    if cell is not None:
-                        w.start(cell)
-                        estimate.begin(cell)
-                    elif not left:
-                        close_worker(n)
-            for key, _ in selector.select(timeout=0.5):
-                n = key.data
-                w = workers[n]
-                messages, ended = w.messages()
+            if asked and not state.stopping:
+                state = schedule.stop(state)
+                workers.terminate()
+            state = _hand_out(state, workers)
+            for n, messages, ended in workers.wait(0.5):
                 for message in messages:
-                    take(message, w)
+                    state = _take(state, n, message, table, on_finished)
                 if ended:
-                    cell, code = w.cell, w.process.wait()
-                    close_worker(n)
-                    if cell is not None:
-                        tries[cell.name] = tries.get(cell.name, 0) + 1
-                        killed = code < 0  # by a signal; otherwise it says why in its log
-                        if told or (killed and tries[cell.name] < TRIES):
-                            left.insert(0, cell)
-                        else:
-                            give_up(
-                                cell,
-                                f"{cell.name}: its process ended with {code}; see "
-                                f"{folder / 'logs' / f'worker{n}.log'}",
-                            )
-                    if not told and left:
-                        open_worker(n)
-            running = {w.cell: w.part for w in workers.values() if w.cell is not None}
-            seconds = time.monotonic() - began
-            remaining = estimate.remaining(done, running, left, max(len(workers), 1))
-            show(Progress(done, running, left, list(failed), seconds, remaining))
-    finally:
-        for w in workers.values():
-            w.process.kill()
-            w.end()
-        selector.close()
-        for number, old in previous.items():
-            signal.signal(number, old)
+                    state = schedule.lose(state, n, workers.close(n), workers.log(n))
+                    if state.queue and not state.stopping:
+                        workers.open(n)
+            show(_progress(state, began, max(len(workers), 1)))
     seconds = time.monotonic() - began
     busy = (_child_seconds() - used) / max(seconds * len(cores), 1e-9)
-    return Outcome(failed, bool(stop), seconds, busy)
+    return Outcome(state.failed, bool(asked), seconds, busy)
+
+
+def _hand_out(state: schedule.State, workers: _Workers) -> schedule.State:
+    """A cell for each worker that has none; a worker that will never get one ends."""
+    for n in workers.numbers():
+        if n in state.running or state.stopping:
+            continue
+        state = schedule.assign(state, n, time.monotonic())
+        if n in state.running:
+            workers.start(n, state.running[n].cell)
+        elif not state.queue:
+            workers.close(n)
+    return state
+
+
+def _take(
+    state: schedule.State,
+    n: int,
+    message: dict[str, Any],
+    table: Table,
+    on_finished: Callable[[Cell], None],
+) -> schedule.State:
+    """What a message (see `worker`) of worker n leads to."""
+    if "step" in message:
+        return schedule.progress(state, n, message["step"] / max(message["total"], 1))
+    if "rows" in message:
+        table.add(message["rows"])
+        on_finished(state.running[n].cell)
+        return schedule.finish(state, n, time.monotonic())
+    if "failed" in message:
+        return schedule.fail(state, n, message["failed"])
+    return schedule.give_back(state, n)
+
+
+def _progress(state: schedule.State, began: float, num_workers: int) -> Progress:
+    now = time.monotonic()
+    return Progress(
+        done=list(state.done),
+        running={running.cell: running.part for running in state.running.values()},
+        left=list(state.queue),
+        failed=list(state.failed),
+        seconds=now - began,
+        remaining=schedule.remaining(state, now, num_workers),
+    )
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The numbers of the Ctrl-Cs and SIGTERMs that have come, none of which ends this process."""
+    asked: list[int] = []
+    previous = {
+        n: signal.signal(n, lambda number, frame: asked.append(number))
+        for n in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _own_cores() -> list[int]:
+    """The cores that this process may use: all, where the system does not say which."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _child_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-class _Estimate:
-    """Time to go, from what cells of the same agent took for a step, start-up included."""
-
-    def __init__(self) -> None:
-        self._begun: dict[str, float] = {}
-        self._took: dict[str, float] = {}
-
-    def begin(self, cell: Cell) -> None:
-        self._begun[cell.name] = time.monotonic()
-
-    def remaining(
-        self, done: Sequence[Cell], running: dict[Cell, float], left: Sequence[Cell], workers: int
-    ) -> float | None:
-        now = time.monotonic()
-        seconds: dict[str, float] = {}
-        work: dict[str, float] = {}
-        for cell, part in [*((c, 1.0) for c in done if c.name in self._begun), *running.items()]:
-            if part == 1.0:
-                self._took.setdefault(cell.name, now - self._begun[cell.name])
-            spent = self._took.get(cell.name, now - self._begun[cell.name])
-            if part > 0.05 and cell.steps:  # controls train for no step
-                seconds[cell.agent] = seconds.get(cell.agent, 0.0) + spent
-                work[cell.agent] = work.get(cell.agent, 0.0) + part * cell.steps
-        if not work:
-            return None
-        mean = sum(seconds.values()) / sum(work.values())
-        rate = {agent: seconds[agent] / work[agent] for agent in work}
-        to_go = [(c, 1.0) for c in left] + [(c, 1.0 - part) for c, part in running.items()]
-        return sum(rate.get(c.agent, mean) * part * c.steps for c, part in to_go) / workers

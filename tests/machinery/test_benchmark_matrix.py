@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mtrl_jax.benchmark import cells, compiled, matrix, results, worker
+from mtrl_jax.benchmark import cells, compiled, matrix, results, schedule, worker
 from tests.machinery import benchmark_cells as tests_cells
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_a_cell_that_fails_is_named_with_those_that_need_it_and_the_others_run(t
 def test_a_cell_whose_process_is_killed_runs_again_but_not_for_ever(tmp_path):
     table, outcome = fake(tmp_path, ["dies-once", "dies-always", "other"])
     assert begun(tmp_path).count("dies-once") == 2
-    assert begun(tmp_path).count("dies-always") == matrix.TRIES
+    assert begun(tmp_path).count("dies-always") == schedule.TRIES
     assert (
         list(outcome.failed) == ["dies-always"] and "ended with -9" in outcome.failed["dies-always"]
     )
