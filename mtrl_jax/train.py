@@ -75,77 +75,164 @@ def run(
     Several processes call this with equal arguments; the first of them writes, and its `folder` is
     the only one.
     """
-    chief, several = processes.is_chief(), jax.process_count() > 1
+    with (
+        _set_up(config, suite, agent, folder, settings, probe, begin_from) as (setup, begin),
+        interrupts() as interrupted,
+    ):
+        on_progress(max(begin.step, 0), setup.total, {})
+        if begin.step < 0:
+            begin = begin._replace(step=0)
+            setup.writer.write(0, _evaluate(setup, begin.carry, 0))
+        step, carry = _loop(setup, begin, interrupted, on_progress)
+        return Result(setup.engine.state(carry), step, step >= setup.total)
+
+
+class _Setup(NamedTuple):
+    """What stays as it is while a run lasts.
+
+    Attributes:
+      config, agent, engine: what trains.
+      spec: of the suite.
+      per_update, per_dispatch, total: environment steps.
+      manager: of the checkpoints, None in a process that does not write.
+      writer: of the metrics.
+      probe, scorers: what evaluations are of, and a function for each policy of the agent.
+    """
+
+    config: RunConfig
+    agent: Agent
+    engine: engines.Engine
+    spec: EnvSpec
+    per_update: int
+    per_dispatch: int
+    total: int
+    manager: checkpoint.Manager | None
+    writer: metrics.Writer
+    probe: Probe
+    scorers: dict[str, Callable[..., evaluate.Score]]
+
+
+class _Position(NamedTuple):
+    """Where a run stands between two dispatches.
+
+    Attributes:
+      step: environment steps done; -1 if not even the fresh agent has been evaluated.
+      carry: of the engine.
+      window: sums since the last log row.
+    """
+
+    step: int
+    carry: Any
+    window: dict[str, Any]
+
+
+@contextlib.contextmanager
+def _set_up(
+    config: RunConfig,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+    folder: pathlib.Path,
+    settings: dict[str, Any],
+    probe: Probe | None,
+    begin_from: Callable[[ArrayTree], ArrayTree],
+) -> Iterator[tuple[_Setup, _Position]]:
+    """All that comes before the loop, and what is let go of when it has ended."""
+    # ---------------------------------------------------------------- the directory
+    chief = processes.is_chief()
     engines.check(config, suite)
     with processes.all_or_none():
         if chief and not workdir.check(folder, settings):
             workdir.create(folder, settings)
+    # ---------------------------------------------------------------- what trains
     engine = engines.make(config, suite, agent)
-    spec = suite.spec
-    per_update = agent.unroll_length * spec.num_tasks * config.num_envs_per_task
+    per_update = agent.unroll_length * suite.spec.num_tasks * config.num_envs_per_task
     per_dispatch = per_update * engine.updates
-    total = -(-config.total_env_steps // per_dispatch) * per_dispatch
-
+    probe = probe or Probe(suite, agent)
     with contextlib.ExitStack() as stack:
-        # ------------------------------------------------------------------ resume or start
+        # ------------------------------------------------------------ resume or start
         manager = None
         if chief:
             manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
-        step, carry, window = _restore(manager, engine, begin_from)
-        saved = step
-        writer = stack.enter_context(_writer(folder, settings, step))
-        interrupted = stack.enter_context(interrupts())
-        probe = probe or Probe(suite, agent)
-        scorers = _scorers(config, probe)
-        on_progress(max(step, 0), total, {})
-        if step < 0:
-            step = 0
-            writer.write(0, _evaluate(config, probe, scorers, engine.state(carry), 0))
-        # ------------------------------------------------------------------ the loop
-        began, first_step, row, stop = time.monotonic(), step, {}, False
-        cpu_began = time.process_time()  # of all threads; on an accelerator, the host's share
-        try:
-            while step < total and not stop:
-                carry, values = engine.advance(carry, step // per_update)
-                previous, step = step, step + per_dispatch
-                last = step >= total
-                due = {
-                    n: last or every(previous, step, getattr(config, f"{n}_every"))
-                    for n in ("log", "eval", "checkpoint")
+        begin = _restore(manager, engine, begin_from)
+        writer = stack.enter_context(_writer(folder, settings, begin.step))
+        setup = _Setup(
+            config=config,
+            agent=agent,
+            engine=engine,
+            spec=suite.spec,
+            per_update=per_update,
+            per_dispatch=per_dispatch,
+            total=-(-config.total_env_steps // per_dispatch) * per_dispatch,
+            manager=manager,
+            writer=writer,
+            probe=probe,
+            scorers=_scorers(config, probe),
+        )
+        yield setup, begin
+
+
+def _loop(
+    setup: _Setup, begin: _Position, interrupted: threading.Event, on_progress: OnProgress
+) -> tuple[int, Any]:
+    """Trains until the end or an interrupt; the step then, and the engine's carry."""
+    config, engine, writer = setup.config, setup.engine, setup.writer
+    step, carry, window = begin
+    saved, row, stop = step, {}, False
+    several = jax.process_count() > 1
+    began, cpu_began = time.monotonic(), time.process_time()
+    try:
+        while step < setup.total and not stop:
+            # -------------------------------------------------------- rollouts and updates
+            carry, values = engine.advance(carry, step // setup.per_update)
+            previous, step = step, step + setup.per_dispatch
+            window = _accumulate(window, values, setup.spec, step)
+            due = _due(config, previous, step, setup.total)
+            asks = several and every(previous, step, STOP_EVERY * setup.per_update)
+            if any(due.values()) or asks:
+                carry, window = _catch_up(setup, carry, window, step)
+            # -------------------------------------------------------- log, evaluate, checkpoint
+            if due["log"]:
+                rate = {
+                    "time/steps_per_second": (step - begin.step) / (time.monotonic() - began),
+                    # Of all threads; on an accelerator, the host's part.
+                    "time/cpu_seconds": time.process_time() - cpu_began,
                 }
-                _check_finite(values, spec, step)
-                window = _accumulate(window, values)
-                asks = several and every(previous, step, STOP_EVERY * per_update)
-                if any(due.values()) or asks:
-                    carry, values = engine.flush(carry)
-                    _check_finite(values, spec, step)
-                    window = _accumulate(window, values)
-                if due["log"]:
-                    seconds = time.monotonic() - began
-                    rate = {
-                        "time/steps_per_second": (step - first_step) / seconds,
-                        "time/cpu_seconds": time.process_time() - cpu_began,
-                    }
-                    row, window = {**_log_row(window, spec, config.num_seeds), **rate}, {}
-                    writer.write(step, row)
-                if due["eval"]:
-                    scores = _evaluate(config, probe, scorers, engine.state(carry), step)
-                    writer.write(step, scores)
-                if due["checkpoint"]:
-                    _save(manager, engine, agent, step, carry, window)
-                    saved = step
-                on_progress(step, total, row)
-                stop = interrupted.is_set()
-                if several:
-                    stop = asks and processes.any_process(stop)
-            if step > max(saved, 0):  # interrupted
-                carry, values = engine.flush(carry)
-                _check_finite(values, spec, step)
-                window = _accumulate(window, values)
-                _save(manager, engine, agent, step, carry, window)
-        finally:
-            engine.close(carry)
-        return Result(engine.state(carry), step, step >= total)
+                row, window = {**_log_row(window, setup.spec, config.num_seeds), **rate}, {}
+                writer.write(step, row)
+            if due["eval"]:
+                writer.write(step, _evaluate(setup, carry, step))
+            if due["checkpoint"]:
+                _save(setup, _Position(step, carry, window))
+                saved = step
+            # -------------------------------------------------------- go on?
+            on_progress(step, setup.total, row)
+            stop = interrupted.is_set()
+            if several:
+                stop = asks and processes.any_process(stop)
+        if step > saved:  # interrupted
+            carry, window = _catch_up(setup, carry, window, step)
+            _save(setup, _Position(step, carry, window))
+    finally:
+        engine.close(carry)
+    return step, carry
+
+
+def _due(config: RunConfig, previous: int, step: int, total: int) -> dict[str, bool]:
+    """What is to be done after the dispatch from `previous` to `step`; all of it after the last."""
+    intervals = {
+        "log": config.log_every,
+        "eval": config.eval_every,
+        "checkpoint": config.checkpoint_every,
+    }
+    return {what: step >= total or every(previous, step, n) for what, n in intervals.items()}
+
+
+def _catch_up(
+    setup: _Setup, carry: Any, window: dict[str, Any], step: int
+) -> tuple[Any, dict[str, Any]]:
+    """Waits for the updates that still run: carry and window with them."""
+    carry, values = setup.engine.flush(carry)
+    return carry, _accumulate(window, values, setup.spec, step)
 
 
 def every(previous: int, step: int, n: int) -> bool:
@@ -177,9 +264,8 @@ def _restore(
     manager: checkpoint.Manager | None,
     engine: engines.Engine,
     begin_from: Callable[[ArrayTree], ArrayTree],
-) -> tuple[int, Any, dict[str, Any]]:
-    """Step, carry and log window of the newest checkpoint, or -1 and a fresh start; read by the
-    chief, whose manager it is."""
+) -> _Position:
+    """Where the newest checkpoint is, or a fresh start; read by the chief, whose manager it is."""
     carry, found = engine.start(), None
     fresh = engine.save(carry)
     with processes.all_or_none():
@@ -193,26 +279,19 @@ def _restore(
         state = begin_from(fresh["state"])
         if state is not fresh["state"]:
             carry = engine.load({**fresh, "state": state})
-    return step, carry, meta["window"]
+    return _Position(step, carry, meta["window"])
 
 
-def _save(
-    manager: checkpoint.Manager | None,
-    engine: engines.Engine,
-    agent: Agent,
-    step: int,
-    carry: Any,
-    window: dict[str, Any],
-) -> None:
+def _save(setup: _Setup, at: _Position) -> None:
     """Writes a checkpoint, but never one that a run could not continue from."""
-    tree = engine.save(carry)
-    if not all(np.isfinite(x).all() for x in jax.tree.leaves(agent.policy(tree["state"]))):
+    tree = setup.engine.save(at.carry)
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(setup.agent.policy(tree["state"]))):
         raise FloatingPointError(
-            f"a parameter is not finite at environment step {step}; the last checkpoint is of "
+            f"a parameter is not finite at environment step {at.step}; the last checkpoint is of "
             "before"
         )
-    if manager is not None:
-        checkpoint.save(manager, step, tree, {"window": window})
+    if setup.manager is not None:
+        checkpoint.save(setup.manager, at.step, tree, {"window": at.window})
 
 
 @contextlib.contextmanager
@@ -247,8 +326,15 @@ def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:
             )
 
 
-def _accumulate(window: dict[str, Any], values: Metrics) -> dict[str, Any]:
-    """Sums since the last log row; JSON values, so that a checkpoint can hold them."""
+def _accumulate(
+    window: dict[str, Any], values: Metrics, spec: EnvSpec, step: int
+) -> dict[str, Any]:
+    """Sums since the last log row; JSON values, so that a checkpoint can hold them.
+
+    Raises:
+      FloatingPointError: as `_check_finite`.
+    """
+    _check_finite(values, spec, step)
     if not values:
         return window
     sums = {k: np.asarray(v, np.float64).sum(0) for k, v in values.items()}
@@ -301,17 +387,16 @@ def seeds_scorer(
     return lambda policy, key: program(policy, key, data)
 
 
-def _evaluate(
-    config: RunConfig, probe: Probe, scorers: dict[str, Any], state: ArrayTree, step: int
-) -> dict[str, Any]:
+def _evaluate(setup: _Setup, carry: Any, step: int) -> dict[str, Any]:
     """Scores of every policy of the agent, `eval/<policy>/<task>/...`."""
 
     def key_at(key):
         return jax.random.fold_in(engines.stream(key, "eval"), step)
 
+    config, probe = setup.config, setup.probe
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
-    row = {}
-    for name, fn in scorers.items():
+    state, row = setup.engine.state(carry), {}
+    for name, fn in setup.scorers.items():
         score = jax.device_get(fn(probe.agent.policy(state), keys))
         for key, value in evaluate.summary(probe.suite.spec, score).items():
             row[f"eval/{name}/{key}"] = value
