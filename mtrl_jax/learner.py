@@ -1,5 +1,7 @@
 """The only file that says pmap: devices, replication, sharding, and one gradient step.
 
+The road of a gradient::
+
     per-task gradients [K, *param] -> mean over devices -> surgery [*param] -> optimiser
 
 Learner state is replicated (every device holds the same bytes), environments and their rollouts are

@@ -1,15 +1,14 @@
 """Returns and advantages of one trajectory: `[T]` in, `[T]` out; vmap for more.
 
 All functions follow the row convention of `types.Timestep`. Transition t leads from row t to
-row t + 1; ``r_t, discount_t, valid_t`` belong to it, and ``v`` has one entry more:
+row t + 1; ``r_t, discount_t, valid_t`` belong to it, and ``v`` has one entry more::
 
     v_tm1 = v[:-1]   value of the row on which the action was chosen
     v_t   = v[1:]    value of the row it led to; v[T] bootstraps the end of the unroll
 
 An episode's last row holds its true final observation and the next row is a reset row, so the
 transition between them, ``valid_t == False``, is not the environment's answer to any action. There
-
-    the return is V(s_tm1), the value of the final observation, and the advantage is 0.
+the return is V(s_tm1), the value of the final observation, and the advantage is 0.
 
 The transition before it ended the episode and hence bootstraps from V(final observation) times its
 own discount: 0 at true termination, gamma at truncation. Nothing crosses from one episode into

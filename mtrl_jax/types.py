@@ -1,6 +1,6 @@
 """The words that every layer shares: axes, time steps, rollouts, and what `train.py` calls.
 
-Axes, named once and used in every docstring:
+Axes, named once and used in every docstring::
 
     T  time steps of one rollout (rollouts are time-major)
     K  tasks; anything per task leads with K

@@ -261,6 +261,8 @@ class _Parser:
             return self.name(token)
         if token.text in _CLOSING:
             return self.scripts(self.bracket(token))
+        if token.text in ("...", ".."):
+            return f"<mo>{_PUNCTUATION[token.text]}</mo>"
         self.at -= 1
         self.fail(f"{token.text or 'the end'!r} stands where a name or bracket must")
 

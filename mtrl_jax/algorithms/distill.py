@@ -2,7 +2,7 @@
 
 Rusu et al. 2015, *Policy Distillation*, arXiv 1511.06295; Parisotto, Ba & Salakhutdinov 2015,
 *Actor-Mimic*, arXiv 1511.06342. Teachers are action-values (`teachers`), a student is a body with
-outputs (`student`), and both papers are one algorithm with two sets of numbers:
+outputs (`student`), and both papers are one algorithm with two sets of numbers::
 
                       distillation                      Actor-Mimic
     loss              nll, mse or kl, temperature .01   actor_mimic, temperature 1

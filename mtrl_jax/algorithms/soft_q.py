@@ -1,11 +1,12 @@
 """Tabular Distral: soft Q-learning in every task, in turn with distillation from counts.
 
-Teh et al. 2017, arXiv 1707.04175, section 2.2; the equations stand in `losses/distral`. One
-iteration is
+Teh et al. 2017, arXiv 1707.04175, section 2.2; the equations stand in `losses/distral`. In
+one iteration every task acts for T rows and learns after each, with V_i of (2) under the current
+pi_0, and then pi_0 is made of the counts N of what all tasks did:
 
-    E  every task acts for T rows with pi_i = pi_0^alpha exp(beta A_i) (4) and learns after each,
-       Q_i(s, a) += lr [ r + discount V_i(s') - Q_i(s, a) ] with V_i of (2) under the current pi_0;
-    M  pi_0(a|s) = (1 + N(s, a)) / (A + N(s)), N counting what all tasks did.
+    pi_i = pi_0^alpha exp(beta A_i)                                     (4)
+    Q_i(s, a) += lr [ r + discount V_i(s') - Q_i(s, a) ]
+    pi_0(a|s) = (1 + N(s, a)) / (A + N(s))
 
 Without distillation pi_0 is uniform and stays so: separate soft Q-learning, the baseline.
 

@@ -1,5 +1,7 @@
 """The cells of the benchmark's matrix: what each of them trains, and what it starts from.
 
+The five kinds::
+
     kind       trains on                        starts from           scored on
     control    nothing                          fresh parameters      all games
     scratch    one game                         fresh parameters      that game; all at the end

@@ -1,5 +1,7 @@
 """Scores of a uniformly random policy and of DQN on the small games, to normalise others by.
 
+Made by::
+
     python -m experiments.dqn --network=separate --eval_episodes=100 --seed=0
 
 (each game by itself for 150,000 steps; means of 100 episodes of one run, best actions, jax 0.10.2;

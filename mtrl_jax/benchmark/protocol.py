@@ -1,5 +1,7 @@
 """What somebody else's agent implements to be benchmarked: five functions, NumPy in, NumPy out.
 
+The five::
+
     init(spec, num_envs, seed) -> state
     act(state, step, learning) -> (action [E], state)
     update(state, step, action, next_step) -> state

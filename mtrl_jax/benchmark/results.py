@@ -1,7 +1,7 @@
 """The table of results: one JSON object a line, a line for each cell and seed, in `results.jsonl`.
 
 A cell is finished when all its lines are there; they are written in one piece, and what a kill cut
-short is dropped when the table is opened again. Keys:
+short is dropped when the table is opened again. Keys::
 
     cell, agent, track, kind, task, fold, seed   which run (`cells.Cell`)
     steps    [M] environment steps of the evaluations

@@ -43,7 +43,7 @@ def normalise(scores: np.ndarray, random: np.ndarray, reference: np.ndarray) -> 
 def learning_curve_area(steps: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Mean height of a learning curve: jump-start, speed and final level in one number.
 
-        A = 1/(t_M - t_1) integral of z(t) dt, by the trapezoid rule
+        A = 1 / (t_M - t_1) integral z(t) d t        "by the trapezoid rule"
 
     Args:
       steps: `[M]`, increasing; environment steps, not episodes.

@@ -1,6 +1,6 @@
 """A process that runs cells, one after the other, for the one that schedules them.
 
-Lines of JSON: the scheduler writes `{"cell": name}`, the worker answers with
+Lines of JSON: the scheduler writes `{"cell": name}`, the worker answers with::
 
     {"cell": name, "step": s, "total": t}      now and then
     {"cell": name, "rows": [...]}              finished

@@ -4,7 +4,7 @@ them.
 envpool starts one engine process an environment. Left alone, these share the current directory
 (where they write an .ini file, and race to create a folder: the loser hangs or crashes), and live
 on when their parent is killed. So envpool is told that the engine is a small script, which runs
-this file, which becomes the engine:
+this file, which becomes the engine::
 
     engine (sh) -> python doom_engine.py <parent> <workspace> <engine> ... -> vizdoom ...
 

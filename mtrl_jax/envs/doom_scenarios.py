@@ -3,7 +3,7 @@
 envpool does not hand out a scenario's reward. It sums changes of game variables, and on the step
 that ends a game it returns 0.0 with the variables of the step before. `score` rebuilds the reward
 from the variables, by the numbers in each scenario's script (the ACS source in its .wad) and .cfg
-file. What happens in the last step of a game (1 to 4 tics) is not visible:
+file. What happens in the last step of a game (1 to 4 tics) is not visible::
 
     scenario                  rebuilt                          not seen in the last step
     basic                     -1 a tic, -5 a shot, +106 kill   how many of the 4 tics: 2.5 taken

@@ -1,7 +1,7 @@
 """Two rooms joined by a corridor, in pure JAX: a grid world for tabular multi-task learning.
 
 In the manner of Teh et al. 2017, arXiv 1707.04175, section 4.1. Tasks differ in the cell of the
-goal only, which is fixed for a task; every episode starts at a cell drawn uniformly.
+goal only, which is fixed for a task; every episode starts at a cell drawn uniformly::
 
     ####____####        4 x 5 cells a room, a corridor of 4 cells in the middle row
     ############
@@ -140,7 +140,7 @@ def state_index(observation: Array, state: str = "full") -> Array:
     Args:
       observation: int [3], from the environment.
       state: "full" for all of it, "no_action" without the previous action, "cell" for the cell
-      alone.
+        alone.
 
     Raises:
       ValueError: for an unknown `state`.

@@ -16,7 +16,7 @@ class Embedding(nn.Module):
     After Nauman et al. 2025, *Bigger, Regularized, Categorical: High-Capacity Value Functions are
     Efficient Multi-Task Learners*, arXiv 2505.23150:
 
-        y = f([x; z_i]),   z_i = e_i / ‖e_i‖,   e_i in R^Z learnt
+        y = f([x; z_i]),   z_i = e_i / ‖e_i‖,   e_i in R^Z
 
     Differences:
       1. There one embedding serves actor and critic and is trained by the critic's loss alone, with

@@ -1,5 +1,7 @@
 """Networks for many tasks: Linen modules called with `(x, task)`, one task at a time.
 
+A network is called so::
+
     x     float32 [B, F], inputs of one task (an observation, already normalised)
     task  int32 [], its number
 

@@ -18,7 +18,9 @@ class PaCo(nn.Module):
     Sun et al. 2022, *PaCo: Parameter-Compositional Multi-Task Reinforcement Learning*,
     arXiv 2210.11653: all of a task's parameters, output layer included, are
 
-        θ_i = Φ w_i = Σ_m w_{i,m} θ_m,   Φ in R^{P x M} shared,   w_i in R^M the task's own
+        θ_i = Φ w_i = Σ_m w_{i,m} θ_m,   Φ in R^{P × M},   w_i in R^M
+
+    Φ is shared, w_i the task's own.
 
     The network sees the input alone. A task's parameters are composed once, then used for its whole
     batch: M P multiplications a task, whatever the batch.

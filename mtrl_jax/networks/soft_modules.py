@@ -16,11 +16,14 @@ class SoftModules(nn.Module):
     Yang et al. 2020, *Multi-Task Reinforcement Learning with Soft Modularization*,
     arXiv 2003.13661. With f(x) an MLP whose last layer is linear and h_i in R^D the task's own,
 
-        m      = W_2 act(W_1 act(f(x) ⊙ h_i))                         what routing starts from
-        P^1    = softmax(V^1 act(m))                                  [n, n], a row a destination
-        P^l+1  = softmax(V^l+1 act(U^l [P^1; ..; P^l] ⊙ m))           the last one a single row
-        g^1_j  = W^1_j act(f(x)),   g^l+1_k = W^l+1_k act(Σ_j P^l_kj g^l_j)
-        y      = W_out act(Σ_j P^L_j g^L_j) + b_out
+        m          = W_2 act(W_1 act(f(x) ⊙ h_i))
+        P^1        = softmax(V^1 act(m))
+        P^{l+1}    = softmax(V^{l+1} act(U^l [P^1; ..; P^l] ⊙ m))
+        g^1_j      = W^1_j act(f(x))
+        g^{l+1}_k  = W^{l+1}_k act(Σ_j P^l_kj g^l_j)
+        y          = W_out act(Σ_j P^L_j g^L_j) + b_out
+
+    m is what routing starts from; P^l is [n, n], a row a destination, and a single row at last.
 
     Paper and authors' code, and which is followed:
       1. The paper routes layer l + 1 on the logits of layer l; the code on the probabilities of all

@@ -16,7 +16,9 @@ OUTPUTS = ("shared", "controllers", "separate")
 
 
 class Student(nn.Module):
-    """A body h of relu layers, and behind it
+    """A body h of relu layers, and who gives the answers behind it.
+
+    The three kinds of `outputs`::
 
         shared        y = W h + b, of all tasks (Actor-Mimic: Parisotto et al. 2015, 1511.06342)
         controllers   y = W_i relu(V_i h + c_i) + b_i (multi-game policy distillation: Rusu et al.

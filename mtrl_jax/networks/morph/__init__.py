@@ -1,5 +1,7 @@
 """Networks that grow while they learn: bigger ones that compute what the small ones did.
 
+For example::
+
     growth = morph.copies(64, 128, key)                      # Net2Net: which unit copies which
     wider = morph.Wider(growth, (*morph.outputs("dense0"), *morph.inputs("dense1"),
                                  *morph.inputs("value")), noise=0.01, key=key)
@@ -12,7 +14,7 @@ A morph is a function `(tree, degree)` of trees of arrays: parameters at degree 
 moments otherwise. Target networks and averages of parameters go through the same morph with the
 same key. Morphs run once, on the host; nothing here is meant to be compiled.
 
-What keeps the output, and when:
+What keeps the output, and when::
 
     layer                             wider                              deeper
     dense, convolution, embedding     always                             behind f(f(x)) = f(x)

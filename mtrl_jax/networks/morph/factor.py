@@ -3,9 +3,9 @@
 Wei, Wang, Rui & Chen 2016, arXiv 1603.01670; as arrays (`[Kh, Kw, in, out]`), equation 2 of Wei,
 Wang & Chen 2017, arXiv 1701.03281, is
 
-    G~[a + c, b + d] = sum_{a, b, c, d} F1[a, b] @ F2[c, d]
+    G[a + c, b + d] = sum_{a, b, c, d} F1[a, b] @ F2[c, d]
 
-with G~ the parent's kernel zero-padded to K1 + K2 - 1. It is linear in each factor.
+with G the parent's kernel zero-padded to K1 + K2 - 1. It is linear in each factor.
 """
 
 import itertools

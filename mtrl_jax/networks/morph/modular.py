@@ -2,9 +2,10 @@
 
 Wei, Wang & Chen 2017, *Modularized Morphing of Neural Networks*, arXiv 1701.03281. Vertices are
 blobs, edges are convolutions; what meets at a vertex is added. A module with one source and one
-sink computes, while its activations are `PActivation`s at a = 1, one convolution with the kernel
+sink computes, while its activations are `PActivation`s at a = 1, one convolution, whose kernel is the
+sum over paths p from source to sink
 
-    G = sum over paths p of F_{p, last} * ... * F_{p, 1}
+    G = sum_p F_{p, last} * ... * F_{p, 1}
 
 so a layer can become any module whose free kernels solve this equation. A module that arises by
 splitting edges in series and in parallel is simple morphable; every other one is complex, and its
