@@ -2,8 +2,8 @@
 
 Wei, Wang & Chen 2017, *Modularized Morphing of Neural Networks*, arXiv 1701.03281. Vertices are
 blobs, edges are convolutions; what meets at a vertex is added. A module with one source and one
-sink computes, while its activations are `PActivation`s at a = 1, one convolution, whose kernel is the
-sum over paths p from source to sink
+sink computes, while its activations are `PActivation`s at a = 1, one convolution, whose kernel is
+the sum over paths p from source to sink
 
     G = sum_p F_{p, last} * ... * F_{p, 1}
 
