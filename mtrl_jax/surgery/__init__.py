@@ -29,6 +29,7 @@ from mtrl_jax.surgery.dual_proj import dual_proj, dual_proj_weights
 from mtrl_jax.surgery.dwa import DWAState, dwa, dwa_weights
 from mtrl_jax.surgery.fairgrad import fairgrad, fairgrad_weights
 from mtrl_jax.surgery.famo import FAMOState, famo, famo_step, famo_weights
+from mtrl_jax.surgery.features import FeatureGradients, feature_value_and_grad
 from mtrl_jax.surgery.graddrop import graddrop, graddrop_leaf
 from mtrl_jax.surgery.gradient_cosine import gradient_cosine, gradient_cosine_weights
 from mtrl_jax.surgery.gradients import per_task_value_and_grad
@@ -56,6 +57,7 @@ __all__ = [
     "DWAState",
     "Diagnostics",
     "FAMOState",
+    "FeatureGradients",
     "GradNormState",
     "Inputs",
     "Method",
@@ -81,6 +83,7 @@ __all__ = [
     "famo",
     "famo_step",
     "famo_weights",
+    "feature_value_and_grad",
     "fixed_orders",
     "graddrop",
     "graddrop_leaf",
