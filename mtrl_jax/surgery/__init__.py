@@ -42,6 +42,7 @@ from mtrl_jax.surgery.mgda import mgda, mgda_weights
 from mtrl_jax.surgery.nash_mtl import clip_weights, nash_mtl, nash_mtl_weights
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_weights
+from mtrl_jax.surgery.plot import plot_diagnostics
 from mtrl_jax.surgery.random_weighting import random_weighting, random_weights
 from mtrl_jax.surgery.sum import sum
 from mtrl_jax.surgery.transform import Inputs, Method, SurgeryState, make_transform
@@ -108,6 +109,7 @@ __all__ = [
     "pcgrad",
     "pcgrad_weights",
     "per_task_value_and_grad",
+    "plot_diagnostics",
     "random_orders",
     "random_weighting",
     "random_weights",

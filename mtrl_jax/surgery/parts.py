@@ -28,7 +28,8 @@ def flags(name: str, mask: Mask, tree: Any, task_axis: bool) -> list[bool]:
     structure: Any = treedef
     if mask is None:
         return [True] * len(leaves)
-    if callable(mask):
+    # A tree of booleans in the form of a module that can be called is a tree all the same.
+    if callable(mask) and type(mask) is not type(tree):
 
         def abstract(leaf):
             shape = jnp.shape(leaf)[1:] if task_axis else jnp.shape(leaf)

@@ -1,4 +1,4 @@
-"""Diagnostics over training as a figure; not imported by the package, since it wants matplotlib."""
+"""Diagnostics over training as a figure; matplotlib is imported when one is drawn."""
 
 import os
 from collections.abc import Sequence
