@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.networks.morph.activation import check_idempotent
+from mtrl_jax.networks.morph.edits import PARAMETERS
 from mtrl_jax.types import Array, ArrayTree
 
 __all__ = ["Deeper", "Rename", "batch_norm_identity", "find", "identity", "put", "silent"]
@@ -92,14 +93,21 @@ def silent(layer: ArrayTree) -> ArrayTree:
     return jax.tree.map(lambda x: jnp.asarray(np.zeros_like(x)), layer)
 
 
+def whole_path(tree: Any, path: str) -> str:
+    """The path with the Linen collection that it may leave out, as in edits: "dense0" of
+    `{"params": {"dense0": ...}}` is "params/dense0"."""
+    inside = isinstance(tree, Mapping) and path.partition("/")[0] not in tree
+    return f"{PARAMETERS}/{path}" if inside and PARAMETERS in tree else path
+
+
 def find(tree: Any, path: str) -> Any:
-    """The subtree at `a/b/c` of nested dicts.
+    """The subtree at `a/b/c` of nested mappings (dicts, Flax NNX states).
 
     Raises:
       ValueError: if there is none.
     """
     node = tree
-    for key in path.split("/"):
+    for key in whole_path(tree, path).split("/"):
         if not isinstance(node, Mapping) or key not in node:
             held = ", ".join(node) if isinstance(node, Mapping) else type(node).__name__
             raise ValueError(f"no {path!r} in the tree of nested dicts: {key!r} is not in {held}")
@@ -109,6 +117,8 @@ def find(tree: Any, path: str) -> Any:
 
 def put(tree: Any, path: str, node: Any) -> Any:
     """The tree with `node` at `a/b/c`; None removes what is there."""
+    if not isinstance(tree, dict):  # a state of Flax NNX, whose inner nodes are dicts
+        return type(tree)(put(_plain(tree), path, _plain(node)))
     key, _, rest = path.partition("/")
     out = dict(tree)
     value = put(out.get(key, {}), rest, node) if rest else node
@@ -116,10 +126,29 @@ def put(tree: Any, path: str, node: Any) -> Any:
     return out if value is None else out | {key: value}
 
 
+def _plain(node: Any) -> Any:
+    """Nested mappings as dicts; what they hold stays as it is."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: _plain(value) for key, value in node.items()}
+
+
+def _held_like(layer: Any, like: Any) -> Any:
+    """A layer's arrays in variables, where `like` holds its own in such (Flax NNX)."""
+    if isinstance(like, dict) or not isinstance(like, Mapping):
+        return layer
+    held = next(x for x in like.values() if not isinstance(x, Mapping))
+    variable: Any = jax.tree.structure(held)
+    return jax.tree.map(lambda x: jax.tree.unflatten(variable, [x]), layer)
+
+
 class Deeper(NamedTuple):
     """Inserts a layer: `Deeper("dense1", identity("dense", 64, nn.relu), like="dense0")(params)`.
 
     Where the layers behind it change their names in the bigger network, `Rename` goes first.
+
+    Layers are named as in edits (`outputs`, `inputs`): joined by "/", with or without the Linen
+    collection "params"; a state of Flax NNX gets its layer in the variables that `like` has.
 
     Attributes:
       path: where the tree of nested dicts gets the layer, "torso/dense1".
@@ -135,18 +164,20 @@ class Deeper(NamedTuple):
 
     def __call__(self, tree: ArrayTree, degree: int = 0) -> ArrayTree:
         """The deeper tree. Raises ValueError if `path` is taken or `like` is missing."""
-        parent, _, name = self.path.rpartition("/")
+        path = whole_path(tree, self.path)
+        parent, _, name = path.rpartition("/")
         if name in (find(tree, parent) if parent else tree):
             raise ValueError(f"path {self.path!r} is taken; rename what is there first")
+        like = find(tree, self.like)
         if degree == 0:
-            return put(tree, self.path, self.layer)
-        like = np.concatenate([np.ravel(x) for x in jax.tree.leaves(find(tree, self.like))])
-        value = like.mean() if degree == 2 else 0.0
+            return put(tree, path, _held_like(self.layer, like))
+        every = np.concatenate([np.ravel(x) for x in jax.tree.leaves(like)])
+        value = every.mean() if degree == 2 else 0.0
 
         def full(x):
             return jnp.asarray(np.full(jnp.shape(x), value, x.dtype))
 
-        return put(tree, self.path, jax.tree.map(full, self.layer))
+        return put(tree, path, _held_like(jax.tree.map(full, self.layer), like))
 
 
 class Rename(NamedTuple):

@@ -153,11 +153,15 @@ def through(kind: str, layer: str) -> tuple[Edit, ...]:
     )
 
 
-_COLLECTIONS = ("params", "batch_stats")
+PARAMETERS = "params"
+_COLLECTIONS = (PARAMETERS, "batch_stats")
 
 
 def leaf_name(path: Any) -> str:
-    """A key path as edits spell it: joined by "/", without a leading Linen collection."""
+    """A key path as edits spell it: joined by "/", without a leading Linen collection, and without
+    the attribute in which a variable of Flax NNX holds its array."""
+    if path and getattr(path[-1], "name", None) == "value":
+        path = path[:-1]
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     first, _, rest = name.partition("/")
     return rest if first in _COLLECTIONS and rest else name
