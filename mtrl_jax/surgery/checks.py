@@ -110,7 +110,8 @@ def check_losses(name: str, losses: Any, num_tasks: int, method: str) -> jax.Arr
     if losses is None:
         raise ValueError(
             f"surgery.{method} weights tasks by their losses: pass them, shape [{num_tasks}], as "
-            f"tx.update(grads, state, params, {name}=losses)."
+            f"tx.update(grads, state, params, {name}=losses). TrainState.apply_gradients has no "
+            f"place for them: call ts.tx.update and ts.replace instead."
         )
     if jnp.shape(losses) != (num_tasks,) or not jnp.issubdtype(
         jnp.result_type(losses), jnp.floating
