@@ -43,9 +43,18 @@ from mtrl_jax.surgery.nash_mtl import clip_weights, nash_mtl, nash_mtl_weights
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_weights
 from mtrl_jax.surgery.plot import plot_diagnostics
+from mtrl_jax.surgery.quadratic import Solution
 from mtrl_jax.surgery.random_weighting import random_weighting, random_weights
-from mtrl_jax.surgery.sum import sum
-from mtrl_jax.surgery.transform import Inputs, Method, SurgeryState, make_transform
+from mtrl_jax.surgery.sum import sum as sum  # not in __all__: a star must not hide Python's own
+from mtrl_jax.surgery.transform import (
+    Inputs,
+    Method,
+    Options,
+    SurgeryState,
+    Transform,
+    factory,
+    make_transform,
+)
 from mtrl_jax.surgery.uncertainty_weighting import (
     uncertainty_step,
     uncertainty_weighting,
@@ -62,7 +71,10 @@ __all__ = [
     "GradNormState",
     "Inputs",
     "Method",
+    "Options",
+    "Solution",
     "SurgeryState",
+    "Transform",
     "aligned_mtl",
     "aligned_mtl_weights",
     "all_diagnostics",
@@ -79,6 +91,7 @@ __all__ = [
     "dual_proj_weights",
     "dwa",
     "dwa_weights",
+    "factory",
     "fairgrad",
     "fairgrad_weights",
     "famo",
@@ -114,7 +127,6 @@ __all__ = [
     "random_weighting",
     "random_weights",
     "reseed",
-    "sum",
     "uncertainty_step",
     "uncertainty_weighting",
     "uncertainty_weights",

@@ -1,17 +1,15 @@
 """Aligned-MTL: the principal components of the task gradients are made equally long."""
 
-import jax
+from typing import Any, Unpack
+
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
-from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.quadratic import unit_gram
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["aligned_mtl", "aligned_mtl_weights"]
-
-Array = jax.Array
 
 
 def aligned_mtl_weights(gram: Array, scale: str = "min") -> Array:
@@ -49,17 +47,13 @@ def aligned_mtl_weights(gram: Array, scale: str = "min") -> Array:
     return jnp.where(rank > 0, w, 1.0 / k)
 
 
+@factory
 def aligned_mtl(
     num_tasks: int,
     *,
     scale: str = "min",
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """Aligned-MTL, independent component alignment.
 
     Senushkin, Patakin, Kuznetsov & Konushin 2023, "Independent Component Alignment for Multi-Task
@@ -73,23 +67,11 @@ def aligned_mtl(
     Args:
       num_tasks: K.
       scale: the common singular value: 'min', 'median' or 'rmse'.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_choice("scale", scale, ("min", "median", "rmse"))
 
-    def decide(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         return (aligned_mtl_weights(inputs.gram, scale), state)
 
-    method = Method("aligned_mtl", decide)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(Method("aligned_mtl", weights), num_tasks, **options)

@@ -1,18 +1,17 @@
 """CAGrad: near the mean gradient, the direction that is best for the worst task."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice, check_positive
-from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["cagrad", "cagrad_weights"]
-
-Array = jax.Array
 
 
 def cagrad_weights(gram: Array, c: Array | float) -> Array:
@@ -85,18 +84,14 @@ def cagrad_weights(gram: Array, c: Array | float) -> Array:
     return 1.0 / k + x * inverse
 
 
+@factory
 def cagrad(
     num_tasks: int,
     *,
     c: float = 0.4,
     rescale: str = "none",
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """CAGrad, conflict-averse gradient descent.
 
     Liu, Liu, Jin, Stone & Liu 2021, "Conflict-Averse Gradient Descent for Multi-task Learning",
@@ -113,25 +108,13 @@ def cagrad(
       num_tasks: K.
       c: radius of the ball, relative to |g_0|.
       rescale: divide the update by 1 ('none', the paper), 1 + c^2 ('square') or 1 + c ('linear').
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_positive("c", c, or_zero=True)
     check_choice("rescale", rescale, ("none", "square", "linear"))
     divisor = {"none": 1.0, "square": 1.0 + c**2, "linear": 1.0 + c}[rescale]
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         return cagrad_weights(inputs.gram, c) / divisor, state
 
-    method = Method("cagrad", weights)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(Method("cagrad", weights), num_tasks, **options)

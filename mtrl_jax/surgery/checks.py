@@ -5,7 +5,6 @@ jax.numpy function; training then goes on with wrong numbers. So each message na
 came and what was expected.
 """
 
-import sys
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ __all__ = [
     "check_choice",
     "check_gradients",
     "check_losses",
-    "check_not_wrapped",
     "check_positive",
     "static_int",
 ]
@@ -121,26 +119,3 @@ def check_losses(name: str, losses: Any, num_tasks: int, method: str) -> jax.Arr
             f"{jnp.shape(losses)} of {jnp.result_type(losses)}."
         )
     return jnp.asarray(losses, jnp.float32)
-
-
-def check_not_wrapped() -> None:
-    """Raises if the caller is a wrapper of optax that surgery cannot be inside of.
-
-    These transforms choose, under `lax.cond`, between what the wrapped transform returns
-    (`[*param]` here) and something of the shape of its input (`[K, *param]`). Nothing in the
-    arguments tells that we are inside one, and JAX's own complaint comes after we have returned
-    and names two types only; hence the look at the call stack, which happens while tracing.
-    (`MultiSteps` hands its inner transform parameter-shaped leaves first, so `check_gradients`
-    meets it.)
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("optax") and module.endswith("_conditionality"):
-            wrapper = frame.f_code.co_qualname.split(".")[0]
-            raise ValueError(
-                f"optax.{wrapper} cannot be wrapped around surgery, whose update has no task axis "
-                f"while its input has one. Put it behind: "
-                f"optax.chain(surgery, optax.{wrapper}(optimiser, ...))."
-            )
-        frame = frame.f_back  # type: ignore[assignment]

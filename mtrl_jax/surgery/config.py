@@ -1,21 +1,18 @@
 """ConFIG: the conflict-free direction, with a length that follows the agreement."""
 
-import jax
-import jax.numpy as jnp
-import optax
+from typing import Any, Unpack
 
-from mtrl_jax.surgery.parts import Mask
+import jax.numpy as jnp
+from jax import Array
+
 from mtrl_jax.surgery.quadratic import solve_psd, unit_gram
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["config", "config_weights"]
 
-Array = jax.Array
-
 
 def config_weights(gram: Array) -> Array:
-    """Weights of `(sum_i <g_i, u>) u`, u the unit vector along `sum_i v_i g_i / |g_i|`, `v = C^+
-    1`.
+    """Weights of `(sum_i <g_i, u>) u`, u the unit vector along `U'v`, `v = C^+ 1` (below).
 
     Args:
       gram: float32 `[K, K]`.
@@ -32,16 +29,8 @@ def config_weights(gram: Array) -> Array:
     return jnp.where(square > 0, length / jnp.where(square > 0, square, 1.0), 0.0) * v * inverse
 
 
-def config(
-    num_tasks: int,
-    *,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+@factory
+def config(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """ConFIG, the conflict-free inverse gradient.
 
     Liu, Chu & Thuerey 2024, "ConFIG: Towards Conflict-free Training of Physics Informed Neural
@@ -50,8 +39,7 @@ def config(
         d = (sum_i <g_i, g>) g,    g = U^+ 1 / |U^+ 1|
 
     so that the update has the same cosine with every task gradient, and is short where they
-    conflict. Published with the pseudo-inverse of the K x P matrix; only its Gram matrix is
-    needed.
+    conflict. The pseudo-inverse of the K x P matrix needs its Gram matrix C only.
 
     Needs the gradients only. For losses of very different scales, such as the terms of a physical
     equation. Where more tasks than directions exist, no such g need exist and the least-squares
@@ -59,18 +47,10 @@ def config(
 
     Args:
       num_tasks: K.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
-    method = Method("config", lambda inputs, state: (config_weights(inputs.gram), state), sums=True)
 
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+        return config_weights(inputs.gram), state
+
+    return make_transform(Method("config", weights, sums=True), num_tasks, **options)

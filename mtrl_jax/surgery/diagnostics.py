@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from mtrl_jax.surgery.transform import SurgeryState, new_key
+from mtrl_jax.surgery.state import SurgeryState, new_key
 
 __all__ = [
     "Diagnostics",
@@ -114,6 +114,7 @@ class Diagnostics(NamedTuple):
       update_cosine: float32 `[K]`, cosine of the update with each task gradient; None likewise. A
         negative entry is a task that the update sets back.
       curvature: float32 `[]`, estimated over the last step (`diagnostics='curvature'`), or None.
+      converged: bool `[G]`, whether the method's solver did in each group; True where it has none.
     """
 
     cosine: Array
@@ -126,6 +127,7 @@ class Diagnostics(NamedTuple):
     weights: Any
     update_cosine: Any
     curvature: Any
+    converged: Array
 
 
 def _find(opt_state: Any) -> tuple[list[tuple[str, SurgeryState]], Any, list[Any]]:
@@ -141,7 +143,7 @@ def _of_state(state: SurgeryState) -> Diagnostics:
         raise ValueError("nothing was recorded: make the transform with diagnostics=True.")
     # The leaves, not the fields: nnx.Optimizer wraps each array of an optax state in a variable.
     values = jax.tree.leaves(state.record)
-    gram, before, after = values[0], values[-2], values[-1]
+    gram, converged, before, after = values[0], *values[-3:]
     weights = None if state.record.weights is None else values[1]
     if gram.ndim != 3:
         raise ValueError(
@@ -167,6 +169,7 @@ def _of_state(state: SurgeryState) -> Diagnostics:
         weights=weights,
         update_cosine=alignment,
         curvature=None if state.curvature is None else jax.tree.leaves(state.curvature.value)[0],
+        converged=converged,
     )
 
 

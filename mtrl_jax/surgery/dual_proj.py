@@ -1,16 +1,14 @@
 """DualProj: the mean gradient is projected onto the cone where no task gets worse."""
 
-import jax
-import jax.numpy as jnp
-import optax
+from typing import Any, Unpack
 
-from mtrl_jax.surgery.parts import Mask
+import jax.numpy as jnp
+from jax import Array
+
 from mtrl_jax.surgery.quadratic import dual_cone_weights
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["dual_proj", "dual_proj_weights"]
-
-Array = jax.Array
 
 
 def dual_proj_weights(gram: Array) -> Array:
@@ -26,16 +24,8 @@ def dual_proj_weights(gram: Array) -> Array:
     return dual_cone_weights(gram, jnp.full((k,), 1.0 / k, gram.dtype))
 
 
-def dual_proj(
-    num_tasks: int,
-    *,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+@factory
+def dual_proj(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """DualProj, the projection of GEM applied to the mean gradient.
 
     Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory for Continual Learning", arXiv 1706.08840,
@@ -49,18 +39,10 @@ def dual_proj(
 
     Args:
       num_tasks: K.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
-    method = Method("dual_proj", lambda inputs, state: (dual_proj_weights(inputs.gram), state))
 
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+        return dual_proj_weights(inputs.gram), state
+
+    return make_transform(Method("dual_proj", weights), num_tasks, **options)

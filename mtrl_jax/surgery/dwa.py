@@ -1,18 +1,15 @@
 """Dynamic weight average: more weight to tasks whose loss falls slowly."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["DWAState", "dwa", "dwa_weights"]
-
-Array = jax.Array
 
 
 class DWAState(NamedTuple):
@@ -41,18 +38,14 @@ def dwa_weights(newer: Array, older: Array, temperature: Array | float = 2.0) ->
     return newer.shape[0] * jax.nn.softmax(rate / temperature)
 
 
+@factory
 def dwa(
     num_tasks: int,
     *,
     temperature: float = 2.0,
     period: int = 1,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = False,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """DWA, dynamic weight average.
 
     Liu, Johns & Davison 2019, "End-to-End Multi-Task Learning with Attention", arXiv 1803.10704,
@@ -68,13 +61,12 @@ def dwa(
       num_tasks: K.
       temperature: T; 2 in the paper; larger is more even.
       period: updates in one epoch, over which losses are averaged. 1 compares single minibatches.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_positive("temperature", temperature)
     check_positive("period", period)
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         w = dwa_weights(state.newer, state.older, temperature)
         w = jnp.where(state.periods >= 2, w, 1.0)
         total = state.total + inputs.task_losses
@@ -90,14 +82,4 @@ def dwa(
         return DWAState(zeros(), zeros(), zeros(), jnp.zeros((), jnp.int32))
 
     method = Method("dwa", weights, init=init, uses_gram=False, uses_losses=True, sums=True)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

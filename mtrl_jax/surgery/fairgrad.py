@@ -1,16 +1,14 @@
 """FairGrad: the update that is alpha-fair to the tasks."""
 
-import jax
-import optax
+from typing import Any, Unpack
+
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.powers import solve_power_equation
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["fairgrad", "fairgrad_weights"]
-
-Array = jax.Array
 
 
 def fairgrad_weights(gram: Array, alpha: Array | float) -> Array:
@@ -26,17 +24,13 @@ def fairgrad_weights(gram: Array, alpha: Array | float) -> Array:
     return solve_power_equation(gram, 1.0 / alpha)
 
 
+@factory
 def fairgrad(
     num_tasks: int,
     *,
     alpha: float = 2.0,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """FairGrad, alpha-fair resource allocation between tasks.
 
     Ban & Ji 2024, "Fair Resource Allocation in Multi-Task Learning", arXiv 2402.15638, equation 4:
@@ -47,26 +41,18 @@ def fairgrad(
     alpha = 1 is proportional fairness (the bargain of `nash_mtl`, without its normalisation);
     larger alpha favours the task that gains least; towards 0 it is plain mean training. Solved by
     Newton's method to float32 precision (the authors use a least-squares solver). Needs the
-    gradients only. The length of the
-    update depends on alpha and on the scale of the gradients: clip, or use a scale-free optimiser.
+    gradients only. The length of the update depends on alpha and on the scale of the gradients:
+    clip, or use a scale-free optimiser.
     For alpha < 1 and task norms that are many decades apart float32 limits the accuracy.
 
     Args:
       num_tasks: K.
       alpha: fairness; the paper reports 1, 2, 5 and 10 and mostly uses 2.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_positive("alpha", alpha)
-    method = Method("fairgrad", lambda inputs, state: (fairgrad_weights(inputs.gram, alpha), state))
 
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+        return fairgrad_weights(inputs.gram, alpha), state
+
+    return make_transform(Method("fairgrad", weights), num_tasks, **options)

@@ -1,19 +1,17 @@
 """FAMO: all losses fall at the same rate, learned from the losses alone."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["FAMOState", "famo", "famo_step", "famo_weights"]
-
-Array = jax.Array
 
 
 class FAMOState(NamedTuple):
@@ -51,19 +49,15 @@ def famo_step(state: FAMOState, losses_after: Array, optimiser) -> tuple[Array, 
     return state.logits + change, adam
 
 
+@factory
 def famo(
     num_tasks: int,
     *,
     learning_rate: float = 0.025,
     decay: float = 0.001,
     min_losses: float | Sequence[float] = 0.0,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = False,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """FAMO, fast adaptive multitask optimisation.
 
     Liu, Feng, Stone & Liu 2023, "FAMO: Fast Adaptive Multitask Optimization", arXiv 2306.03792,
@@ -72,10 +66,9 @@ def famo(
         w_i = c z_i / (L_i - b_i),    z = softmax(xi),    c = 1 / sum_j z_j / (L_j - b_j)
 
     and xi follows Adam on the change of log(L - b) over each step. The paper computes both losses
-    of a change
-    on the same minibatch: pass those of the *previous* call's batch under the present parameters as
-    `task_losses_after=`. Without it the present losses stand in, which saves the second forward
-    pass and adds the noise of two different minibatches.
+    of a change on the same minibatch: pass those of the *previous* call's batch under the present
+    parameters as `task_losses_after=`. Without it the present losses stand in, which saves the
+    second forward pass and adds the noise of two different minibatches.
 
     Needs `task_losses` above `min_losses`, and no per-task gradients beyond their weighted sum:
     where K gradients are too dear, differentiate the weighted loss instead (`famo_weights`).
@@ -85,15 +78,14 @@ def famo(
       learning_rate: of the logits.
       decay: their weight decay (added to the gradient, before Adam); the authors' code has 1e-5.
       min_losses: b, lower bounds of the losses, one number or one a task.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_positive("learning_rate", learning_rate)
     check_positive("decay", decay, or_zero=True)
     bound = jnp.asarray(min_losses, jnp.float32)
     optimiser = optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         def above(losses):
             return losses - bound + 1e-8
 
@@ -113,14 +105,4 @@ def famo(
         return FAMOState(logits, optimiser.init(logits), jnp.ones((k,), jnp.float32))
 
     method = Method("famo", weights, init=init, uses_gram=False, uses_losses=True)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

@@ -1,17 +1,15 @@
 """GradDrop: each coordinate of the update takes its gradients of one sign."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
 
 __all__ = ["graddrop", "graddrop_leaf"]
-
-Array = jax.Array
 
 
 def graddrop_leaf(key: Array, grads: Array, leak: Array | float = 0.0) -> Array:
@@ -36,17 +34,13 @@ def graddrop_leaf(key: Array, grads: Array, leak: Array | float = 0.0) -> Array:
     return jnp.where(jnp.isfinite(total), update, jnp.nan)
 
 
+@factory
 def graddrop(
     num_tasks: int,
     *,
     leak: float | Sequence[float] = 0.0,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = False,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """GradDrop, gradient sign dropout.
 
     Chen, Ngiam, Huang, Luong, Kretzschmar, Chai & Anguelov 2020, "Just Pick a Sign: Optimizing Deep
@@ -65,8 +59,7 @@ def graddrop(
     Args:
       num_tasks: K.
       leak: share of the gradient that passes unmasked, one number or one a task.
-      seed: integer or typed key.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     weights = jnp.asarray(leak, jnp.float32)
 
@@ -74,14 +67,4 @@ def graddrop(
         return graddrop_leaf(key, grads, weights)
 
     method = Method("graddrop", None, combine=combine, uses_gram=False, uses_key=True, sums=True)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

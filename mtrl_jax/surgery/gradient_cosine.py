@@ -1,17 +1,15 @@
 """Auxiliary tasks are let in only while their gradients agree with the main one's."""
 
-import jax
+from typing import Any, Unpack
+
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
-from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.quadratic import unit_gram
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["gradient_cosine", "gradient_cosine_weights"]
-
-Array = jax.Array
 
 
 def gradient_cosine_weights(gram: Array, main: Array | int = 0, gate: str = "soft") -> Array:
@@ -28,23 +26,18 @@ def gradient_cosine_weights(gram: Array, main: Array | int = 0, gate: str = "sof
     return jnp.where(jnp.arange(gram.shape[0]) == main, 1.0, gates)
 
 
+@factory
 def gradient_cosine(
     num_tasks: int,
     *,
     main: int = 0,
     gate: str = "soft",
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """Gating of auxiliary losses by gradient cosine.
 
     Du, Czarnecki, Jayakumar, Farajtabar, Pascanu & Lakshminarayanan 2018, "Adapting Auxiliary
-    Losses Using Gradient Similarity", arXiv 1812.02224, algorithms 1 (weighted) and 2
-    (unweighted):
+    Losses Using Gradient Similarity", arXiv 1812.02224, algorithms 1 (weighted) and 2 (not):
 
         d = g_main + sum_i max(0, cos(g_i, g_main)) g_i        or with 1[cos(g_i, g_main) >= 0]
 
@@ -55,23 +48,12 @@ def gradient_cosine(
       num_tasks: K.
       main: index of the main task.
       gate: 'soft' weighs by the cosine, 'hard' lets in or keeps out.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_choice("gate", gate, ("soft", "hard"))
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         return (gradient_cosine_weights(inputs.gram, main, gate), state)
 
     method = Method("gradient_cosine", weights, sums=True)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

@@ -1,18 +1,14 @@
 """GradNorm: task weights learned so that tasks train at the same rate."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["GradNormState", "gradnorm", "gradnorm_step"]
-
-Array = jax.Array
 
 
 class GradNormState(NamedTuple):
@@ -51,18 +47,14 @@ def gradnorm_step(
     return weights * weights.shape[0] / weights.sum()
 
 
+@factory
 def gradnorm(
     num_tasks: int,
     *,
     alpha: float = 1.5,
     learning_rate: float = 0.025,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """GradNorm, gradient normalisation.
 
     Chen, Badrinarayanan, Lee & Rabinovich 2018, "GradNorm: Gradient Normalization for Adaptive Loss
@@ -81,31 +73,20 @@ def gradnorm(
       num_tasks: K.
       alpha: asymmetry between tasks; the paper has 1.5 and 0.12.
       learning_rate: of the weights; 0.025 in the paper.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_positive("alpha", alpha, or_zero=True)
     check_positive("learning_rate", learning_rate)
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         first = jnp.where(inputs.step == 0, inputs.task_losses, state.first_losses)
         ratios = inputs.task_losses / jnp.where(first > 0, first, 1.0)
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(inputs.gram), 0.0))
         new = gradnorm_step(state.weights, norms, ratios, alpha, learning_rate)
         return state.weights, GradNormState(new, first)
 
-    def init(k):
+    def init(k: int) -> Any:
         return GradNormState(jnp.ones((k,), jnp.float32), jnp.zeros((k,), jnp.float32))
 
     method = Method("gradnorm", weights, init=init, uses_losses=True, sums=True)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

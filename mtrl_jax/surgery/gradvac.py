@@ -1,18 +1,17 @@
 """Gradient Vaccine: task gradients are turned until their cosines reach a running target."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.orders import random_orders
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["gradvac", "gradvac_weights"]
-
-Array = jax.Array
 
 
 def gradvac_weights(
@@ -59,18 +58,14 @@ def gradvac_weights(
     return c.sum(0), target
 
 
+@factory
 def gradvac(
     num_tasks: int,
     *,
     beta: float = 0.01,
     reduction: str = "sum",
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """GradVac, "gradient vaccine".
 
     Wang, Tsvetkov, Firat & Cao 2021, "Gradient Vaccine: Investigating and Improving Multi-task
@@ -86,8 +81,7 @@ def gradvac(
       num_tasks: K.
       beta: of the running mean; the paper has 0.01, other ports 0.5.
       reduction: 'sum' as in the paper, or 'mean' (the sum over K).
-      seed: integer or typed key.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_choice("reduction", reduction, ("sum", "mean"))
 
@@ -96,18 +90,8 @@ def gradvac(
         w, target = gradvac_weights(inputs.gram, target, random_orders(inputs.key, k), beta)
         return (w / k if reduction == "mean" else w), target
 
-    def init(k):
+    def init(k: int) -> Any:
         return jnp.zeros((k, k), jnp.float32)
 
     method = Method("gradvac", weights, init=init, uses_key=True, sums=reduction == "sum")
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

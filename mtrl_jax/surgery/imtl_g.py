@@ -1,24 +1,21 @@
 """IMTL-G: an update with the same projection onto every task gradient."""
 
-import jax
-import jax.numpy as jnp
-import optax
+from typing import Any, Unpack
 
-from mtrl_jax.surgery.parts import Mask
+import jax.numpy as jnp
+from jax import Array
+
 from mtrl_jax.surgery.quadratic import solve_psd, unit_gram
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["imtl_g", "imtl_g_weights"]
-
-Array = jax.Array
 
 
 def imtl_g_weights(gram: Array) -> Array:
     """Weights with sum 1 for which `<u_i, sum_j w_j g_j>` is the same for all unit gradients u_i.
 
     `w = D C^+ 1`, divided by its sum, with D = diag(1/|g_i|) and C the cosine matrix; equal to the
-    paper's closed form where the gradients are independent, and its least-squares extension where
-    not.
+    paper's closed form where the gradients are independent, else its least-squares extension.
 
     Args:
       gram: float32 `[K, K]`.
@@ -35,22 +32,13 @@ def imtl_g_weights(gram: Array) -> Array:
     return jnp.where(defined, w / jnp.where(defined, total, 1.0), 0.0)
 
 
-def imtl_g(
-    num_tasks: int,
-    *,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+@factory
+def imtl_g(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """IMTL-G, impartial multi-task learning (its gradient half).
 
     Liu, Li, Kuang, Xue, Chen, Yang, Liao & Zhang 2021, "Towards Impartial Multi-task Learning",
-    ICLR,
-    equation 6: the update d = sum_i w_i g_i, sum_i w_i = 1, with <d, g_i / |g_i|> equal for all
-    tasks.
+    ICLR, equation 6: the update d = sum_i w_i g_i, sum_i w_i = 1, with <d, g_i / |g_i|> equal for
+    all tasks.
 
     Needs the gradients only. No task is favoured by the size of its gradient. Weights may be
     negative, and where gradients conflict strongly the common projection can be negative too,
@@ -59,18 +47,10 @@ def imtl_g(
 
     Args:
       num_tasks: K.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
-    method = Method("imtl_g", lambda inputs, state: (imtl_g_weights(inputs.gram), state))
 
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+        return imtl_g_weights(inputs.gram), state
+
+    return make_transform(Method("imtl_g", weights), num_tasks, **options)

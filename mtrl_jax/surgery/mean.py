@@ -1,24 +1,17 @@
 """The plain mean of the task gradients: the baseline of every comparison."""
 
-import jax.numpy as jnp
-import optax
+from typing import Any, Unpack
 
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+import jax.numpy as jnp
+from jax import Array
+
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["mean"]
 
 
-def mean(
-    num_tasks: int,
-    *,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = False,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+@factory
+def mean(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """The mean of the task gradients, `(1/K) sum_i g_i`.
 
     Equal weights ("linear scalarisation", "unitary scalarisation"); Kurin et al. 2022 (arXiv
@@ -28,22 +21,10 @@ def mean(
 
     Args:
       num_tasks: K.
-      seed: unused; every factory of the family accepts it.
-      diagnostics: as in `make_transform`; off by default, since only they need the Gram matrix
-      here.
-      mask, scope, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         return jnp.full((inputs.num_tasks,), 1.0 / inputs.num_tasks, jnp.float32), state
 
-    return make_transform(
-        Method("mean", weights, uses_gram=False, sums=False),
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(Method("mean", weights, uses_gram=False), num_tasks, **options)

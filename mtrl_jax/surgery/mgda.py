@@ -1,16 +1,14 @@
 """MGDA: the shortest vector in the convex hull of the task gradients."""
 
-import jax
-import jax.numpy as jnp
-import optax
+from typing import Any, Unpack
 
-from mtrl_jax.surgery.parts import Mask
+import jax.numpy as jnp
+from jax import Array
+
 from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["mgda", "mgda_weights"]
-
-Array = jax.Array
 
 
 def mgda_weights(gram: Array) -> Array:
@@ -18,8 +16,7 @@ def mgda_weights(gram: Array) -> Array:
 
     From the complementarity problem of `min 1/2 w'Gw - sum(w), w >= 0`, whose solution points the
     same way, and is bounded by the ridge where the hull contains 0 (the update is then 0 up to
-    that). A zero
-    gradient is itself the shortest vector: it takes all the weight.
+    that). A zero gradient is itself the shortest vector: it takes all the weight.
 
     Args:
       gram: float32 `[K, K]`.
@@ -37,16 +34,8 @@ def mgda_weights(gram: Array) -> Array:
     return w / w.sum()
 
 
-def mgda(
-    num_tasks: int,
-    *,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+@factory
+def mgda(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """MGDA, the multiple-gradient descent algorithm.
 
     Désidéri 2012 and, for deep learning, Sener & Koltun 2018, "Multi-Task Learning as
@@ -56,24 +45,15 @@ def mgda(
 
     The update has the same inner product with every task gradient that has weight, and is zero
     exactly at Pareto-stationary points. Solved exactly (the paper iterates Frank-Wolfe). Needs the
-    gradients only. The
-    smallest gradient decides the direction and the length: normalise losses first if their scales
-    differ.
+    gradients only. The smallest gradient decides the direction and the length: normalise losses
+    first if their scales differ.
 
     Args:
       num_tasks: K.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
-    method = Method("mgda", lambda inputs, state: (mgda_weights(inputs.gram), state))
 
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+        return mgda_weights(inputs.gram), state
+
+    return make_transform(Method("mgda", weights), num_tasks, **options)

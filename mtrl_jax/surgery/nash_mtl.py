@@ -1,18 +1,17 @@
 """Nash-MTL: the update is the bargain that the tasks would strike."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.powers import solve_power_equation
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["clip_weights", "nash_mtl", "nash_mtl_weights"]
-
-Array = jax.Array
 
 
 def nash_mtl_weights(gram: Array) -> Array:
@@ -46,18 +45,14 @@ def clip_weights(weights: Array, gram: Array, max_norm: Array | float) -> Array:
     return weights * jnp.where(too_long, max_norm / jnp.where(too_long, length, 1.0), 1.0)
 
 
+@factory
 def nash_mtl(
     num_tasks: int,
     *,
     max_norm: float | None = 1.0,
     update_every: int = 1,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """Nash-MTL, multi-task learning as a bargaining game.
 
     Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik & Fetaya 2022, arXiv 2202.01017, equation
@@ -76,8 +71,7 @@ def nash_mtl(
       max_norm: longest update, 1 as in the authors' code; None for no limit.
       update_every: weights are solved for at every so many updates, and kept between (the paper's
         way to save backward passes; the gradients are still needed here, for the clipping).
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     limit = jnp.inf if max_norm is None else max_norm
     check_positive("max_norm", limit)
@@ -92,18 +86,8 @@ def nash_mtl(
         )
         return clip_weights(w, inputs.gram, limit), w
 
-    def init(k):
+    def init(k: int) -> Any:
         return jnp.ones((k,), jnp.float32)
 
     method = Method("nash_mtl", weights, init=init)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

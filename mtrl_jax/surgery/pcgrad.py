@@ -1,18 +1,17 @@
 """PCGrad: each task gradient is projected off the gradients that it conflicts with."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice, static_int
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["pcgrad", "pcgrad_weights"]
-
-Array = jax.Array
 
 
 def pcgrad_weights(gram: Array, orders: Array) -> Array:
@@ -47,19 +46,15 @@ def pcgrad_weights(gram: Array, orders: Array) -> Array:
     return c.sum(0)
 
 
+@factory
 def pcgrad(
     num_tasks: int,
     *,
-    seed: Seed = 0,
     reduction: str = "sum",
     order: str = "independent",
     num_orders: int | None = None,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """PCGrad, "project conflicting gradients".
 
     Yu, Kumar, Gupta, Levine, Hausman & Finn 2020, "Gradient Surgery for Multi-Task Learning", arXiv
@@ -79,17 +74,16 @@ def pcgrad(
 
     Args:
       num_tasks: K.
-      seed: of the orders; integer or typed key.
       reduction: 'sum' as in the paper, or 'mean' (the sum over K).
       order: 'independent'; 'shared', one order for all tasks (other ports; more variance); 'fixed'.
       num_orders: weights are averaged over this many draws (K x K work each), which divides the
         variance that comes from the orders.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_choice("reduction", reduction, ("sum", "mean"))
     check_choice("order", order, ("independent", "shared", "fixed"))
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         k = inputs.gram.shape[0]
 
         def draw(key):
@@ -106,13 +100,4 @@ def pcgrad(
         return (w / k if reduction == "mean" else w), state
 
     method = Method("pcgrad", weights, uses_key=order != "fixed", sums=reduction == "sum")
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

@@ -12,18 +12,39 @@ The solution is exact for its free set, in float32, where first-order or interio
 with the square root of the precision.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from mtrl_jax.surgery.varying import vary_like
 
-__all__ = ["RIDGE", "complementarity", "dual_cone_weights", "solve_psd", "unit_gram"]
+__all__ = [
+    "RIDGE",
+    "Solution",
+    "complementarity",
+    "dual_cone_weights",
+    "solve_psd",
+    "unit_gram",
+]
 
 Array = jax.Array
 
 # Added to the unit diagonal of the cosine matrix: what makes dependent gradients solvable. Relative
 # to each task's own norm, so that scaling a task's gradient changes nothing.
 RIDGE = 1e-6
+
+
+class Solution(NamedTuple):
+    """What an iterative solver hands to `make_transform`.
+
+    Attributes:
+      weights: `[K]`.
+      converged: bool `[]`, whether they solve the problem to the precision that is claimed.
+    """
+
+    weights: Array
+    converged: Array
 
 
 def unit_gram(gram: Array) -> tuple[Array, Array, Array]:

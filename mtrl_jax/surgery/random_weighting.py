@@ -1,15 +1,14 @@
 """Random loss weighting: the litmus test for weighting methods."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["random_weighting", "random_weights"]
-
-Array = jax.Array
 
 
 def random_weights(key: Array, num_tasks: int) -> Array:
@@ -17,16 +16,8 @@ def random_weights(key: Array, num_tasks: int) -> Array:
     return jax.nn.softmax(jax.random.normal(key, (num_tasks,), jnp.float32))
 
 
-def random_weighting(
-    num_tasks: int,
-    *,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = False,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+@factory
+def random_weighting(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """RLW, random loss weighting.
 
     Lin, Ye, Zhang & Tsang 2022, "Reasonable Effectiveness of Random Weighting: A Litmus Test for
@@ -37,22 +28,11 @@ def random_weighting(
 
     Args:
       num_tasks: K.
-      seed: integer or typed key.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         return (random_weights(inputs.key, inputs.num_tasks), state)
 
     method = Method("random_weighting", weights, uses_gram=False, uses_key=True)
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

@@ -1,16 +1,14 @@
 """Losses weighted by learned task uncertainties."""
 
-import jax
+from typing import Any, Unpack
+
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.parts import Mask
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
 
 __all__ = ["uncertainty_step", "uncertainty_weighting", "uncertainty_weights"]
-
-Array = jax.Array
 
 
 def uncertainty_weights(log_variance: Array) -> Array:
@@ -25,17 +23,13 @@ def uncertainty_step(
     return log_variance - learning_rate * 0.5 * (1.0 - jnp.exp(-log_variance) * task_losses)
 
 
+@factory
 def uncertainty_weighting(
     num_tasks: int,
     *,
     learning_rate: float = 0.01,
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = False,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """UW, weighting by homoscedastic uncertainty.
 
     Kendall, Gal & Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
@@ -53,28 +47,18 @@ def uncertainty_weighting(
     Args:
       num_tasks: K.
       learning_rate: of the log variances.
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_positive("learning_rate", learning_rate)
 
     def weights(inputs, s):
         return uncertainty_weights(s), uncertainty_step(s, inputs.task_losses, learning_rate)
 
-    def init(k):
+    def init(k: int) -> Any:
         return jnp.zeros((k,), jnp.float32)
 
     method = Method(
         "uncertainty_weighting", weights, init=init, uses_gram=False, uses_losses=True, sums=True
     )
 
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)

@@ -1,17 +1,16 @@
 """UPGrad: every task gradient is projected onto the cone where no task gets worse."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
+from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
-from mtrl_jax.surgery.parts import Mask
 from mtrl_jax.surgery.quadratic import dual_cone_weights
-from mtrl_jax.surgery.transform import AxisName, Method, Seed, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["upgrad", "upgrad_weights"]
-
-Array = jax.Array
 
 
 def upgrad_weights(gram: Array) -> Array:
@@ -27,24 +26,19 @@ def upgrad_weights(gram: Array) -> Array:
     return jax.vmap(dual_cone_weights, in_axes=(None, 0))(gram, each).sum(0)
 
 
+@factory
 def upgrad(
     num_tasks: int,
     *,
     reduction: str = "mean",
-    seed: Seed = 0,
-    mask: Mask = None,
-    scope: str = "global",
-    diagnostics: bool | str = True,
-    axis_name: AxisName = None,
-    replicated: Mask = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Transform:
     """UPGrad, "unconflicting projection of gradients".
 
     Quinton & Rey 2024, "Jacobian Descent for Multi-Objective Optimization", arXiv 2406.16232,
     equation 5: the mean over i of the projection of g_i onto the dual cone of all task gradients.
-    What PCGrad becomes when its visits are repeated until nothing conflicts (for two tasks the two
-    are equal up to K): the update conflicts with no task, scales with each task's gradient, and
-    needs no random order.
+    What PCGrad becomes when its visits are repeated until nothing conflicts (for two tasks they are
+    equal up to K): the update conflicts with no task, is linear in scales, and needs no order.
 
     Needs the gradients only; solves K quadratic programmes of K variables. The default choice when
     PCGrad's update must not set any task back.
@@ -52,24 +46,13 @@ def upgrad(
     Args:
       num_tasks: K.
       reduction: 'mean' as in the paper, or 'sum' (to stand beside PCGrad).
-      seed: unused; every factory of the family accepts it.
-      mask, scope, diagnostics, axis_name, replicated: see `make_transform`.
+      options: see `Options`.
     """
     check_choice("reduction", reduction, ("sum", "mean"))
 
-    def weights(inputs, state):
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         w = upgrad_weights(inputs.gram)
         return (w / inputs.num_tasks if reduction == "mean" else w), state
 
     method = Method("upgrad", weights, sums=reduction == "sum")
-
-    return make_transform(
-        method,
-        num_tasks,
-        seed=seed,
-        mask=mask,
-        scope=scope,
-        diagnostics=diagnostics,
-        axis_name=axis_name,
-        replicated=replicated,
-    )
+    return make_transform(method, num_tasks, **options)
