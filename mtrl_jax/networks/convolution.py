@@ -2,7 +2,7 @@
 
 Under a vmap over tasks, each with kernels of its own, XLA makes a grouped convolution, which takes
 up to ten times the time of the same number of products on a CPU (`python -m
-benchmarks.convolutions`). A product under vmap is a batched product.
+timings.convolutions`). A product under vmap is a batched product.
 """
 
 from typing import Any

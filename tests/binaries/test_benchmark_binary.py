@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark_agents, benchmark_growth, benchmark_show
-from experiments.benchmark_agents import BUILDERS, CONTROLS
-from experiments.benchmark_imitation import STUDENTS
+from experiments.benchmark import agents, growth, show
+from experiments.benchmark.agents import BUILDERS, CONTROLS
+from experiments.benchmark.imitation import STUDENTS
 from mtrl_jax import metrics
 from mtrl_jax.benchmark import matrix, regime, results
 from mtrl_jax.benchmark.cells import TRACKS, Cell
@@ -84,7 +84,7 @@ def test_the_documented_agent_goes_through_the_whole_matrix(tmp_path, monkeypatc
     assert (folder / "results.jsonl").read_bytes() == before
     assert json.loads((folder / "config.json").read_text())["suite"] == "small_games:catch,rain"
 
-    report = commands.start((f"--workdir={folder}",), 1, "experiments.report")
+    report = commands.start((f"--workdir={folder}",), 1, "experiments.benchmark.report")
     status, out, err = commands.finish(report)
     assert status == 0, err
     assert "my_agent:make" in (folder / "report.html").read_text()
@@ -106,7 +106,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(flags, message, tmp_path):
 
 def test_results_of_other_settings_of_an_agent_are_not_taken_over(tmp_path):
     def of(*pairs):
-        return {"ppo": benchmark_agents.make("ppo", "no_id", pairs, SPEC).settings}
+        return {"ppo": agents.make("ppo", "no_id", pairs, SPEC).settings}
 
     results.keep_agents(tmp_path, of("discount=0.5"))
     results.keep_agents(tmp_path, {"random": {}})
@@ -133,15 +133,15 @@ PAIRS = [
 
 @pytest.mark.parametrize(("name", "track"), PAIRS)
 def test_every_agent_can_be_made_and_says_what_it_is(name, track):
-    entry = benchmark_agents.make(name, track, [], SPEC)
+    entry = agents.make(name, track, [], SPEC)
     assert json.loads(json.dumps(entry.settings)) == entry.settings
-    assert entry.learns == (name not in benchmark_agents.CONTROLS) and not entry.hosted
+    assert entry.learns == (name not in agents.CONTROLS) and not entry.hosted
     assert entry.make(SPEC).unroll_length >= 1
 
 
 @pytest.mark.parametrize(("name", "track"), [pair for pair in PAIRS if pair[0] not in CONTROLS])
 def test_what_goes_over_fits_an_agent_of_the_new_game(name, track):
-    entry = benchmark_agents.make(name, track, ["hidden=4"], SPEC)
+    entry = agents.make(name, track, ["hidden=4"], SPEC)
 
     def of(spec, make=entry.make):
         return jax.eval_shape(make(spec).init, jax.random.key(0))
@@ -171,8 +171,8 @@ def test_what_goes_over_fits_an_agent_of_the_new_game(name, track):
 
 def test_a_network_that_grows_plays_a_new_game_as_the_small_one_would(monkeypatch):
     spec = regime.stream_spec(SPEC)
-    monkeypatch.setattr(benchmark_growth, "NOISE", 0.0)
-    entry = benchmark_agents.make("net2net", "no_id", ["hidden=6x4"], SPEC)
+    monkeypatch.setattr(growth, "NOISE", 0.0)
+    entry = agents.make("net2net", "no_id", ["hidden=6x4"], SPEC)
     small, big = entry.pretrain(spec), entry.make(spec)
     before, fresh = (jax.jit(a.init)(jax.random.key(n)) for n, a in enumerate((small, big)))
     before = jax.tree.map(  # away from zero, where every policy is uniform
@@ -198,11 +198,11 @@ def test_a_network_that_grows_plays_a_new_game_as_the_small_one_would(monkeypatc
     kernel = entry.transfer(before, fresh).params.shared["actor"]["dense0"]["kernel"]
     assert len(np.unique(np.asarray(kernel[0]))) == 6
     with pytest.raises(ValueError, match="hidden must hold even widths"):
-        benchmark_agents.make("net2net", "no_id", ["hidden=5"], SPEC)
+        agents.make("net2net", "no_id", ["hidden=5"], SPEC)
 
 
 def test_shared_parameters_go_over_and_a_tasks_own_do_not():
-    entry = benchmark_agents.make("dqn", "task_id", ["hidden=4", "replay_size=1000"], SPEC)
+    entry = agents.make("dqn", "task_id", ["hidden=4", "replay_size=1000"], SPEC)
     new = SPEC._replace(
         task_names=("catch",), action_mask=SPEC.action_mask[:1], episode_limit=np.array([100])
     )
@@ -223,7 +223,7 @@ def test_shared_parameters_go_over_and_a_tasks_own_do_not():
         np.testing.assert_array_equal(a, b)
 
 
-ENTRIES = {name: benchmark_agents.make(name, "no_id", [], SPEC) for name in BUILDERS}
+ENTRIES = {name: agents.make(name, "no_id", [], SPEC) for name in BUILDERS}
 SAME = [(name, kind) for name, e in ENTRIES.items() if e.same for kind in e.same.kinds]
 
 
@@ -237,13 +237,13 @@ def test_some_agents_repeat_another_ones_runs():
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in SAME}))
 def test_an_agent_whose_runs_are_copied_begins_as_the_one_they_are_copied_from(name):
-    own = benchmark_agents.make(name, "no_id", ["hidden=4"], SPEC)
-    other = benchmark_agents.make(own.same.agent, "no_id", ["hidden=4"], SPEC)
+    own = agents.make(name, "no_id", ["hidden=4"], SPEC)
+    other = agents.make(own.same.agent, "no_id", ["hidden=4"], SPEC)
     assert own.same.settings == other.settings
     spec = regime.stream_spec(SPEC)
     fresh = [jax.jit(entry.make(spec).init)(jax.random.key(3)) for entry in (own, other)]
     tiny.assert_trees_equal(*fresh)
-    apart = benchmark_agents.make(own.same.agent, "no_id", ["hidden=6"], SPEC)
+    apart = agents.make(own.same.agent, "no_id", ["hidden=6"], SPEC)
     assert own.same.settings != apart.settings
 
 
@@ -254,10 +254,10 @@ def test_the_table_says_what_is_done_running_and_left():
     one, two, three, four = (cell("dqn", "scratch", n) for n in range(4))
     control = cell("random", "control", 9)
     progress = matrix.Progress([control, one], {two: 0.25}, [three, four], ["x"], 61.0, 3700.0)
-    assert benchmark_show.summary(progress) == (
+    assert show.summary(progress) == (
         "2 done, 1 running, 2 left, 1 failed; 1:01 so far, about 1:01:40 to go (dqn-scratch-1 25 %)"
     )
-    lines = [line.split() for line in benchmark_show.table(progress)]
+    lines = [line.split() for line in show.table(progress)]
     assert lines == [
         ["control", "scratch"],
         ["random", "1/1"],
@@ -265,7 +265,7 @@ def test_the_table_says_what_is_done_running_and_left():
         ["running", "dqn-scratch-1", "25", "%"],
     ]
     over = progress._replace(running={}, left=[])
-    assert benchmark_show.summary(over) == "2 done, 0 running, 0 left, 1 failed; 1:01 so far"
+    assert show.summary(over) == "2 done, 0 running, 0 left, 1 failed; 1:01 so far"
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def test_the_table_says_what_is_done_running_and_left():
 )
 def test_unknown_agents_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
-        benchmark_agents.make(name, "no_id", [], SPEC)
+        agents.make(name, "no_id", [], SPEC)
 
 
 def test_overrides_are_of_all_agents_or_of_one():
     def make(*pairs):
-        return benchmark_agents.make("ppo", "no_id", pairs, SPEC).settings
+        return agents.make("ppo", "no_id", pairs, SPEC).settings
 
     assert make("discount=0.5")["config/discount"] == 0.5
     assert make("ppo.discount=0.5", "a3c.discount=0.1")["config/discount"] == 0.5
@@ -298,12 +298,12 @@ def test_an_agent_of_five_functions_is_known_by_what_its_function_returns(tmp_pa
         example() + "\ndef empty(spec):\n    return {}\n\nnumber = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    entry = benchmark_agents.make("an_agent:make", "no_id", [], SPEC)
+    entry = agents.make("an_agent:make", "no_id", [], SPEC)
     assert entry.hosted and entry.learns and isinstance(entry.make(SPEC), HostAgent)
     assert Spec._fields == tuple(
         "observation_shape observation_dtype vocabulary num_actions action_size".split()
     )
     with pytest.raises(ValueError, match="'an_agent:empty' must return a HostAgent, got dict"):
-        benchmark_agents.make("an_agent:empty", "no_id", [], SPEC)
+        agents.make("an_agent:empty", "no_id", [], SPEC)
     with pytest.raises(ValueError, match="'an_agent:number' is not a function"):
-        benchmark_agents.make("an_agent:number", "no_id", [], SPEC)
+        agents.make("an_agent:number", "no_id", [], SPEC)

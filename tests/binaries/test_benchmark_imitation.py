@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark_agents
+from experiments.benchmark import agents
 from mtrl_jax import train
 from mtrl_jax.benchmark import cells, compiled, hosted, regime
 from mtrl_jax.envs import suites
@@ -36,7 +36,7 @@ def _quick():
 
 @functools.cache
 def entry(name):
-    return benchmark_agents.make(name, "no_id", NUMBERS, SUITE.spec)
+    return agents.make(name, "no_id", NUMBERS, SUITE.spec)
 
 
 def cell_of(kind, name="actor_mimic", task=-1):
@@ -129,7 +129,7 @@ def test_each_student_has_the_teachers_of_its_own_seed():
 
 def test_overrides_go_to_whom_they_fit_and_what_cannot_play_on_is_refused():
     def make(*pairs, track="no_id"):
-        return benchmark_agents.make("actor_mimic", track, pairs, SUITE.spec)
+        return agents.make("actor_mimic", track, pairs, SUITE.spec)
 
     with pytest.raises(ValueError, match=r"agent actor_mimic .* its track is no_id"):
         make(track="task_id")

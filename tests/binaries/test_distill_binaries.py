@@ -72,7 +72,7 @@ def test_actor_mimic_takes_teachers_from_elsewhere(distilled, tmp_path):
         "--feature_costs=0.01",
         f"--workdir={tmp_path}",
     )
-    _run("actor_mimic", *args)
+    _run("distill.actor_mimic", *args)
     lines = _lines(tmp_path / "results.jsonl")
     assert [line["student"] for line in lines] == ["policy and 0.01 features"]
     other = {line["game"]: line["teacher_seeds"] for line in _lines(folder / "results.jsonl")}

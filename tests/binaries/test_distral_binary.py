@@ -10,7 +10,10 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
-from experiments import common, distral
+from experiments.common import binary
+from experiments.common.override import override
+from experiments.common.progress import Progress
+from experiments.distral import __main__ as distral
 from mtrl_jax import metrics, train, workdir
 from tests.machinery import commands
 from tests.machinery.test_workdir import snapshot
@@ -29,7 +32,7 @@ def call(*args: str) -> tuple[int, str, str]:
         pytest.raises(SystemExit) as ended,
     ):
         patch.setattr(sys, "argv", ["distral", *args])
-        common.main(distral.main)
+        binary.main(distral.main)
     return ended.value.code or 0, out.getvalue(), err.getvalue()
 
 
@@ -123,7 +126,7 @@ def test_suites_are_listed():
     ],
 )
 def test_what_a_run_raises_becomes_a_sentence(error, code, monkeypatch):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(train, "run", fail)
@@ -131,12 +134,12 @@ def test_what_a_run_raises_becomes_a_sentence(error, code, monkeypatch):
 
 
 def test_ctrl_c_outside_the_loop_is_a_sentence(monkeypatch):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "run", fail)
     code, _, err = call(*SENTENCE)
-    assert code == common.INTERRUPTED == 130
+    assert code == binary.INTERRUPTED == 130
     assert err.startswith("Stopped; ") and err.count("\n") == 1
 
 
@@ -191,7 +194,7 @@ def test_progress_on_a_terminal_and_off_it(monkeypatch):
         stream = io.StringIO()
         monkeypatch.setattr(stream, "isatty", lambda tty=tty: tty, raising=False)
         monkeypatch.setattr(sys, "stderr", stream)
-        with contextlib.closing(common.Progress("title", ("a", "b"))) as progress:
+        with contextlib.closing(Progress("title", ("a", "b"))) as progress:
             assert stream.getvalue() == ""  # nothing before the run has passed its checks
             progress(0, 100, rows[0])
             progress(100, 100, rows[1])
@@ -206,12 +209,12 @@ def test_overrides():
     from mtrl_jax.algorithms.distral import Config
 
     pairs = ["hidden=64x32", "alpha=0.25", "separate=true", "unroll_length=1_0", "core=lstm"]
-    config = common.override(Config(), pairs)
+    config = override(Config(), pairs)
     assert config == Config(
         hidden=(64, 32), alpha=0.25, separate=True, unroll_length=10, core="lstm"
     )
     with pytest.raises(ValueError, match="separate takes"):
-        common.override(Config(), ["separate=maybe"])
+        override(Config(), ["separate=maybe"])
 
 
 assert pathlib.Path(distral.__file__).is_relative_to(commands.ROOT)

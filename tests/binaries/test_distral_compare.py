@@ -48,7 +48,7 @@ def compared(tmp_path_factory):
         "--algorithms=a3c_multitask,a3c_2col",
         f"--workdir={folder}",
     )
-    return folder, args, _run("distral_compare", *args)[0]
+    return folder, args, _run("distral.compare", *args)[0]
 
 
 def test_the_table_holds_what_the_runs_wrote(compared):
@@ -74,7 +74,7 @@ def test_a_finished_comparison_only_draws(compared):
     numbers = (folder / "comparison.jsonl").read_text()
     (folder / "comparison.png").unlink()
     (folder / "comparison.jsonl").unlink()
-    assert _run("distral_compare", *args)[0] == out
+    assert _run("distral.compare", *args)[0] == out
     assert (folder / "comparison.jsonl").read_text() == numbers
     assert (folder / "comparison.png").exists()
     assert [path.stat().st_mtime_ns for path in checkpoints] == written != []
@@ -93,7 +93,7 @@ def test_a_point_of_the_grid_is_a_training_run(compared, tmp_path):
         "--entropy_costs=1e-2",
         f"--out={out}",
     )
-    _run("distral_robustness", *args)
+    _run("distral.robustness", *args)
     (line,) = _lines(out.with_suffix(".jsonl"))
     assert [(r["learning_rate"], r["seed"]) for r in line["runs"]] == [
         (1e-3, 0),
@@ -107,10 +107,10 @@ def test_a_point_of_the_grid_is_a_training_run(compared, tmp_path):
     assert finals[:2] != finals[2:]
     assert out.exists()
 
-    _run("distral_robustness", *args)  # a finished grid is not run again
+    _run("distral.robustness", *args)  # a finished grid is not run again
     assert len(_lines(out.with_suffix(".jsonl"))) == 1
     code, _, err = commands.finish(
-        commands.start([*args, "--total_env_steps=1600"], 1, "experiments.distral_robustness")
+        commands.start([*args, "--total_env_steps=1600"], 1, "experiments.distral.robustness")
     )
     assert code == 2 and "holds runs of other settings" in err
 
@@ -118,11 +118,15 @@ def test_a_point_of_the_grid_is_a_training_run(compared, tmp_path):
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("distral_compare", ("--suite=maze8", "--algorithms=a3c,b3c"), "--algorithms must be some"),
-        ("distral_compare", ("--suite=maze8", "--algorithm=a3c"), "--algorithm means nothing"),
-        ("distral_robustness", ("--suite=minigrid_nav4",), "--suite must be a functional one"),
-        ("distral_robustness", ("--suite=maze8", "--learning_rates=fast"), "must hold numbers"),
-        ("distral_robustness", ("--suite=maze8", "--entropy_costs=-1"), "entropy_cost must be"),
+        ("distral.compare", ("--suite=maze8", "--algorithms=a3c,b3c"), "--algorithms must be some"),
+        (
+            "distral.compare",
+            ("--suite=maze8", "--algorithm=a3c"),
+            "Unknown command line flag",
+        ),
+        ("distral.robustness", ("--suite=minigrid_nav4",), "--suite must be a functional one"),
+        ("distral.robustness", ("--suite=maze8", "--learning_rates=fast"), "must hold numbers"),
+        ("distral.robustness", ("--suite=maze8", "--entropy_costs=-1"), "entropy_cost must be"),
     ],
 )
 def test_bad_input_is_one_sentence(module, arguments, words, tmp_path):

@@ -1,4 +1,4 @@
-"""`python -m experiments.distral_tabular` at a tiny size."""
+"""`python -m experiments.distral.tabular` at a tiny size."""
 
 import json
 import os
@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.distral_tabular", *arguments],
+        [sys.executable, "-m", "experiments.distral.tabular", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

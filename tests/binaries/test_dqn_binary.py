@@ -2,11 +2,10 @@
 sentence."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from experiments.dqn import presets
 from tests.machinery import commands
 
 PER_DISPATCH = 10 * 4 * 1 * 2  # updates, T, K, E
@@ -58,14 +57,9 @@ def test_bad_flags_end_in_one_sentence(tmp_path, args, words):
     assert words in err
 
 
-def test_every_suite_has_a_preset():
-    # In a process of its own: two binaries in one would define a flag twice.
-    program = """
-from experiments import dqn
-for suite, row in (("small_games:catch", "small_games"), ("envpool:Pong-v5", "envpool:"),
-                   ("maze8", "")):
-    assert dqn.preset_of(suite) is dqn.PRESETS[row], suite
-"""
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, env=commands.environment(1), cwd=commands.ROOT
-    )
+@pytest.mark.parametrize(
+    ("suite", "row"),
+    [("small_games:catch", "small_games"), ("envpool:Pong-v5", "envpool:"), ("maze8", "")],
+)
+def test_every_suite_has_a_preset(suite, row):
+    assert presets.preset_of(suite) is presets.PRESETS[row]

@@ -57,7 +57,7 @@ def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
     rows = []
     for more in (("--surgeries=mean", "--num_seeds=2"), ("--surgeries=mean,sum", "--num_seeds=1")):
         code, out, err = commands.finish(
-            commands.start((*args, *more), 1, "experiments.metaworld_compare")
+            commands.start((*args, *more), 1, "experiments.metaworld.compare")
         )
         assert code == 0, err
         lines = (tmp_path / "out" / "figure.jsonl").read_text().splitlines()

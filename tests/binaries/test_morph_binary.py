@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import morph
-from experiments.morph_train import Config
+from experiments.morph import run
+from experiments.morph.train import Config
 from mtrl_jax import metrics
 
 TINY = Config(
@@ -22,7 +22,7 @@ TINY = Config(
 
 
 def test_curves_go_on_where_the_small_network_stopped(tmp_path):
-    table = morph.run(TINY, tmp_path)
+    table = run.run(TINY, tmp_path)
     rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")
 
     def of(name):
@@ -38,4 +38,4 @@ def test_curves_go_on_where_the_small_network_stopped(tmp_path):
     np.testing.assert_allclose(table["net2net"]["over_scratch"], equal, atol=1e-9)
     assert (tmp_path / "plots" / "morph.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="factor=2, this one has 4"):
-        morph.run(dataclasses.replace(TINY, factor=4), tmp_path)
+        run.run(dataclasses.replace(TINY, factor=4), tmp_path)

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import supervised_data, supervised_report
-from experiments.supervised_surgery import Config, run
+from experiments.common.digits import digits
+from experiments.supervised import data, report
+from experiments.supervised.run import Config, run
 from mtrl_jax import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -18,18 +19,18 @@ TINY = Config(problem="two_digits", num_seeds=2, steps=4, eval_every=2, batch_si
 
 
 def test_canvas_holds_both_scans_and_labels_follow_their_places():
-    problem = supervised_data.overlapping(2)
+    problem = data.overlapping(2)
     x, y = problem.test(jax.random.key(0), 50)
     assert x.shape == (2, 50, 121) and y.shape == (2, 50)
     np.testing.assert_array_equal(x[0], x[1])
     canvas = np.asarray(x[0]).reshape(50, 11, 11)
-    images, labels = supervised_data.digits()[1]
-    for task, (row, column) in enumerate(supervised_data.PLACES[:2]):
+    images, labels = digits()[1]
+    for task, (row, column) in enumerate(data.PLACES[:2]):
         window = canvas[:, row : row + 8, column : column + 8]
         for n in range(50):
             # The brighter pixel wins, so the scan is nowhere brighter than its window; and pixels
             # that the other scan does not reach are exactly its own.
-            other = supervised_data.PLACES[1 - task]
+            other = data.PLACES[1 - task]
             free = np.ones((11, 11), bool)
             free[other[0] : other[0] + 8, other[1] : other[1] + 8] = False
             free = free[row : row + 8, column : column + 8]
@@ -38,18 +39,18 @@ def test_canvas_holds_both_scans_and_labels_follow_their_places():
 
 
 def test_many_tasks_shows_five_digits_a_task_under_ten_different_transformations():
-    problem = supervised_data.many_tasks()
+    problem = data.many_tasks()
     x, y = problem.train(jax.random.key(0), 200)
     assert x.shape == (20, 200, 64) and y.shape == (20, 200)
     assert all(set(np.unique(row)) == set(range(5)) for row in np.asarray(y))
-    images = supervised_data.digits()[1][0][:20]
-    shown = supervised_data.transformations(images).reshape(10, 20, 64)
+    images = digits()[1][0][:20]
+    shown = data.transformations(images).reshape(10, 20, 64)
     distances = np.abs(shown[:, None] - shown[None]).mean((2, 3))
     assert (distances + np.eye(10) > 0.05).all()
 
 
 def test_no_scan_is_both_trained_on_and_tested():
-    (train, _), (test, _) = supervised_data.digits()
+    (train, _), (test, _) = digits()
     assert len(train) + len(test) == 1797
     # Two of the 1797 scans could be equal pixel by pixel; none is across this split.
     assert not {x.tobytes() for x in train} & {x.tobytes() for x in test}
@@ -67,7 +68,7 @@ def test_table_pairs_differences_by_seed():
 
     rows = [row("mean", [0.0, 0.0], 1), row("mean", [0.5, 0.9], 2)]
     rows += [row("pcgrad", [0.0, 0.0], 1), row("pcgrad", [0.6, 1.0], 2)]
-    result = supervised_report.table(rows, ["mean", "pcgrad"])["pcgrad"]
+    result = report.table(rows, ["mean", "pcgrad"])["pcgrad"]
     assert result["accuracy"] == pytest.approx(0.8)
     assert result["over_mean"] == pytest.approx(0.1)
     assert result["over_mean_interval"] == pytest.approx([0.1, 0.1])  # no spread once paired
@@ -104,7 +105,7 @@ def test_tiny_run_writes_everything_and_continues_where_it_stopped(tmp_path):
     [("--surgery=pcgrad,nothing", "upgrad"), ("--steps=30", "--eval_every=50")],
 )
 def test_wrong_flag_ends_in_one_sentence_before_anything_is_written(flag, allowed, tmp_path):
-    command = [sys.executable, "-m", "experiments.supervised_surgery", flag]
+    command = [sys.executable, "-m", "experiments.supervised", flag]
     command.append(f"--workdir={tmp_path / 'run'}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

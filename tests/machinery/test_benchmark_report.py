@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments import report
+from experiments.benchmark import report
 from mtrl_jax.benchmark import figures, numbers, page, sections, study, transfer
 
 GAMES, FOLDS, SEEDS = ("a", "b", "c", "d"), (0, 1, 0, 1), 4

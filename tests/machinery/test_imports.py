@@ -103,7 +103,7 @@ def _violations(files, root):
         for line, name, at_top in _imports(path):
             library, *rest = name.split(".")
             where = f"{path}:{line}: {name}"
-            if library in ("experiments", "tests", "benchmarks"):
+            if library in ("experiments", "tests", "timings"):
                 yield f"{where} stands above the library"
             elif library == "mtrl_jax" and rest:
                 other = rest[0]

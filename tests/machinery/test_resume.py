@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from experiments import evaluate
+from experiments.common import agents, runs
 from mtrl_jax import checkpoint
 from mtrl_jax.envs import suites
 from tests.machinery import commands, host_run, tiny
@@ -28,10 +28,10 @@ def command(folder):
 
 
 def final_state(folder):
-    settings, config = evaluate.read_run(folder)
+    settings, config = runs.read(folder)
     suite = suites.make(settings["suite"])
-    agent = evaluate.AGENTS["distral"](suite.spec, settings, 1)
-    return evaluate.restore(folder, config, suite, agent)
+    agent = agents.make(suite.spec, settings, 1)
+    return runs.restore(folder, config, suite, agent)
 
 
 def test_a_functional_run_that_is_killed_again_and_again_equals_one_that_is_not(tmp_path):

@@ -1,0 +1,64 @@
+r"""Turns the results of the benchmark into one HTML page and PNG figures.
+
+    python -m experiments.benchmark.report --workdir=runs/benchmark/maze8
+    python -m experiments.benchmark.report --results=a/results.jsonl,b --out=report.html
+
+Several tables of the same games become one report; what is not finished is left out. The page
+needs no other file. docs/benchmark.md says what each number means.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from mtrl_jax import metrics
+from mtrl_jax.benchmark import results, sections, study
+from mtrl_jax.benchmark.page import Section, write
+from mtrl_jax.benchmark.study import Study
+
+from ..common import binary, run_flags
+
+_RESULTS = flags.DEFINE_list(
+    "results", [], "Tables to read, or folders that hold one. (default: that of --workdir)"
+)
+_OUT = flags.DEFINE_string("out", None, "The page. (default: report.html beside the first table)")
+
+
+def read(paths: list[pathlib.Path]) -> tuple[Study, list[dict[str, Any]]]:
+    """The study of all tables, and their rows; controls are taken from the first.
+
+    Raises:
+      ValueError: for a table that is missing, empty, or of other games.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        file = path / results.FILE if path.is_dir() else path
+        found = metrics.read_jsonl(file)
+        if not found:
+            raise ValueError(f"--results: {file} holds no results")
+        have = {row["cell"] for row in rows}
+        rows += [row for row in found if row["cell"] not in have]
+    return study.read(rows), rows
+
+
+def main() -> None:
+    binary.refuse_others("workdir", "results", "out")
+    paths = [pathlib.Path(p) for p in _RESULTS.value] or [run_flags.existing_workdir()]
+    s, rows = read(paths)
+    beside = paths[0] if paths[0].is_dir() else paths[0].parent
+    parts = sections.every(s, rows)
+    config = beside / "config.json"
+    if config.exists():
+        text = "Counts are environment steps, reset rows included."
+        pairs = [[k, str(v)] for k, v in json.loads(config.read_text()).items()]
+        parts.append(Section("Settings", text, ("setting", "value"), pairs))
+    out = pathlib.Path(_OUT.value or beside / "report.html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in write(out, f"Benchmark: {', '.join(s.records)}", parts):
+        print(path)
+
+
+if __name__ == "__main__":
+    binary.main(main)

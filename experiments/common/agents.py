@@ -1,0 +1,81 @@
+"""From the settings of a run to its agent, for binaries that train and for those that only read."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mtrl_jax import learner, replay
+from mtrl_jax.algorithms import distral, dqn, experience, ppo, sac
+from mtrl_jax.engines import RunConfig
+from mtrl_jax.types import Agent, EnvSpec
+
+# A module with a `Config` and an `agent(spec, config, num_updates)`, for each algorithm of
+# experiments.metaworld.
+ON_METAWORLD: dict[str, Any] = {"ppo": ppo, "sac": sac}
+
+
+def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
+    """What an agent cannot know: on how many devices it is to run.
+
+    Raises:
+      ValueError: the devices do not divide a batch, or their rings do not fit into one memory.
+    """
+    if not isinstance(config, sac.Config | dqn.Config):
+        return
+    local = learner.local_devices(run.num_devices)
+    everywhere = len(local) * jax.process_count()
+    if config.batch_size % everywhere:
+        raise ValueError(
+            f"batch_size must be a multiple of {everywhere} devices; got {config.batch_size}"
+        )
+    copies = len(local) if local[0].platform == "cpu" else 1
+    if isinstance(config, sac.Config):
+        experience.check_memory(spec, config.capacity, copies)
+        return
+    # While a run starts or saves, two more copies are on their way.
+    replay.check_memory(
+        dqn.item_spec(spec), spec.num_tasks, config.replay_size, copies * run.num_seeds + 2
+    )
+
+
+def config_of(kind: Any, settings: dict[str, Any]) -> Any:
+    """The `Config` that config.json holds under `config/`."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {k.removeprefix("config/"): v for k, v in settings.items() if k.startswith("config/")}
+    return kind(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields}
+    )
+
+
+def _distral(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+    return distral.agent(spec, config_of(distral.Config, settings), num_updates)
+
+
+def _metaworld(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+    algorithm = ON_METAWORLD[settings["algorithm"]]
+    return algorithm.agent(spec, config_of(algorithm.Config, settings), num_updates)
+
+
+def _dqn(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+    return dqn.agent(spec, config_of(dqn.Config, settings), num_updates)
+
+
+BINARIES: dict[str, Callable[..., Agent]] = {
+    "distral": _distral,
+    "metaworld": _metaworld,
+    "dqn": _dqn,
+}
+
+
+def make(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+    """The agent of a run's config.json.
+
+    Args:
+      spec: of the run's suite.
+      settings: of the run; `binary` is a key of `BINARIES`.
+      num_updates: of the whole run. It matters to training only, but where a learning rate decays
+        the checkpoint holds a counter, so whoever restores one passes a number above 0.
+    """
+    return BINARIES[settings["binary"]](spec, settings, num_updates)

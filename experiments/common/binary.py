@@ -1,0 +1,76 @@
+"""How a binary begins and ends: flags parsed, errors in one sentence, exit codes."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags
+
+from mtrl_jax import processes
+
+__all__ = ["INTERRUPTED", "main", "refuse", "refuse_others", "stop"]
+
+INTERRUPTED = 130  # exit code after Ctrl-C, by convention
+_PACKAGE = __name__.rpartition(".common.")[0]  # of all binaries, under whichever name
+
+
+def refuse_others(*used: str) -> None:
+    """For a binary that uses few of the flags that it imports: the others must not look obeyed.
+
+    Raises:
+      ValueError: if one was given.
+    """
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith(f"{_PACKAGE}."):
+            refuse(*(flag.name for flag in defined if flag.name not in used))
+
+
+def refuse(*names: str) -> None:
+    """For a binary that uses most of the flags that it imports, but not these.
+
+    Raises:
+      ValueError: if one was given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} means nothing here")
+
+
+def stop(step: int, folder: pathlib.Path) -> NoReturn:
+    """Ends a run that was asked to stop, by Ctrl-C or SIGTERM, and has saved."""
+    if processes.is_chief():
+        print(f"Stopped at step {step:,}; saved. The same command continues: {folder}")
+    sys.exit(INTERRUPTED)
+
+
+def main(fn: Callable[[], None]) -> None:
+    """Parses flags and runs `fn`. Bad input ends in one sentence and exit code 2."""
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            if len(rest) > 1:
+                raise flags.Error(f"unexpected argument {rest[1]!r}; flags start with --")
+            return rest
+        except flags.Error as error:
+            _fail(str(error), 2)
+            raise
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            fn()
+        except ValueError as error:
+            _fail(str(error), 2)
+        except (FloatingPointError, ImportError) as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            print("Stopped; the same command continues from the last checkpoint.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

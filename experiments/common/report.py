@@ -1,0 +1,70 @@
+"""What binaries of discrete actions say at the end: a table, a picture, and what to do next."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtrl_jax import engines, evaluate, plots
+from mtrl_jax.types import EnvSpec
+
+
+def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
+    """`<task>/return` and more of a policy that draws actions uniformly."""
+    agent = evaluate.random_agent(suite.spec)
+    score = evaluate.scorer(suite, agent, config.eval_episodes)
+    key = engines.stream(jax.random.key(config.seed), "eval")
+    return evaluate.summary(suite.spec, jax.device_get(score((), key)))
+
+
+def report(
+    suite: Any,
+    config: engines.RunConfig,
+    rows: dict[str, Any],
+    folder: pathlib.Path,
+    actions: str = "sampled actions",
+) -> None:
+    """Prints the table, writes results.json and the learning curves, and says what to do next."""
+    spec: EnvSpec = suite.spec
+    columns: dict[str, dict[str, Any]] = {"random": random_scores(suite, config)}
+    for title, run_rows in rows.items():
+        final = [r for r in run_rows if any(k.startswith("eval/") for k in r)][-1]
+        for policy in ("task_policy", "distilled_policy"):
+            prefix = f"eval/{policy}/"
+            scores = {k.removeprefix(prefix): v for k, v in final.items() if k.startswith(prefix)}
+            if scores and not (policy == "distilled_policy" and title == "each task alone"):
+                label = title if policy == "task_policy" else "distilled"
+                columns[label] = scores
+    width = max(len(name) for name in spec.task_names)
+    quantities = ("return", "success") if spec.has_success else ("return",)
+    print(f"\nMeans of {config.eval_episodes} episodes a task, {actions}, final policies:")
+    print(" " * width, *(f"{label:>20}" for label in columns))
+    print("task".ljust(width), *(f"{' / '.join(quantities):>20}" for _ in columns))
+    for task in spec.task_names:
+        cells = [
+            " / ".join(f"{np.mean(scores[f'{task}/{q}']):.2f}" for q in quantities)
+            for scores in columns.values()
+        ]
+        print(task.ljust(width), *(f"{cell:>20}" for cell in cells))
+    results = {
+        label: {k: np.asarray(v).tolist() for k, v in s.items()} for label, s in columns.items()
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    picture = folder / "plots" / "learning_curves.png"
+    levels = {task: float(np.mean(columns["random"][f"{task}/return"])) for task in spec.task_names}
+    plots.learning_curves(
+        {title: [r] for title, r in rows.items()},
+        spec.task_names,
+        picture,
+        levels={"random": levels},
+    )
+    print(f"""
+learning curves  {picture}
+checkpoints      {folder / "checkpoints"}
+to continue      the same command with a larger --total_env_steps (now {config.total_env_steps})
+to evaluate      python -m experiments.evaluate --workdir={folder}
+to compare runs  python -m experiments.plot --runs={
+        ",".join([str(folder), str(folder / "alone")][: len(rows)])
+    }""")

@@ -1,0 +1,154 @@
+"""The flags of a run, with one meaning in every binary, and the records that they make."""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+import absl.logging
+import jax
+from absl import flags
+
+from mtrl_jax.engines import RunConfig
+from mtrl_jax.envs import suites
+
+_DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the run; the same command on the same one continues it.\n"
+    "(default when training: runs/<binary>/<suite>-<algorithm>-seed<seed>)",
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Root of all randomness; with several seeds the first of them.", 0
+)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 1, "Whole runs in one program (functional suites only); memory grows with it.", 1
+)
+_SUITE = flags.DEFINE_string("suite", suites.DEFAULT_SUITE, "Tasks; see --list_suites.")
+_LIST_SUITES = flags.DEFINE_bool("list_suites", False, "Print the suites and exit.")
+_PERMUTE_ACTIONS = flags.DEFINE_integer(
+    "permute_actions",
+    None,
+    "Seed of a permutation of the actions for each task: a control in "
+    "which one shared policy must fail. (default: the suite's own actions)",
+    0,
+)
+_TOTAL = flags.DEFINE_integer(
+    "total_env_steps",
+    None,
+    "Environment steps in all, summed over tasks and environments; "
+    "rounded up to whole dispatches. (default: the suite's)",
+    1,
+)
+_NUM_ENVS = flags.DEFINE_integer(
+    "num_envs_per_task", None, "Environments of each task, over all devices. (default: the suite's)"
+)
+_NUM_DEVICES = flags.DEFINE_integer(
+    "num_devices", 1, "Local devices to use, 0 for all; JAX_NUM_CPU_DEVICES makes several of a CPU."
+)
+_LOG_EVERY = flags.DEFINE_integer("log_every", None, "Environment steps between log rows.", 1)
+_EVAL_EVERY = flags.DEFINE_integer(
+    "eval_every", _DEFAULT["eval_every"], "Environment steps between evaluations.", 1
+)
+_CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every", _DEFAULT["checkpoint_every"], "Environment steps between checkpoints.", 1
+)
+_EVAL_EPISODES = flags.DEFINE_integer(
+    "eval_episodes", None, "Episodes of every task in an evaluation. (default: the suite's)", 1
+)
+_STAGGER = flags.DEFINE_bool(
+    "stagger",
+    None,
+    "Cut the first episodes of a host suite's environments off at different "
+    "lengths, so that they are not all at the same point. (default: the preset's, or no)",
+)
+_OVERRIDES = flags.DEFINE_list(
+    "config_overrides",
+    [],
+    "Fields of the algorithm's Config as name=value, separated by commas; "
+    "tuples as 64x64. Unknown names list the known ones.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, for runs of several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes of the run.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this one is.", 0)
+
+
+def start() -> None:
+    """Joins the other processes, if any. Call before anything touches a device."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+        raise ValueError(
+            f"--process_id must lie in [0, {_NUM_PROCESSES.value}), the number of processes; got "
+            f"{_PROCESS_ID.value}"
+        )
+    if _NUM_PROCESSES.value > 1:
+        if _COORDINATOR.value is None:
+            raise ValueError("--coordinator_address must be given for several processes")
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _LIST_SUITES.value:
+        for name, line in suites.list_suites().items():
+            print(f"{name:24} {line}")
+        sys.exit(0)
+
+
+def make_suite(settings: dict[str, Any]) -> Any:
+    """The suite that a run's settings name."""
+    return suites.make(settings["suite"], settings["permute_actions"])
+
+
+def suite_settings() -> dict[str, Any]:
+    """The flags that say which suite, as config.json holds them."""
+    return {"suite": _SUITE.value, "permute_actions": _PERMUTE_ACTIONS.value}
+
+
+def run_config(defaults: dict[str, Any]) -> RunConfig:
+    """A `RunConfig` of the flags; `defaults` are the suite's, for flags left alone."""
+    total = _TOTAL.value or defaults["total_env_steps"]
+    return RunConfig(
+        total_env_steps=total,
+        num_envs_per_task=defaults["num_envs_per_task"]
+        if _NUM_ENVS.value is None
+        else _NUM_ENVS.value,
+        seed=_SEED.value,
+        num_seeds=_NUM_SEEDS.value,
+        num_devices=_NUM_DEVICES.value,
+        log_every=_LOG_EVERY.value or max(total // 50, 1),
+        eval_every=_EVAL_EVERY.value,
+        checkpoint_every=_CHECKPOINT_EVERY.value,
+        eval_episodes=_EVAL_EPISODES.value
+        or defaults.get("eval_episodes", _DEFAULT["eval_episodes"]),
+        stagger=defaults.get("stagger", False) if _STAGGER.value is None else _STAGGER.value,
+    )
+
+
+def workdir(binary: str, name: str) -> pathlib.Path:
+    """The run's directory, from the flag or from what the run is."""
+    default = f"runs/{binary}/{name.replace(':', '-').replace(',', '-').replace('/', '-')}"
+    return pathlib.Path(_WORKDIR.value or default)
+
+
+def existing_workdir() -> pathlib.Path:
+    """The run that --workdir names, for binaries that read one.
+
+    Raises:
+      ValueError: if the flag is missing or there is no such directory.
+    """
+    if _WORKDIR.value is None:
+        raise ValueError("--workdir must name the directory of a run")
+    if not pathlib.Path(_WORKDIR.value).is_dir():
+        raise ValueError(f"--workdir: {_WORKDIR.value} is not a directory")
+    return pathlib.Path(_WORKDIR.value)
+
+
+def seed() -> int:
+    """The value of --seed."""
+    return _SEED.value
+
+
+def overrides() -> list[str]:
+    """The value of --config_overrides."""
+    return _OVERRIDES.value

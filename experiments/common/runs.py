@@ -1,0 +1,120 @@
+"""A run of training and its directory: settings, training what is left, and reading it again."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import checkpoint, engines, metrics, processes, rollout, train, workdir
+from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite
+
+from . import agents, binary
+from .progress import Progress
+
+__all__ = ["finished", "learn", "read", "restore", "rows", "settings_of"]
+
+
+def settings_of(
+    name: str, suite: dict[str, Any], run: engines.RunConfig, config: Any, **more: Any
+) -> dict[str, Any]:
+    """What config.json is to hold.
+
+    Args:
+      name: of the binary.
+      suite: what says which suite.
+      run: how long, from which seed, on how many environments.
+      config: of the algorithm; its fields come under `config/`.
+      **more: what else makes it another run.
+    """
+    values = {
+        "binary": name,
+        **suite,
+        **dataclasses.asdict(run),
+        **{f"config/{k}": v for k, v in dataclasses.asdict(config).items()},
+        **more,
+    }
+    return json.loads(json.dumps(values))  # tuples as config.json will hold them
+
+
+def finished(folder: pathlib.Path, settings: dict[str, Any], total: int) -> bool:
+    """Whether this very run is done, so that it need not be opened, which would compile it."""
+    if not workdir.check(folder, settings):
+        return False
+    with checkpoint.open_manager(folder / "checkpoints", read_only=True) as manager:
+        return (manager.latest_step() or 0) >= total
+
+
+def learn(
+    title: str,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+    run: engines.RunConfig,
+    settings: dict[str, Any],
+    folder: pathlib.Path,
+    begin_from: Callable[[Any], Any] = lambda state: state,
+) -> train.Result:
+    """Trains what is left of a run; an interrupt ends the process, after saving."""
+    with contextlib.closing(Progress(title, suite.spec.task_names)) as progress:
+        result = train.run(run, suite, agent, folder, settings, progress, begin_from=begin_from)
+    if not result.finished:
+        binary.stop(result.step, folder)
+    return result
+
+
+def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The metrics of a run; of several processes the first one has them, the others nothing."""
+    return metrics.read_jsonl(folder / "metrics.jsonl") if processes.is_chief() else []
+
+
+def read(folder: pathlib.Path) -> tuple[dict[str, Any], engines.RunConfig]:
+    """The settings of a run whose agent can be rebuilt.
+
+    Raises:
+      ValueError: if `folder` holds no such run.
+    """
+    settings = workdir.read_config(folder)
+    names = {field.name for field in dataclasses.fields(engines.RunConfig)}
+    lacking = ({"binary", "suite", "permute_actions"} | names) - settings.keys()
+    if lacking or settings["binary"] not in agents.BINARIES:
+        known = " or ".join(agents.BINARIES)
+        what = f"it lacks {sorted(lacking)[0]}" if lacking else f"binary is {settings['binary']!r}"
+        raise ValueError(f"--workdir: {folder} holds no run of {known} (config.json: {what})")
+    config = engines.RunConfig(**{name: settings[name] for name in names})
+    return settings, dataclasses.replace(config, num_devices=1)
+
+
+def restore(
+    folder: pathlib.Path,
+    config: engines.RunConfig,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+) -> tuple[int, ArrayTree]:
+    """Step and agent state `[S, ...]` of the newest checkpoint; nothing is written.
+
+    Raises:
+      ValueError: if there is none yet, or it cannot be read.
+    """
+    path = folder / "checkpoints"
+    found = None
+
+    def saved(key):  # what `engines` saves; only its shapes are asked for, nothing runs
+        if isinstance(suite, HostSuite):
+            return {"state": agent.init(key)}
+        index = rollout.env_indices(suite.spec.num_tasks, config.num_envs_per_task)
+        loop = rollout.init_env_loop(suite, key, jnp.asarray(index), agent.init_actor)
+        return {"state": agent.init(key), "loop": loop}
+
+    if path.is_dir():
+        shapes = jax.eval_shape(engines.over_seeds(config, saved), engines.root_key(config))
+        target = checkpoint.abstract(shapes)
+        with checkpoint.open_manager(path, read_only=True) as manager:
+            found = checkpoint.restore_latest(manager, target)
+    if found is None:
+        raise ValueError(f"--workdir: {folder} has no checkpoint yet")
+    step, tree, _ = found
+    return step, tree["state"]

@@ -1,0 +1,175 @@
+r"""How final performance depends on the entropy cost and the learning rate, for each algorithm.
+
+    python -m experiments.distral.robustness                       # maze8, 3 x 3 settings, 2 seeds
+    python -m experiments.distral.robustness --entropy_costs=1e-3,1e-2,1e-1 --num_seeds=4
+
+The plot of Teh et al. 2017 (arXiv 1707.04175): all runs of an algorithm, sorted by final
+performance. A flat line is an algorithm that does not need tuning. All runs of an algorithm are one
+program (functional suites only). The same command continues after the last finished algorithm.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from mtrl_jax import plots, sweep
+from mtrl_jax.algorithms import distral as algorithm
+from mtrl_jax.losses.distral import ALGORITHMS
+from mtrl_jax.types import FunctionalSuite
+
+from ..common import binary, run_flags
+from ..common.progress import Progress
+from . import run
+from .presets import PRESETS
+
+_ALGORITHMS = flags.DEFINE_list("algorithms", list(ALGORITHMS), "Rows of the paper's Table 1.")
+_COSTS = flags.DEFINE_list("entropy_costs", ["1e-3", "1e-2", "1e-1"], "Values of 1/beta.")
+_RATES = flags.DEFINE_list("learning_rates", ["3e-4", "1e-3", "3e-3"], "Initial learning rates.")
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "The PNG to write; the numbers go beside it as JSON lines, one an algorithm. "
+    "(default: runs/distral_robustness/<suite>.png)",
+)
+
+
+def numbers_of(flag: flags.FlagHolder) -> list[float]:
+    """The values of a list flag.
+
+    Raises:
+      ValueError: if they are no numbers.
+    """
+    try:
+        return [float(text) for text in flag.value]
+    except ValueError as error:
+        raise ValueError(f"--{flag.name} must hold numbers; got {','.join(flag.value)}") from error
+
+
+def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Final returns of all runs, sorted, one line an algorithm."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.8, 4.2))
+    for colour, row in zip(plots.COLOURS * 9, lines, strict=False):
+        final = sorted((run["final"] for run in row["runs"]), reverse=True)
+        axis.plot(
+            range(1, len(final) + 1),
+            final,
+            "o-",
+            color=colour,
+            label=row["algorithm"],
+            markersize=3.5,
+            linewidth=1.4,
+        )
+    axis.set_xlabel("runs over settings and seeds, best first")
+    axis.set_ylabel("final return, mean over tasks")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    run_flags.start()
+    binary.refuse("num_devices", "workdir")
+    suite_settings = run_flags.suite_settings()
+    suite = run_flags.make_suite(suite_settings)
+    if not isinstance(suite, FunctionalSuite):
+        raise ValueError(f"--suite must be a functional one (maze8); got {suite_settings['suite']}")
+    rates, costs = numbers_of(_RATES), numbers_of(_COSTS)
+    preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
+    run_config = run_flags.run_config(preset["run"])
+    seeds = list(range(run_config.seed, run_config.seed + run_config.num_seeds))
+    grid = list(itertools.product(rates, costs, seeds))
+    rate, cost = (np.array([g[n] for g in grid], np.float32) for n in (0, 1))
+    keys = jnp.stack([jax.random.key(g[2]) for g in grid])
+
+    out = pathlib.Path(_OUT.value or f"runs/distral_robustness/{suite_settings['suite']}.png")
+    numbers = out.with_suffix(".jsonl")
+    lines: list[dict[str, Any]] = []
+    if numbers.exists():
+        lines = [json.loads(text) for text in numbers.read_text().splitlines()]
+    for name in _ALGORITHMS.value:
+        config = run.config_of(name, preset)
+        for r, c in itertools.product(rates, costs):
+            algorithm.check(
+                suite.spec, dataclasses.replace(config, learning_rate=r, entropy_cost=c)
+            )
+        settings = json.loads(
+            json.dumps(
+                {
+                    **suite_settings,
+                    "rates": rates,
+                    "costs": costs,
+                    "seeds": seeds,
+                    "env_steps_a_run": run_config.total_env_steps,
+                    "num_envs_per_task": run_config.num_envs_per_task,
+                    **dataclasses.asdict(config),
+                }
+            )
+        )
+        old = next((row for row in lines if row["algorithm"] == name), None)
+        if old is not None:
+            if old["settings"] != settings:
+                raise ValueError(f"--out: {numbers} holds runs of other settings")
+            continue
+        per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
+        num_updates = -(-run_config.total_env_steps // per_update)
+        steps = per_update * sweep.UPDATES_PER_DISPATCH * len(grid)  # of a dispatch
+
+        def make_agent(values: Any, config: algorithm.Config = config, n: int = num_updates) -> Any:
+            config = dataclasses.replace(config, learning_rate=values[0], entropy_cost=values[1])
+            return algorithm.agent(suite.spec, config, n)
+
+        with contextlib.closing(Progress(name, suite.spec.task_names)) as progress:
+
+            def tell(done: int, of: int, progress: Any = progress, steps: int = steps) -> None:
+                progress(done * steps, of * steps, {})
+
+            totals = sweep.run(
+                suite,
+                make_agent,
+                (rate, cost),
+                keys,
+                run_config.num_envs_per_task,
+                num_updates,
+                tell,
+            )
+        final = sweep.final_returns(totals).mean(-1)
+        runs = [
+            {"learning_rate": g[0], "entropy_cost": g[1], "seed": g[2], "final": round(float(f), 4)}
+            for g, f in zip(grid, final, strict=True)
+        ]
+        lines.append({"algorithm": name, "settings": settings, "runs": runs})
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with numbers.open("a") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+    lines.sort(key=lambda row: list(ALGORITHMS).index(row["algorithm"]))
+    draw(lines, out)
+    print("\nFinal return, mean over tasks:   best   median    worst")
+    for row in lines:
+        final = np.array([run["final"] for run in row["runs"]])
+        print(
+            f"{row['algorithm']:28} {final.max():8.3g} {np.median(final):8.3g} {final.min():8.3g}"
+        )
+    print(f"\nfigure   {out}\nnumbers  {numbers}")
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(run_flags)
+    flags.adopt_module_key_flags(run)
+    flags.FLAGS.set_default("num_seeds", 2)
+    flags.FLAGS.set_default("suite", "maze8")
+    binary.main(main)

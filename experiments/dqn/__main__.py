@@ -1,0 +1,60 @@
+r"""Trains DQN on one task or many, with one network or one for each.
+
+    python -m experiments.dqn                                            # twelve small games
+    python -m experiments.dqn --network=separate --num_seeds=5           # each game by itself
+    python -m experiments.dqn --suite=small_games:catch,rain --network=multihead
+    python -m experiments.dqn --suite=envpool:Pong-v5,Breakout-v5
+
+The same command continues a run that was stopped, killed or given more --total_env_steps.
+"""
+
+from absl import flags
+
+from mtrl_jax import engines, processes, surgery
+from mtrl_jax.algorithms import dqn, q_network
+
+from ..common import agents, binary, report, run_flags, runs
+from ..common.override import override
+from .presets import SMALL_GAMES, preset_of
+
+_NETWORK = flags.DEFINE_enum(
+    "network",
+    "onehot",
+    list(q_network.NETWORKS),
+    "How one network serves all tasks: told the "
+    "task's number (onehot), with outputs for each (multihead), not told (blind), one network each "
+    "(separate), or another of those that share parts.",
+)
+_SURGERY = flags.DEFINE_enum(
+    "surgery", "mean", list(surgery.METHODS), "How the tasks' gradients of the network combine."
+)
+
+
+def main() -> None:
+    run_flags.start()
+    suite_settings = run_flags.suite_settings()
+    if not flags.FLAGS["suite"].present:
+        suite_settings["suite"] = SMALL_GAMES
+    suite = run_flags.make_suite(suite_settings)
+    preset = preset_of(suite_settings["suite"])
+    config = dqn.Config(network=_NETWORK.value, surgery=_SURGERY.value, **preset["config"])
+    config = override(config, run_flags.overrides())
+    total = preset["run"]["steps_of_a_task"] * suite.spec.num_tasks
+    run_config = run_flags.run_config({**preset["run"], "total_env_steps": total})
+    dqn.check(suite.spec, config)
+    engines.check(run_config, suite)
+    agents.check_devices(suite.spec, config, run_config)
+    settings = runs.settings_of("dqn", suite_settings, run_config, config)
+    agent = agents.make(suite.spec, settings)
+    name = f"{suite_settings['suite']}-{config.network}-{config.surgery}-seed{run_config.seed}"
+    folder = run_flags.workdir("dqn", name)
+    title = f"dqn ({config.network})"
+    runs.learn(title, suite, agent, run_config, settings, folder)
+    if processes.is_chief():
+        rows = {title: runs.rows(folder)}
+        report.report(suite, run_config, rows, folder, actions="best actions")
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(run_flags)
+    binary.main(main)

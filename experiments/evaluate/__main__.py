@@ -1,0 +1,81 @@
+r"""Restores a run, plays whole episodes of every task with its policies, and records GIFs.
+
+    python -m experiments.evaluate --workdir=runs/distral/minigrid_ladder-kl_ent_2col-seed0
+    python -m experiments.evaluate --workdir=runs/... --episodes=500 --seed=1 --nogifs
+
+Prints a table, and writes evaluation.json and gifs/<task>.gif into the directory of the run. The
+rest of it is only read; it may go on training meanwhile, its newest checkpoint counts.
+"""
+
+import json
+
+import absl.logging
+import jax
+from absl import flags
+
+from mtrl_jax import engines, record
+
+from ..common import agents, binary, run_flags, runs
+from .scores import scores, summary, table
+
+_EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes of every task for each policy.", 1)
+_GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and policy.")
+
+
+def main() -> None:
+    run_flags.start()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
+    binary.refuse_others("workdir", "seed")
+    folder = run_flags.existing_workdir()
+    settings, config = runs.read(folder)
+    suite = run_flags.make_suite(settings)
+    agent = agents.make(suite.spec, settings, 1)
+    step, state = runs.restore(folder, config, suite, agent)
+    spec, episodes = suite.spec, _EPISODES.value
+    print(f"{folder}: step {step:,}, {spec.num_tasks} tasks of {settings['suite']}")
+
+    # ---------------------------------------------------------------------- scores
+    kinds = {"task_policy": False}
+    if agent.has_distilled and not settings.get("config/separate"):  # alone, nothing is shared
+        kinds["distilled_policy"] = True
+    results = {}
+    for name, distilled in kinds.items():
+        score = scores(
+            config,
+            suite,
+            agent,
+            state,
+            episodes=episodes,
+            seed=run_flags.seed(),
+            distilled=distilled,
+        )
+        results[name] = summary(spec, score)
+    over = f"{config.num_seeds} seeds" if config.num_seeds > 1 else "episodes"
+    kind = "likeliest" if agent.greedy_eval else "sampled"
+    print(f"\nMeans of {episodes} episodes, {kind} actions [95 % interval over {over}]:")
+    print(table(results))
+    written = {"step": step, "episodes": episodes, "seed": run_flags.seed(), **results}
+    (folder / "evaluation.json").write_text(json.dumps(written, indent=1) + "\n")
+    print(f"\nscores  {folder / 'evaluation.json'}")
+
+    # ---------------------------------------------------------------------- pictures
+    if not _GIFS.value:
+        return
+    if not record.can_render(suite):
+        print(f"gifs    none: {settings['suite']} cannot draw itself")
+        return
+    one = jax.tree.map(lambda x: x[0], state) if config.num_seeds > 1 else state
+    key = jax.random.fold_in(engines.stream(jax.random.key(run_flags.seed()), "eval"), 1)
+    for name, distilled in kinds.items():
+        episode = record.episode_frames(suite, agent, agent.policy(one), key, distilled=distilled)
+        for task, frames in zip(spec.task_names, episode, strict=True):
+            suffix = "-distilled" if distilled else ""
+            path = folder / "gifs" / f"{task.replace('/', '-')}{suffix}.gif"
+            record.write_gif(frames, path)
+            print(f"gif     {path} ({name.removesuffix('_policy')}, {len(frames) - 1} actions)")
+
+
+if __name__ == "__main__":
+    flags.declare_key_flag("workdir")
+    flags.declare_key_flag("seed")
+    binary.main(main)

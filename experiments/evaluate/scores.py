@@ -1,0 +1,83 @@
+"""Whole episodes of a restored policy: their scores, means with intervals, and a table."""
+
+import jax
+import numpy as np
+import tqdm
+
+from mtrl_jax import engines, evaluate, plots
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Timestep
+
+
+def scores(
+    config: engines.RunConfig,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+    state: ArrayTree,
+    *,
+    episodes: int,
+    seed: int,
+    distilled: bool,
+) -> evaluate.Score:
+    """Scores `[S, K, episodes]` of one policy, with a progress bar where they take long."""
+    policy = agent.policy(state)
+    key = engines.stream(jax.random.key(seed), "eval")
+    title = f"{'distilled' if distilled else 'task'} policies"
+    if isinstance(suite, FunctionalSuite):
+        print(f"{title}: {episodes} episodes a task, as one program ...", flush=True)
+        score = evaluate.scorer(suite, agent, episodes, distilled=distilled)
+        all_seeds = engines.over_seeds(config, score, in_axes=(0, None))
+        result = jax.device_get(jax.jit(all_seeds)(policy, key))
+        return result if config.num_seeds > 1 else jax.tree.map(lambda x: x[None], result)
+
+    with tqdm.tqdm(
+        desc=title, total=suite.spec.num_tasks * episodes, unit="episode", dynamic_ncols=True
+    ) as bar:
+
+        def on_row(timestep: Timestep, alive: np.ndarray) -> None:
+            bar.update(alive.size - int(alive.sum()) - bar.n)
+
+        score = evaluate.host_scorer(suite, agent, episodes, distilled=distilled, on_row=on_row)
+        result = score(policy, key)
+        bar.update(bar.total - bar.n)
+    return jax.tree.map(lambda x: np.asarray(x)[None], result)
+
+
+def summary(spec: EnvSpec, score: evaluate.Score) -> dict[str, dict[str, dict[str, float]]]:
+    """Task to quantity to mean, low and high.
+
+    95 % intervals: over seeds where there are several, else over the episodes of the one.
+    """
+    fields = {"return": score.episode_return, "success": score.success, "length": score.length}
+    if not spec.has_success:
+        del fields["success"]
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for k, task in enumerate(spec.task_names):
+        result[task] = {}
+        for name, values in fields.items():
+            one = values[:, k].astype(np.float64)
+            if len(one) > 1:
+                low, high = plots.bootstrap_interval(one.mean(-1))
+            elif name == "success":
+                low, high = plots.wilson_interval(one.sum(), one.size)
+            else:
+                low, high = plots.bootstrap_interval(one[0])
+            result[task][name] = {"mean": float(one.mean()), "low": float(low), "high": float(high)}
+    return result
+
+
+def table(results: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """Lines of text: a row for each task and policy."""
+    lines: list[tuple[str, ...]] = [("task", "policy", "return", "success", "length")]
+    for task in next(iter(results.values())):
+        for policy, tasks in results.items():
+            cells = [tasks[task].get(name) for name in lines[0][2:]]
+            shown = [
+                "-" if cell is None else "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**cell)
+                for cell in cells
+            ]
+            lines.append((task, policy.removesuffix("_policy"), *shown))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

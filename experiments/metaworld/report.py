@@ -1,0 +1,123 @@
+"""What one run and a comparison on Meta-World say at the end: tables and curves."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtrl_jax import engines, evaluate, metrics, plots
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec
+
+Results = dict[str, Any]  # of one run, what results.json holds
+
+
+def read(folder: pathlib.Path) -> Results | None:
+    """The results of a run that has been scored, else None."""
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def score(
+    suite: Any,
+    config: engines.RunConfig,
+    agent: Agent,
+    state: ArrayTree,
+    folder: pathlib.Path,
+    episodes: int,
+) -> Results:
+    """Plays the last evaluation, of the likeliest actions, and writes results.json."""
+    spec: EnvSpec = suite.spec
+    print(f"\nPlaying {episodes} episodes of each task ...", flush=True)
+    began = time.monotonic()
+    key = jax.random.fold_in(engines.stream(jax.random.key(config.seed), "eval"), 2**30)
+    played = jax.device_get(evaluate.scorer(suite, agent, episodes)(agent.policy(state), key))
+    print(f"done in {time.monotonic() - began:.0f} s")
+    tasks: dict[str, dict[str, float]] = {}
+    for k, task in enumerate(spec.task_names):
+        tasks[task] = {"return": float(played.episode_return[k].mean())}
+        if spec.has_success:
+            tasks[task]["success"] = float(played.success[k].mean())
+    mean = {q: float(np.mean([v[q] for v in tasks.values()])) for q in tasks[spec.task_names[0]]}
+    rows = metrics.over_cpu_seconds(metrics.read_jsonl(folder / "metrics.jsonl"))
+    results = {
+        "episodes": episodes,
+        "env_steps": config.total_env_steps,
+        "cpu_seconds": round(rows[-1]["step"], 1),
+        "mean": mean,
+        "tasks": tasks,
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def show(spec: EnvSpec, results: Results, folder: pathlib.Path) -> None:
+    """The table of one run, with Wilson's intervals over its episodes, and its learning curves."""
+    width = max(map(len, (*spec.task_names, "mean over tasks")))
+    print(
+        "\nLikeliest actions, success at any step:" if spec.has_success else "\nLikeliest actions:"
+    )
+    heads = f"{'task'.ljust(width)}  {'return':>10}"
+    print(heads + "  success  95 % interval" * spec.has_success)
+    for task, values in results["tasks"].items():
+        line = f"{task.ljust(width)}  {values['return']:10.1f}"
+        if spec.has_success:
+            low, high = plots.wilson_interval(
+                values["success"] * results["episodes"], results["episodes"]
+            )
+            line += f"  {values['success']:7.2f}  [{low:.2f}, {high:.2f}]"
+        print(line)
+    line = f"{'mean over tasks'.ljust(width)}  {results['mean']['return']:10.1f}"
+    print(line + (f"  {results['mean']['success']:7.2f}" if spec.has_success else ""))
+    picture = folder / "plots" / "learning_curves.png"
+    curves(spec, {"training episodes": [folder]}, picture)
+    print(f"""
+{results["env_steps"]:,} environment steps, {results["cpu_seconds"]:,.0f} CPU-seconds
+
+learning curves  {picture}
+results          {folder / "results.json"}
+checkpoints      {folder / "checkpoints"}
+to continue      the same command with a larger --total_env_steps
+to record GIFs   python -m experiments.evaluate --workdir={folder}""")
+
+
+def curves(spec: EnvSpec, groups: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) -> None:
+    """Training episodes of every task and of their mean; the runs of a label are its seeds."""
+    plots.learning_curves(
+        {
+            label: [metrics.read_jsonl(folder / "metrics.jsonl") for folder in folders]
+            for label, folders in groups.items()
+        },
+        spec.task_names,
+        path,
+        quantity="episode/success" if spec.has_success else "episode/return",
+        mean_panel=True,
+    )
+
+
+def compare(spec: EnvSpec, results: Mapping[str, Sequence[Results]]) -> None:
+    """Prints one column a method: means over seeds of every task, intervals over seeds."""
+    quantity = "success" if spec.has_success else "return"
+    width = max(map(len, (*spec.task_names, "mean over tasks")))
+    number = "{:.2f}" if spec.has_success else "{:.0f}"
+
+    def cell(values: Sequence[float]) -> str:
+        text = number.format(np.mean(values))
+        if len(values) > 1:
+            low, high = plots.bootstrap_interval(np.asarray(values))
+            text += f" [{number.format(low)}, {number.format(high)}]"
+        return f"{text:>22}"
+
+    print(f"\nFinal {quantity}, likeliest actions; 95 % bootstrap intervals over seeds:")
+    seeds = {label: f"{label} ({len(r)} seed{'s' * (len(r) > 1)})" for label, r in results.items()}
+    print("task".ljust(width), *(f"{text:>22}" for text in seeds.values()))
+    for task in spec.task_names:
+        cells = (cell([r["tasks"][task][quantity] for r in runs]) for runs in results.values())
+        print(task.ljust(width), *cells)
+    means = (cell([r["mean"][quantity] for r in runs]) for runs in results.values())
+    print("mean over tasks".ljust(width), *means)
+    seconds = (f"{np.mean([r['cpu_seconds'] for r in runs]):22,.0f}" for runs in results.values())
+    print("CPU-seconds".ljust(width), *seconds)

@@ -1,0 +1,108 @@
+"""One run on Meta-World, for the binaries that start one or many."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+
+from mtrl_jax import engines, processes, workdir
+from mtrl_jax.envs.metaworld import BENCHMARKS
+from mtrl_jax.networks import multitask
+from mtrl_jax.types import HostSuite
+
+from ..common import agents, run_flags, runs
+from ..common.override import override
+from . import report
+from .presets import PRESETS
+
+_BENCHMARK = flags.DEFINE_string(
+    "benchmark",
+    "mt10",
+    f"Tasks: {', '.join(BENCHMARKS)}, Meta-World tasks with commas between "
+    "them, or envpool:<id>,<id> with continuous actions.",
+)
+_ALGORITHM = flags.DEFINE_enum("algorithm", "ppo", list(agents.ON_METAWORLD), "How to learn.")
+_NETWORK = flags.DEFINE_enum(
+    "network", "multihead", list(multitask.NETWORKS), "How one network serves all tasks."
+)
+_PRESET = flags.DEFINE_enum(
+    "preset",
+    "laptop",
+    ["laptop", "paper"],
+    "Sizes: something to look at within half an hour on "
+    "two CPU cores, or the published protocol's, for an accelerator.",
+)
+_FINAL_EPISODES = flags.DEFINE_integer(
+    "final_episodes",
+    50,
+    "Episodes of every task in the last evaluation; 50 is the official protocol.",
+    1,
+)
+
+
+def suite_name(benchmark: str) -> str:
+    """The name of a benchmark in the table of suites."""
+    return benchmark if benchmark in BENCHMARKS or ":" in benchmark else f"metaworld:{benchmark}"
+
+
+class Plan(NamedTuple):
+    """One run: everything that the flags, a method of surgery and a seed decide."""
+
+    suite: HostSuite
+    agent_config: Any
+    run_config: engines.RunConfig
+    settings: dict[str, Any]  # of config.json
+    name: str
+
+
+def plan(method: str, seed: int) -> Plan:
+    """The run that the flags describe, with this surgery and seed.
+
+    Raises:
+      ValueError: for anything that cannot run; nothing is written.
+    """
+    preset = PRESETS[_ALGORITHM.value, _PRESET.value]
+    suite_settings = {"suite": suite_name(_BENCHMARK.value), "permute_actions": None}
+    suite = run_flags.make_suite(suite_settings)
+    if not suite.spec.action_size:
+        raise ValueError(f"--benchmark: the actions of {_BENCHMARK.value} are discrete")
+    config = agents.ON_METAWORLD[_ALGORITHM.value].Config(
+        network=_NETWORK.value, surgery=method, **preset["config"]
+    )
+    config = override(config, run_flags.overrides())
+    given = {k: v for k, v in preset["often"].items() if not flags.FLAGS[k].present}
+    run_config = dataclasses.replace(
+        run_flags.run_config(preset["run"]), seed=seed, num_seeds=1, **given
+    )
+    engines.check(run_config, suite)
+    agents.check_devices(suite.spec, config, run_config)
+    settings = runs.settings_of(
+        "metaworld", suite_settings, run_config, config, algorithm=_ALGORITHM.value
+    )
+    agents.make(suite.spec, settings)  # checks what only the algorithm knows
+    name = f"{_BENCHMARK.value}-{_ALGORITHM.value}-{config.network}-{method}-seed{seed}"
+    return Plan(suite, config, run_config, settings, name)
+
+
+def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
+    """Trains the run, or what is left of it, plays the last evaluation, and returns results.json.
+
+    A run that has been scored is not opened again. An interrupt ends the process, after saving.
+    """
+    config, spec = run.run_config, run.suite.spec
+    # Several processes must all go the same way, and only the first one can read the folder.
+    if jax.process_count() == 1 and workdir.check(folder, run.settings):
+        done = report.read(folder)
+        if done and (done["env_steps"], done["episodes"]) == (
+            config.total_env_steps,
+            _FINAL_EPISODES.value,
+        ):
+            return done
+    per_update = run.agent_config.unroll_length * spec.num_tasks * config.num_envs_per_task
+    agent = agents.make(spec, run.settings, -(-config.total_env_steps // per_update))
+    result = runs.learn(run.name, run.suite, agent, config, run.settings, folder)
+    if not processes.is_chief():
+        return {}
+    return report.score(run.suite, config, agent, result.state, folder, _FINAL_EPISODES.value)

@@ -1,0 +1,98 @@
+r"""Compares runs: learning curves of every task and of their mean, runs of one label as seeds.
+
+    python -m experiments.plot --runs=runs/distral/a,runs/distral/a/alone,runs/distral/b
+    python -m experiments.plot --runs=a,b,c --labels=before,before,after --metric=episode/success
+    python -m experiments.plot --runs=a,b --metric=eval/distilled_policy/return --out=distilled.png
+    python -m experiments.plot --runs=a,b --over=cpu_seconds --nopanels
+
+A run's label is its algorithm, unless --labels says otherwise. The band is a 95 % bootstrap
+interval of the mean over seeds, those inside a run and those of runs of one label.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from mtrl_jax import metrics, plots
+
+from ..common import binary, run_flags  # noqa: F401  whose flags it refuses
+from . import runs
+
+AXES = {"steps": "environment steps, all tasks", "cpu_seconds": "CPU-seconds"}
+
+_RUNS = flags.DEFINE_list("runs", [], "Directories of runs, separated by commas.")
+_LABELS = flags.DEFINE_list(
+    "labels",
+    [],
+    "A name for each run, separated by commas; runs of one name count as its seeds. "
+    "(default: the algorithm)",
+)
+_METRIC = flags.DEFINE_string(
+    "metric",
+    "episode/return",
+    "What to draw: episode/return, episode/success or episode/length "
+    "of training, eval/task_policy/return or another score of evaluation, loss/entropy, ... An "
+    "unknown name lists them all.",
+)
+_OVER = flags.DEFINE_enum(
+    "over",
+    "steps",
+    list(AXES),
+    "The horizontal axis: environment steps, or the processor time of training.",
+)
+_PANELS = flags.DEFINE_bool("panels", True, "A panel for each task beside the mean over tasks.")
+_OUT = flags.DEFINE_string(
+    "out", None, "The PNG to write. (default: <first run>/plots/compare-<metric>-over-<what>.png)"
+)
+
+
+def main() -> None:
+    binary.refuse_others()
+    groups, tasks = runs.read(_RUNS.value, _LABELS.value)
+    quantity = _METRIC.value
+    last = {}
+    for label, group in groups.items():
+        for rows in group:
+            known = runs.known_metrics(rows, tasks[0])
+            if quantity not in known:
+                raise ValueError(
+                    f"--metric: {quantity!r} is not in the metrics of {label}: {', '.join(known)}"
+                )
+        if _OVER.value == "cpu_seconds":
+            group[:] = map(metrics.over_cpu_seconds, group)
+        steps, values = plots.curve(group, [plots.task_key(task, quantity) for task in tasks])
+        if not steps.size:
+            raise ValueError(
+                f"--runs: at no step is {quantity} of every task known in all runs of {label}"
+            )
+        last[label] = steps[-1], values[-1]
+    name = f"compare-{quantity.replace('/', '-')}-over-{_OVER.value}.png"
+    path = pathlib.Path(_OUT.value or pathlib.Path(_RUNS.value[0]) / "plots" / name)
+    try:
+        plots.learning_curves(
+            groups,
+            tasks,
+            path,
+            quantity=quantity,
+            task_panels=_PANELS.value,
+            mean_panel=len(tasks) > 1 or not _PANELS.value,
+            x_label=AXES[_OVER.value],
+        )
+    except OSError as error:
+        raise ValueError(f"--out: {path} cannot be written: {error}") from error
+    width = max(map(len, groups))
+    print(f"{quantity}, mean over {len(tasks)} tasks, last value [95 % interval over seeds]")
+    for label, (step, value) in last.items():
+        low, high = plots.bootstrap_interval(value)
+        interval = f" [{low:.3g}, {high:.3g}]" if len(value) > 1 else ""
+        print(
+            f"{label.ljust(width)}  {np.mean(value):.3g}{interval} at {int(step):,} "
+            f"{AXES[_OVER.value].split(',')[0]}, "
+            f"{len(value)} seed{'s' * (len(value) > 1)}"
+        )
+    print(f"\ncurves  {path}")
+
+
+if __name__ == "__main__":
+    binary.main(main)
