@@ -8,7 +8,7 @@ that does not want that (`Agent.overlap`), the one of after it.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,13 +75,13 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
             raise ValueError(f"{field.name} must be at least 1; got {value}")
     if not 0 <= config.seed < 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
-    share = len(learner.local_devices(config.num_devices)) * jax.process_count()
+    num_devices = len(learner.local_devices(config.num_devices)) * jax.process_count()
     host = isinstance(suite, HostSuite)
-    parts = math.lcm(share, NUM_GROUPS * jax.process_count()) if host else share
+    parts = math.lcm(num_devices, NUM_GROUPS * jax.process_count()) if host else num_devices
     if config.num_envs_per_task % parts:
         groups = f", {NUM_GROUPS} groups of host environments" if host else ""
         raise ValueError(
-            f"num_envs_per_task must be a multiple of {parts} ({share} devices{groups}); "
+            f"num_envs_per_task must be a multiple of {parts} ({num_devices} devices{groups}); "
             f"got {config.num_envs_per_task}"
         )
     if config.stagger and not (host and suite.spec.episode_limit.all()):
@@ -233,6 +233,26 @@ class _HostCarry(NamedTuple):
     pending: Metrics | None
 
 
+def _open_pool(config: RunConfig, suite: HostSuite, u: int, num_envs: int) -> Any:
+    """The environments of this process from update u on, which play new episodes: a pool cannot be
+    restored, so a run that continues has seeds of its own."""
+    key = jax.random.fold_in(stream(root_key(config), "reset"), u)
+    key = jax.random.fold_in(key, jax.process_index())
+    seed = int(jax.random.randint(key, (), 0, 2**30))
+    stagger = {"stagger": True} if config.stagger else {}
+    return suite.make_pool(num_envs, seed, NUM_GROUPS, **stagger)
+
+
+def _shard_rollout(experience: rollout.Rollout, devices: Sequence[jax.Device]) -> rollout.Rollout:
+    """A rollout of the host, its environments divided among the devices."""
+    return rollout.Rollout(
+        timestep=learner.shard(experience.timestep, devices, axis=2),
+        action=learner.shard(experience.action, devices, axis=2),
+        log_prob=learner.shard(experience.log_prob, devices, axis=2),
+        actor_state=learner.shard(experience.actor_state, devices, axis=1),
+    )
+
+
 def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     devices = learner.local_devices(config.num_devices)
     root = root_key(config)
@@ -261,16 +281,6 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
             pending=None,
         )
 
-    def open_pool(carry: _HostCarry, u: int) -> _HostCarry:
-        # A pool cannot be restored: a run that continues plays new episodes, on seeds of its own.
-        key = jax.random.fold_in(jax.random.fold_in(stream(root, "reset"), u), jax.process_index())
-        stagger = {"stagger": True} if config.stagger else {}
-        seed = int(jax.random.randint(key, (), 0, 2**30))
-        pool = suite.make_pool(num_envs, seed, NUM_GROUPS, **stagger)
-        return carry._replace(
-            pool=pool, loop=rollout.init_host_loop(pool, num_envs, agent.init_actor)
-        )
-
     def flush(carry: _HostCarry) -> tuple[_HostCarry, Metrics]:
         if carry.pending is None:
             return carry, {}
@@ -279,7 +289,9 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
 
     def advance(carry: _HostCarry, u: int) -> tuple[_HostCarry, Metrics]:
         if carry.pool is None:
-            carry = open_pool(carry, u)
+            pool = _open_pool(config, suite, u, num_envs)
+            loop = rollout.init_host_loop(pool, num_envs, agent.init_actor)
+            carry = carry._replace(pool=pool, loop=loop)
         # While update u - 1 runs in the background, its predecessor's policy collects rollout u.
         loop, experience = rollout.collect(
             carry.pool,
@@ -292,12 +304,7 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
         )
         carry, values = flush(carry)
         policy = learner.first(carry.next_policy)
-        batch = rollout.Rollout(
-            timestep=learner.shard(experience.timestep, devices, axis=2),
-            action=learner.shard(experience.action, devices, axis=2),
-            log_prob=learner.shard(experience.log_prob, devices, axis=2),
-            actor_state=learner.shard(experience.actor_state, devices, axis=1),
-        )
+        batch = _shard_rollout(experience, devices)
         state, stats, next_policy, pending = program(carry.state, carry.stats, batch)
         if not agent.overlap:
             policy = learner.first(next_policy)

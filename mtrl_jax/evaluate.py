@@ -35,7 +35,8 @@ class Score(NamedTuple):
 DEFAULT_LIMIT = 27_000  # actions; for suites that declare no episode limit
 
 
-def _limit(spec: EnvSpec) -> int:
+def episode_limit(spec: EnvSpec) -> int:
+    """Actions after which the longest episode of a suite has ended, or counts as ended."""
     limits = np.asarray(spec.episode_limit)
     return int(limits.max()) if (limits > 0).all() else DEFAULT_LIMIT
 
@@ -77,7 +78,7 @@ def functional_scorer(
     A larger program may have the tasks as an argument of its own.
     """
     env_index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, episodes))
-    limit = _limit(suite.spec)
+    limit = episode_limit(suite.spec)
     act = rollout.acting(agent, distilled=distilled)
 
     def score(policy: ArrayTree, key: Key, tasks: ArrayTree = suite.tasks) -> Score:
@@ -137,7 +138,7 @@ def host_scorer(
             total = Score(
                 np.zeros(alive.shape, np.float32), np.zeros_like(alive), np.zeros(alive.shape, int)
             )
-            for t in range(_limit(suite.spec) + 1):
+            for t in range(episode_limit(suite.spec) + 1):
                 if on_row is not None:
                     ended, to_come = np.zeros_like(alive), np.ones_like(alive)
                     rest = [to_come] * (rounds - number - 1)

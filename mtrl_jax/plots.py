@@ -148,14 +148,9 @@ def learning_curves(
         lines, columns, figsize=(width * columns, height * lines + top), squeeze=False, sharex=True
     )
     for panel, (title, tasks) in zip(axes.flat, panels.items(), strict=False):
+        keys = [task_key(task, quantity) for task in tasks]
         for colour, (label, group) in zip(COLOURS * 9, runs.items(), strict=False):
-            steps, values = curve(group, [task_key(task, quantity) for task in tasks])
-            if not steps.size:
-                continue
-            panel.plot(steps, values.mean(1), color=colour, label=label, linewidth=1.6)
-            if values.shape[1] > 1:
-                low, high = bootstrap_interval(values)
-                panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            _draw_curve(panel, *curve(group, keys), label, colour)
         for label, values_of in (levels or {}).items():
             level = np.mean([values_of[task] for task in tasks])
             panel.axhline(level, color="#777777", linestyle=":", label=label)
@@ -169,22 +164,36 @@ def learning_curves(
         panel.set_xlabel(x_label, fontsize=8)
     for row in axes:
         row[0].set_ylabel(quantity.replace("/", " "), fontsize=8)
-    legend: dict[
-        str, Any
-    ] = {}  # a label may be missing from a panel: no episode of that task has ended yet
-    for panel in axes.flat:
-        handles, labels = panel.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
-    order = [label for label in [*runs, *(levels or {})] if label in legend]
+    _draw_legend(figure, [*runs, *(levels or {})], per_line)
+    figure.tight_layout(rect=(0, 0, 1, 1 - top / figure.get_figheight()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _draw_curve(panel: Any, steps: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
+    """The mean of `[N, S]` over steps `[N]`, with its interval where there are several seeds."""
+    if not steps.size:
+        return
+    panel.plot(steps, values.mean(1), color=colour, label=label, linewidth=1.6)
+    if values.shape[1] > 1:
+        low, high = bootstrap_interval(values)
+        panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _draw_legend(figure: Any, labels: Sequence[str], per_line: int) -> None:
+    """One legend for all panels, from which a label may be missing: no episode of that task has
+    ended yet."""
+    known: dict[str, Any] = {}
+    for panel in figure.axes:
+        handles, found = panel.get_legend_handles_labels()
+        known |= dict(zip(found, handles, strict=True))
+    order = [label for label in labels if label in known]
     figure.legend(
-        [legend[label] for label in order],
+        [known[label] for label in order],
         order,
         loc="upper center",
         ncols=per_line,
         frameon=False,
         fontsize=9,
     )
-    figure.tight_layout(rect=(0, 0, 1, 1 - top / figure.get_figheight()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

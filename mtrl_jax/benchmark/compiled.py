@@ -18,6 +18,7 @@ import numpy as np
 from mtrl_jax import checkpoint, engines, evaluate, metrics, train
 from mtrl_jax.benchmark import protocol, regime, regime_pool
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
+from mtrl_jax.benchmark.results import table_rows
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
 __all__ = [
@@ -28,13 +29,14 @@ __all__ = [
     "everything",
     "final_scores",
     "identity",
+    "make_agent",
     "parameters",
     "run",
     "run_config",
     "save",
     "shared_parameters",
     "side_by_side",
-    "table_rows",
+    "training_suite",
 ]
 
 Suite = FunctionalSuite | HostSuite
@@ -141,25 +143,16 @@ def run(
       FloatingPointError: as `train.run`.
     """
     began = time.monotonic()
-    spec = suite.spec
-    n = spec.num_tasks
-    path = folder / cell.name
     if cell.kind == "control":
-        agent = entry.make(regime.stream_spec(spec))
-        config = engines.RunConfig(1, 1, seed=cell.seeds[0], num_seeds=len(cell.seeds))
-
-        def init(key):
-            return agent.init(engines.stream(key, "params"))
-
-        state = jax.jit(engines.over_seeds(config, init))(engines.root_key(config))
-        final = final_scores(settings, config, suite, agent, state, range(n))
-        return table_rows(cell, settings, spec, [], final, 0, time.monotonic() - began)
-
+        return _control(cell, settings, suite, entry)
+    spec, path = suite.spec, folder / cell.name
+    n = spec.num_tasks
     games = training_games(settings, cell, n)
+    training = training_suite(settings, suite, games)
+    agent = make_agent(entry, training.spec, pretraining=cell.kind == "pretrain")
+    config = run_config(settings, cell, agent, training)
+    protocol.check_types_agent(cell.agent, agent, training.spec, config.num_envs_per_task)
     given = settings.track == "task_id"
-    arena, agent = arena_of(settings, suite, entry, games, cell.kind == "pretrain")
-    config = run_config(settings, cell, agent, arena)
-    protocol.check_types_agent(cell.agent, agent, arena.spec, config.num_envs_per_task)
     probe = None
     if not given:
         scored = games if len(games) == 1 else list(range(n))
@@ -169,25 +162,16 @@ def run(
         if not cell.needs:
             return fresh
         learnt = _load(settings, cell, suite, entry, config, folder / cell.needs / "final")
-        if entry.pretrain is None:
-            return jax.jit(engines.over_seeds(config, entry.transfer))(learnt, fresh)
-        if config.num_seeds == 1:
-            return entry.transfer(learnt, fresh)
-
-        def pick(s):
-            return jax.tree.map(lambda x: x[s], (learnt, fresh))
-
-        grown = [entry.transfer(*pick(s)) for s in range(config.num_seeds)]
-        return jax.tree.map(lambda *x: jnp.stack(x), *grown)
+        return _transferred(entry, config, learnt, fresh)
 
     def watch(step: int, total: int, row: dict[str, Any]) -> None:
         _check_range(cell.agent, row, spec.num_actions)
         on_progress(step, total, row)
 
-    agent = _watched(agent, arena.spec)
+    agent = _watched(agent, training.spec)
     result = train.run(
         config,
-        arena,
+        training,
         agent,
         path,
         identity(cell, settings, spec, entry),
@@ -203,6 +187,36 @@ def run(
     last = None if given else final_scores(settings, config, suite, agent, result.state, range(n))
     seconds = time.monotonic() - began
     return table_rows(cell, settings, spec, rows, last, result.step, seconds)
+
+
+def _control(cell: Cell, settings: Settings, suite: Suite, entry: Entry) -> list[dict[str, Any]]:
+    """The rows of an agent that does not learn."""
+    began, spec = time.monotonic(), suite.spec
+    agent = entry.make(regime.stream_spec(spec))
+    config = engines.RunConfig(1, 1, seed=cell.seeds[0], num_seeds=len(cell.seeds))
+
+    def init(key):
+        return agent.init(engines.stream(key, "params"))
+
+    state = jax.jit(engines.over_seeds(config, init))(engines.root_key(config))
+    final = final_scores(settings, config, suite, agent, state, range(spec.num_tasks))
+    return table_rows(cell, settings, spec, [], final, 0, time.monotonic() - began)
+
+
+def _transferred(
+    entry: Entry, config: engines.RunConfig, pretrained: ArrayTree, fresh: ArrayTree
+) -> ArrayTree:
+    """What every seed of a new game begins with, `[S, ...]`."""
+    if entry.pretrain is None:
+        return jax.jit(engines.over_seeds(config, entry.transfer))(pretrained, fresh)
+    if config.num_seeds == 1:
+        return entry.transfer(pretrained, fresh)
+
+    def pick(s):
+        return jax.tree.map(lambda x: x[s], (pretrained, fresh))
+
+    grown = [entry.transfer(*pick(s)) for s in range(config.num_seeds)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *grown)
 
 
 def identity(cell: Cell, settings: Settings, spec: EnvSpec, entry: Entry) -> dict[str, Any]:
@@ -221,28 +235,28 @@ def identity(cell: Cell, settings: Settings, spec: EnvSpec, entry: Entry) -> dic
     }
 
 
-def arena_of(
-    settings: Settings, suite: Suite, entry: Entry, games: Sequence[int], pretraining: bool
-) -> tuple[Suite, Agent]:
-    """What an agent of the matrix is trained in, and the agent made for it."""
+def training_suite(settings: Settings, suite: Suite, games: Sequence[int]) -> Suite:
+    """What an agent of the matrix is trained on: games as tasks if it is told which it plays, one
+    stream of them if not."""
     if settings.track == "task_id":
-        arena = _part(suite, games)
-    elif isinstance(suite, FunctionalSuite):
-        arena = regime.random_games(suite, games)
-    else:
-        arena = regime_pool.random_games(suite.spec, games)
-    make = entry.pretrain if pretraining and entry.pretrain else entry.make
-    return arena, make(arena.spec)
+        return _part(suite, games)
+    if isinstance(suite, FunctionalSuite):
+        return regime.random_games(suite, games)
+    return regime_pool.random_games(suite.spec, games)
 
 
-def run_config(settings: Settings, cell: Cell, agent: Agent, arena: Suite) -> engines.RunConfig:
+def make_agent(entry: Entry, spec: EnvSpec, *, pretraining: bool) -> Agent:
+    """The agent for a training suite, which may be another one in the pre-training."""
+    return (entry.pretrain or entry.make)(spec) if pretraining else entry.make(spec)
+
+
+def run_config(settings: Settings, cell: Cell, agent: Agent, training: Suite) -> engines.RunConfig:
     """Evaluations at equal distances, each a whole number of dispatches after the last one."""
-    k = arena.spec.num_tasks
-    per_update = agent.unroll_length * k * settings.num_envs
+    per_update = agent.unroll_length * training.spec.num_tasks * settings.num_envs
     updates = max(round(cell.steps / settings.evaluations / per_update), 1)
     per_dispatch = -(-updates // DISPATCHES)
     interval = per_update * per_dispatch * -(-updates // per_dispatch)
-    if isinstance(arena, HostSuite):
+    if isinstance(training, HostSuite):
         per_dispatch = 1
     return engines.RunConfig(
         total_env_steps=interval * settings.evaluations,
@@ -306,45 +320,6 @@ def config_seeds(config: engines.RunConfig) -> range:
     return range(config.seed, config.seed + config.num_seeds)
 
 
-def table_rows(
-    cell: Cell,
-    settings: Settings,
-    spec: EnvSpec,
-    rows: list[dict[str, Any]],
-    final: np.ndarray | None,
-    step: int,
-    seconds: float,
-) -> list[dict[str, Any]]:
-    """What the table keeps, a row for each seed."""
-    curves = {}
-    for name in spec.task_names:
-        steps, values = metrics.series(rows, f"eval/task_policy/{name}/return")
-        if len(steps):
-            curves[name] = (steps.astype(int).tolist(), values)
-    found = []
-    for s, seed in enumerate(cell.seeds):
-        last = {} if final is None else dict(zip(spec.task_names, final[s].tolist(), strict=True))
-        if final is None:
-            last = {name: float(values[-1, s]) for name, (_, values) in curves.items()}
-        found.append(
-            {
-                "cell": cell.name,
-                "agent": cell.agent,
-                "track": settings.track,
-                "kind": cell.kind,
-                "task": spec.task_names[cell.task] if cell.task >= 0 else None,
-                "fold": None if cell.fold < 0 else cell.fold,
-                "seed": seed,
-                "steps": next(iter(curves.values()))[0] if curves else [],
-                "scores": {name: values[:, s].tolist() for name, (_, values) in curves.items()},
-                "final": last,
-                "env_steps": step,
-                "time/seconds": seconds,
-            }
-        )
-    return found
-
-
 # ---------------------------------------------------------------------------- the pre-trained agent
 
 
@@ -365,7 +340,8 @@ def _load(
     """The agent of the pre-training that `cell` starts from, `[S, ...]`."""
     source = cell._replace(kind="pretrain", task=-1)
     games = training_games(settings, source, suite.spec.num_tasks)
-    _, agent = arena_of(settings, suite, entry, games, pretraining=True)
+    spec = training_suite(settings, suite, games).spec
+    agent = make_agent(entry, spec, pretraining=True)
     init = engines.over_seeds(config, lambda key: {"state": agent.init(key)})
     target = checkpoint.abstract(jax.eval_shape(init, engines.root_key(config)))
     found = None

@@ -13,25 +13,39 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import metrics, rollout, train, workdir
-from mtrl_jax.benchmark import compiled, protocol, regime, regime_pool, taught
+from mtrl_jax import evaluate, metrics, rollout, train, workdir
+from mtrl_jax.benchmark import compiled, imitation, protocol, regime, regime_pool
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
-from mtrl_jax.benchmark.compiled import Entry, Stopped, table_rows
+from mtrl_jax.benchmark.compiled import Entry, Stopped
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
+from mtrl_jax.benchmark.results import table_rows
 from mtrl_jax.envs import functional
-from mtrl_jax.evaluate import DEFAULT_LIMIT
-from mtrl_jax.types import FunctionalSuite, HostSuite, Pool, Timestep
+from mtrl_jax.types import EnvSpec, FunctionalSuite, HostSuite, Pool, Timestep
 
-__all__ = ["FunctionalPool", "pool_maker", "run", "run_any", "scores"]
+__all__ = ["FunctionalPool", "pool_maker", "run", "run_any"]
 
 Suite = FunctionalSuite | HostSuite
 Maker = Callable[..., Pool]
+
+
+class Player(NamedTuple):
+    """An agent of five functions.
+
+    Attributes:
+      name: in the table, for messages.
+      agent: guarded, so that what its functions raise names it.
+      spec: what it is told of the games.
+    """
+
+    name: str
+    agent: HostAgent
+    spec: Spec
 
 
 def run(
@@ -56,78 +70,43 @@ def run(
             "no_id"
         )
     began, (seed,) = time.monotonic(), cell.seeds
-    path, n = folder / cell.name, suite.spec.num_tasks
-    told = protocol.spec_of(regime.stream_spec(suite.spec))
-    agent = _guarded(cell.agent, entry.make(regime.stream_spec(suite.spec)))
+    path, n, num_envs = folder / cell.name, suite.spec.num_tasks, settings.num_envs
+    player = _player(cell.agent, entry, suite.spec)
+    _claim(path, {**dataclasses.asdict(settings), "cell": cell.name, **entry.settings})
+    data, rows = _resume(player, cell, settings, path, folder)
+    # ------------------------------------------------------------------ what it plays
     games = training_games(settings, cell, n)
-    identity = {**dataclasses.asdict(settings), "cell": cell.name, **entry.settings}
-    identity = json.loads(json.dumps(identity))
-    workdir.check(path, identity)
-    workdir.create(path, identity)
-    data, rows = _resume(cell, settings, agent, told, path, folder)
-    per_part = max(round(cell.steps / settings.evaluations / settings.num_envs), 1)
-    total = per_part * settings.num_envs * settings.evaluations
     scored = games if len(games) == 1 else list(range(n))
-    make_stream, make_scored = pool_maker(suite, games, stream=True), pool_maker(suite, scored)
-    names = suite.spec.task_names
-
-    def score(part: int, data: bytes) -> dict[str, Any]:
-        means = scores(
-            cell.agent,
-            agent,
-            told,
-            make_scored,
-            len(scored),
-            settings.eval_episodes,
-            data,
-            _seed(seed, 2, part),
-            suite,
-        )
-        return {
-            f"eval/task_policy/{names[i]}/return": float(x)
-            for i, x in zip(scored, means, strict=True)
-        }
-
+    training, own = pool_maker(suite, games, stream=True), pool_maker(suite, scored)
+    every, limit = pool_maker(suite, range(n)), evaluate.episode_limit(suite.spec)
+    num_rows = max(round(cell.steps / settings.evaluations / num_envs), 1)  # in a part
+    total = num_rows * num_envs * settings.evaluations
+    # ------------------------------------------------------------------ part after part
     with train.interrupts() as asked:
         for part in range(len(rows), settings.evaluations + 1):
-            step = part * per_part * settings.num_envs
+            step = part * num_rows * num_envs
             if part:
-                pool = make_stream(settings.num_envs, _seed(seed, 1, part), 1)
-                state = agent.restore(told, settings.num_envs, data)
-                begin = step - per_part * settings.num_envs
+                begin = step - num_rows * num_envs
 
                 def tick(t, begin=begin):
-                    return on_progress(begin + t * settings.num_envs, total, {})
+                    on_progress(begin + t * num_envs, total, {})
+                    if asked.is_set():
+                        raise Stopped
 
-                try:
-                    state = _train(
-                        cell.agent,
-                        agent,
-                        told,
-                        pool,
-                        state,
-                        per_part,
-                        asked.is_set,
-                        settings.num_envs,
-                        tick,
-                    )
-                finally:
-                    pool.close()
-                data = agent.save(state)
-            _write(path / f"agent-{part}.bin", data)
-            rows.append({"step": step, **score(part, data)})
-            with (path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            (path / f"agent-{part - 1}.bin").unlink(missing_ok=True)
+                pool = training(num_envs, _seed(seed, 1, part), 1)
+                data = _train(player, pool, data, num_rows, num_envs, tick)
+            episodes, at = settings.eval_episodes, _seed(seed, 2, part)
+            means = _scores(player, data, own, len(scored), episodes, at, limit)
+            names = (suite.spec.task_names[i] for i in scored)
+            row = {f"eval/task_policy/{g}/return": x for g, x in zip(names, means, strict=True)}
+            rows.append({"step": step, **row})
+            _keep(path, part, data, rows[-1])
             on_progress(step, total, {})
-    every = pool_maker(suite, range(n))
-    final = scores(
-        cell.agent, agent, told, every, n, settings.final_episodes, data, _seed(seed, 3, 0), suite
-    )
+    episodes, at = settings.final_episodes, _seed(seed, 3, 0)
+    final = _scores(player, data, every, n, episodes, at, limit)
     seconds = time.monotonic() - began
-    return table_rows(cell, settings, suite.spec, rows, final[None], rows[-1]["step"], seconds)
+    last = rows[-1]["step"]
+    return table_rows(cell, settings, suite.spec, rows, np.array([final]), last, seconds)
 
 
 def run_any(
@@ -138,84 +117,108 @@ def run_any(
     folder: pathlib.Path,
     on_progress: train.OnProgress,
 ) -> list[dict[str, Any]]:
-    """`run`, `taught.run` or `compiled.run`, whichever the agent and the cell are for."""
+    """`run`, `imitation.run` or `compiled.run`, whichever the agent and the cell are for."""
     several = cell.kind in ("pretrain", "multitask")
-    fn = run if entry.hosted else taught.run if entry.imitation and several else compiled.run
+    fn = run if entry.hosted else imitation.run if entry.imitation and several else compiled.run
     return fn(cell, settings, suite, entry, folder, on_progress)
 
 
+def _player(name: str, entry: Entry, spec: EnvSpec) -> Player:
+    stream = regime.stream_spec(spec)
+    return Player(name, _guarded(name, entry.make(stream)), protocol.spec_of(stream))
+
+
+def _claim(path: pathlib.Path, identity: dict[str, Any]) -> None:
+    """Makes the cell's directory, or finds it again."""
+    identity = json.loads(json.dumps(identity))  # as config.json will hold it: lists, no tuples
+    workdir.check(path, identity)
+    workdir.create(path, identity)
+
+
 def _resume(
-    cell: Cell,
-    settings: Settings,
-    agent: HostAgent,
-    told: Spec,
-    path: pathlib.Path,
-    folder: pathlib.Path,
+    player: Player, cell: Cell, settings: Settings, path: pathlib.Path, folder: pathlib.Path
 ) -> tuple[bytes, list[dict[str, Any]]]:
     """The agent and the rows of the last part that was finished, or a fresh start."""
     file = path / "metrics.jsonl"
     rows = metrics.read_jsonl(file)
-    saved = path / f"agent-{len(rows) - 1}.bin"
+    saved = _saved(path, len(rows) - 1)
     if rows and saved.exists():
         metrics.drop_after(file, rows[-1]["step"])  # a line cut short
         return saved.read_bytes(), rows
     file.unlink(missing_ok=True)
     if not cell.needs:
-        return agent.save(agent.init(told, settings.num_envs, cell.seeds[0])), []
-    source = folder / cell.needs / f"agent-{settings.evaluations}.bin"
+        agent = player.agent
+        return agent.save(agent.init(player.spec, settings.num_envs, cell.seeds[0])), []
+    source = _saved(folder / cell.needs, settings.evaluations)
     if not source.exists():
         raise ValueError(f"{cell.name} needs {cell.needs}, of which there is no {source}")
     return source.read_bytes(), []
 
 
+def _saved(path: pathlib.Path, part: int) -> pathlib.Path:
+    """Where a cell's directory holds the agent of the end of a part."""
+    return path / f"agent-{part}.bin"
+
+
+def _keep(path: pathlib.Path, part: int, data: bytes, row: dict[str, Any]) -> None:
+    """The agent first, then the row that says that it is there."""
+    temporary = _saved(path, part).with_suffix(".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, _saved(path, part))
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _saved(path, part - 1).unlink(missing_ok=True)
+
+
 def _train(
-    name: str,
-    agent: HostAgent,
-    told: Spec,
+    player: Player,
     pool: Pool,
-    state: Any,
-    rows: int,
-    stop: Callable[[], bool],
+    data: bytes,
+    num_rows: int,
     num_envs: int,
     tick: Callable[[int], None],
-) -> Any:
-    step = protocol.step_of(pool.reset(0))
-    for t in range(rows):
-        action, state = agent.act(state, step, True)
-        action = protocol.checked_action(name, told, action, num_envs)
-        pool.send(0, action[None])
-        next_step = protocol.step_of(pool.recv(0))
-        state = agent.update(state, step, action, next_step)
-        step = next_step
-        tick(t + 1)
-        if stop():
-            raise Stopped
-    return state
+) -> bytes:
+    """One part: what `save` gives at its end. `tick` hears of every row, and may raise."""
+    name, agent, spec = player
+    try:
+        state = agent.restore(spec, num_envs, data)
+        step = protocol.step_of(pool.reset(0))
+        for t in range(num_rows):
+            action, state = agent.act(state, step, True)
+            action = protocol.checked_action(name, spec, action, num_envs)
+            pool.send(0, action[None])
+            next_step = protocol.step_of(pool.recv(0))
+            state = agent.update(state, step, action, next_step)
+            step = next_step
+            tick(t + 1)
+    finally:
+        pool.close()
+    return agent.save(state)
 
 
-def scores(
-    name: str,
-    agent: HostAgent,
-    told: Spec,
+def _scores(
+    player: Player,
+    data: bytes,
     make_pool: Maker,
     num_games: int,
     episodes: int,
-    data: bytes,
     seed: int,
-    suite: Suite,
-) -> np.ndarray:
-    """Mean return `[N]` of a copy of an agent, one episode an environment, without learning."""
-    limits = np.asarray(suite.spec.episode_limit)
-    limit = int(limits.max()) if (limits > 0).all() else DEFAULT_LIMIT
+    limit: int,
+) -> list[float]:
+    """Mean return, for each of N games, of a copy of an agent, one episode an environment, without
+    learning."""
+    name, agent, spec = player
     size = num_games * episodes
-    state = agent.restore(told, size, data)
+    state = agent.restore(spec, size, data)
     pool = make_pool(episodes, seed, 1)
     try:
         step = protocol.step_of(pool.reset(0))
         alive, total = np.ones(size, bool), np.zeros(size)
         for _ in range(limit + 1):
             action, state = agent.act(state, step, False)
-            action = protocol.checked_action(name, told, action, size)
+            action = protocol.checked_action(name, spec, action, size)
             pool.send(0, action.reshape(num_games, episodes, *action.shape[1:]))
             step = protocol.step_of(pool.recv(0))
             alive &= ~step.first
@@ -224,7 +227,7 @@ def scores(
             total += np.where(alive, step.reward, 0.0)
     finally:
         pool.close()
-    return total.reshape(num_games, episodes).mean(1)
+    return total.reshape(num_games, episodes).mean(1).tolist()
 
 
 def _guarded(name: str, agent: HostAgent) -> HostAgent:
@@ -253,21 +256,15 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 2)
 
 
-def _write(path: pathlib.Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 # ---------------------------------------------------------------------- functional suites as pools
 
 
 def pool_maker(suite: Suite, games: Sequence[int], *, stream: bool = False) -> Maker:
     """`make_pool(num_envs, seed, num_groups)` of some games, side by side or as one stream."""
     if isinstance(suite, FunctionalSuite):
-        arena = (regime.random_games if stream else regime.each_game)(suite, games)
-        programs = _programs_once(arena.env)
-        return lambda num_envs, seed, num_groups: FunctionalPool(arena, programs, num_envs, seed)
+        played = (regime.random_games if stream else regime.each_game)(suite, games)
+        programs = _programs_once(played.env)
+        return lambda num_envs, seed, num_groups: FunctionalPool(played, programs, num_envs, seed)
     if stream:
         return regime_pool.random_games(suite.spec, games).make_pool
     if list(games) == list(range(suite.spec.num_tasks)):

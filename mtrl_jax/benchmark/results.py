@@ -17,10 +17,13 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtrl_jax import metrics
-from mtrl_jax.benchmark.cells import Cell
+import numpy as np
 
-__all__ = ["AGENTS", "FILE", "Table", "check_agents", "keep_agents", "twins"]
+from mtrl_jax import metrics
+from mtrl_jax.benchmark.cells import Cell, Settings
+from mtrl_jax.types import EnvSpec
+
+__all__ = ["AGENTS", "FILE", "Table", "check_agents", "keep_agents", "table_rows", "twins"]
 
 FILE = "results.jsonl"
 AGENTS = "agents.json"
@@ -68,6 +71,56 @@ def twins(
         same = entries[cell.agent].same
         if same and cell.kind in same.kinds and known.get(same.agent) == same.settings:
             found[cell.name] = same.agent + cell.name.removeprefix(cell.agent)
+    return found
+
+
+def table_rows(
+    cell: Cell,
+    settings: Settings,
+    spec: EnvSpec,
+    rows: Sequence[Row],
+    final: np.ndarray | None,
+    step: int,
+    seconds: float,
+) -> list[Row]:
+    """What the table keeps of a cell, a row for each seed.
+
+    Args:
+      cell: finished.
+      settings: of the matrix.
+      spec: of all its games.
+      rows: of the cell's own metrics, its evaluations among them.
+      final: mean returns `[S, N]` at the end; None: those of the last evaluation.
+      step: environment steps done.
+      seconds: that it took.
+    """
+    curves = {}
+    for name in spec.task_names:
+        steps, values = metrics.series(rows, f"eval/task_policy/{name}/return")
+        if len(steps):
+            curves[name] = (steps.astype(int).tolist(), values)
+    found = []
+    for s, seed in enumerate(cell.seeds):
+        if final is None:
+            last = {name: float(values[-1, s]) for name, (_, values) in curves.items()}
+        else:
+            last = dict(zip(spec.task_names, final[s].tolist(), strict=True))
+        found.append(
+            {
+                "cell": cell.name,
+                "agent": cell.agent,
+                "track": settings.track,
+                "kind": cell.kind,
+                "task": spec.task_names[cell.task] if cell.task >= 0 else None,
+                "fold": None if cell.fold < 0 else cell.fold,
+                "seed": seed,
+                "steps": next(iter(curves.values()))[0] if curves else [],
+                "scores": {name: values[:, s].tolist() for name, (_, values) in curves.items()},
+                "final": last,
+                "env_steps": step,
+                "time/seconds": seconds,
+            }
+        )
     return found
 
 

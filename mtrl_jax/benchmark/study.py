@@ -7,7 +7,7 @@ specialist is measurably better than random (two standard errors) has no scale: 
 left out of everything that is normalised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from mtrl_jax.benchmark.transfer import learning_curve_area
 __all__ = ["Record", "Study", "areas", "human_scores", "read"]
 
 CONTROLS = ("random", "frozen")
+Row = Mapping[str, Any]  # of the table, see `results`
 
 
 class Record(NamedTuple):
@@ -84,12 +85,28 @@ def human_scores(games: Sequence[str]) -> np.ndarray:
     return np.array([np.nan if reference is None else reference.human for reference in found])
 
 
-def read(rows: Sequence[Mapping[str, Any]]) -> Study:
+def read(rows: Sequence[Row]) -> Study:
     """The study of all rows.
 
     Raises:
       ValueError: without the random control, or for rows of different tracks or games.
     """
+    games = _games(rows)
+    records = _records(rows, games)
+    control = records["random"].multitask
+    assert control is not None
+    return Study(
+        games=games,
+        folds=_folds(rows, games),
+        records=records,
+        random=control.mean(0),
+        reference=_reference(records, control),
+        human=human_scores(games),
+    )
+
+
+def _games(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The games of all rows, which must be of one matrix; as `read` for errors."""
     tracks = {row["track"] for row in rows}
     if len(tracks) != 1:
         raise ValueError(f"results must be of one track, got {', '.join(sorted(tracks)) or 'none'}")
@@ -101,30 +118,44 @@ def read(rows: Sequence[Mapping[str, Any]]) -> Study:
         unknown = (set(row["final"]) | ({row["task"]} - {None})) - set(games)
         if unknown:
             raise ValueError(f"results must be of the same games; {row['cell']} has {unknown}")
+    return games
+
+
+def _folds(rows: Sequence[Row], games: tuple[str, ...]) -> np.ndarray:
+    """Fold of each game, -1 where no row says it."""
     fold = np.full(len(games), -1)
     for row in rows:
         if row["kind"] == "transfer":
             fold[games.index(row["task"])] = row["fold"]
-    names = [
-        *(c for c in CONTROLS if any(r["agent"] == c for r in rows)),
-        *dict.fromkeys(r["agent"] for r in rows if r["agent"] not in CONTROLS),
-    ]
-    records = {
-        name: _record(name, [row for row in rows if row["agent"] == name], games) for name in names
-    }
-    control = records["random"].multitask
-    assert control is not None
-    random = control.mean(0)
-    error = control.std(0) / max(len(control), 1) ** 0.5
-    reference = np.full(len(games), np.nan)
+    return fold
+
+
+def _records(rows: Sequence[Row], games: tuple[str, ...]) -> dict[str, Record]:
+    """What each agent did, controls first."""
+    by_agent: dict[str, list[Row]] = {name: [] for name in CONTROLS}
+    for row in rows:
+        by_agent.setdefault(row["agent"], []).append(row)
+    return {name: _record(name, own, games) for name, own in by_agent.items() if own}
+
+
+def _reference(records: Mapping[str, Record], random: np.ndarray) -> np.ndarray:
+    """The best mean score from scratch on each game, NaN where none is measurably better than the
+    control's scores `[S, N]`."""
+    low, error = random.mean(0), _standard_error(random)
+    reference = np.full(random.shape[1], np.nan)
     for record in records.values():
         if record.learns and record.scratch_final is not None:
             mean = record.scratch_final.mean(0)
-            spread = record.scratch_final.std(0) / len(record.scratch_final) ** 0.5
-            better = mean - random > 2 * np.hypot(error, spread) + 1e-9
+            spread = _standard_error(record.scratch_final)
+            better = mean - low > 2 * np.hypot(error, spread) + 1e-9
             higher = better & ~(reference >= mean)
             reference = np.where(higher, mean, reference)
-    return Study(games, fold, records, random, reference, human_scores(games))
+    return reference
+
+
+def _standard_error(scores: np.ndarray) -> np.ndarray:
+    """Of the mean over seeds, `[S, N]` to `[N]`."""
+    return scores.std(0) / len(scores) ** 0.5
 
 
 def areas(study: Study, curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -132,65 +163,68 @@ def areas(study: Study, curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return learning_curve_area(steps, study.normalise(curves))
 
 
-def _record(name: str, rows: list[Any], games: tuple[str, ...]) -> Record:
+def _record(name: str, rows: Sequence[Row], games: tuple[str, ...]) -> Record:
     def of(kind):
         return [row for row in rows if row["kind"] == kind]
 
     if of("control"):
-        seeds = sorted({row["seed"] for row in rows})
-        final = np.array(
-            [
-                [row["final"][g] for g in games]
-                for seed in seeds
-                for row in rows
-                if row["seed"] == seed
-            ]
-        )
+        final = _by_seed(of("control"), lambda row: [row["final"][g] for g in games])
         return Record(name, False, None, None, None, final, final, final, None, None, {})
-    steps, scratch, scratch_final = _alone(of("scratch"), games)
-    steps2, transfer, transfer_final = _alone(of("transfer"), games)
+    scratch_steps, scratch, scratch_final = _alone(of("scratch"), games)
+    transfer_steps, transfer, transfer_final = _alone(of("transfer"), games)
     if scratch is not None and transfer is not None and scratch.shape != transfer.shape:
         raise ValueError(f"results of {name} must have the same evaluations and seeds everywhere")
-    multitask = _by_seed(of("multitask"), lambda row: [row["final"][g] for g in games])
     before, after = _kept(of("pretrain"), of("transfer"), games)
-    pretrain = {}
-    for fold in sorted({row["fold"] for row in of("pretrain")}):
-        mine = [row for row in of("pretrain") if row["fold"] == fold]
-        if all(len(row["scores"]) == len(games) for row in mine):
-            curves = np.array([[row["scores"][g] for g in games] for row in mine])
-            pretrain[fold] = (np.array(mine[0]["steps"]), curves)
     return Record(
-        name,
-        True,
-        steps if steps is not None else steps2,
-        scratch,
-        transfer,
-        scratch_final,
-        transfer_final,
-        multitask,
-        before,
-        after,
-        pretrain,
+        name=name,
+        learns=True,
+        steps=scratch_steps if scratch_steps is not None else transfer_steps,
+        scratch=scratch,
+        transfer=transfer,
+        scratch_final=scratch_final,
+        transfer_final=transfer_final,
+        multitask=_by_seed(of("multitask"), lambda row: [row["final"][g] for g in games]),
+        before=before,
+        after=after,
+        pretrain=_pretraining(of("pretrain"), games),
     )
 
 
-def _by_seed(rows: list[Any], value: Any) -> np.ndarray | None:
-    return np.array([value(row) for row in sorted(rows, key=lambda r: r["seed"])]) if rows else None
+def _pretraining(
+    rows: Sequence[Row], games: tuple[str, ...]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Fold to steps `[M]` and curves `[S, N, M]`, of the folds that were scored on every game."""
+    found = {}
+    for fold in sorted({row["fold"] for row in rows}):
+        own = [row for row in rows if row["fold"] == fold]
+        if all(len(row["scores"]) == len(games) for row in own):
+            curves = np.array([[row["scores"][g] for g in games] for row in own])
+            found[fold] = (np.array(own[0]["steps"]), curves)
+    return found
 
 
-def _alone(rows: list[Any], games: tuple[str, ...]) -> tuple[Any, Any, Any]:
+def _by_seed(rows: Sequence[Row], value: Callable[[Row], Any]) -> np.ndarray | None:
+    """A value of each row as an array `[S, ...]` in the order of the seeds; None without rows."""
+    ordered = sorted(rows, key=lambda row: row["seed"])
+    return np.array([value(row) for row in ordered]) if rows else None
+
+
+def _alone(rows: Sequence[Row], games: tuple[str, ...]) -> tuple[Any, Any, Any]:
     """Steps, curves `[S, N, M]` and final scores `[S, N]` of runs on one game each."""
     if {row["task"] for row in rows} != set(games):
         return None, None, None
-    found: dict[str, list[Any]] = {g: [r for r in rows if r["task"] == g] for g in games}
-    curves = [_by_seed(found[g], lambda row, g=g: row["scores"][g]) for g in games]
-    finals = [_by_seed(found[g], lambda row, g=g: row["final"][g]) for g in games]
-    return np.array(rows[0]["steps"]), np.stack(curves, 1), np.stack(finals, 1)  # type: ignore[arg-type]
+    curves, finals = [], []
+    for game in games:
+        own = sorted((row for row in rows if row["task"] == game), key=lambda row: row["seed"])
+        curves.append(np.array([row["scores"][game] for row in own]))
+        finals.append(np.array([row["final"][game] for row in own]))
+    return np.array(rows[0]["steps"]), np.stack(curves, 1), np.stack(finals, 1)
 
 
 def _kept(
-    pretrain: list[Any], transfer: list[Any], games: tuple[str, ...]
+    pretrain: Sequence[Row], transfer: Sequence[Row], games: tuple[str, ...]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """`before` and `after` of a `Record`."""
     known = {row["fold"]: row for row in pretrain}
     fold_of = {row["task"]: row["fold"] for row in transfer}
     if set(fold_of) != set(games) or set(fold_of.values()) - set(known):

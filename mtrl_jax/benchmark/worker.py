@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 __all__ = ["command", "has_accelerator", "serve"]
 
-TELL_EVERY = 0.5  # seconds between two reports of progress
+REPORT_EVERY = 0.5  # seconds between two reports of progress
 
 # Ends the process's choice of cores before anything else is imported.
 _ON_CORES = "import os, sys; os.sched_setaffinity(0, {cores}); os.execv(sys.executable, {args})"
@@ -58,31 +58,31 @@ def serve(
     # What libraries print must not get between the lines of the protocol.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    told = 0.0
+    last_report = 0.0
 
     def on_progress(name: str) -> Callable[[int, int], None]:
-        def tell(step: int, total: int) -> None:
-            nonlocal told
+        def report(step: int, total: int) -> None:
+            nonlocal last_report
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
-            if time.monotonic() - told > TELL_EVERY:
-                _say(out, cell=name, step=step, total=total)
-                told = time.monotonic()
+            if time.monotonic() - last_report > REPORT_EVERY:
+                _send(out, cell=name, step=step, total=total)
+                last_report = time.monotonic()
 
-        return tell
+        return report
 
     for line in iter(sys.stdin.readline, ""):
         name = json.loads(line)["cell"]
         try:
-            _say(out, cell=name, rows=run(name, on_progress(name)))
+            _send(out, cell=name, rows=run(name, on_progress(name)))
         except stopped:
-            _say(out, cell=name, stopped=True)
+            _send(out, cell=name, stopped=True)
             return
         except (ValueError, FloatingPointError, ImportError) as error:
-            _say(out, cell=name, failed=" ".join(str(error).split()))
+            _send(out, cell=name, failed=" ".join(str(error).split()))
 
 
-def _say(out: TextIO, **message: Any) -> None:
+def _send(out: TextIO, **message: Any) -> None:
     try:
         out.write(json.dumps(message) + "\n")
         out.flush()

@@ -80,55 +80,83 @@ def describe(env_id: str, image_size: int = 0) -> TaskSpec:
       ImportError: envpool, or a system library that the family needs, is not installed.
     """
     raw, options = _raw_spec(env_id, image_size)
-    limit = int(raw.config.max_episode_steps)
     if getattr(raw.config, "max_num_players", 1) != 1:
         raise ValueError(f"{env_id} has several players; only single-player ids are supported")
-    space = raw.action_space
-    low, high = (np.asarray(getattr(space, name, np.nan)) for name in ("low", "high"))
-    continuous = not hasattr(space, "n")
-    if continuous and not (low.ndim == 1 and np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(
-            f"{env_id} has actions ({space}) that are neither discrete nor one bounded vector"
-        )
-    keys = tuple(key for key in raw._state_keys if key == "obs" or key.startswith("obs:"))
-    shapes = dict(zip(raw._state_keys, raw._state_spec, strict=True))
-    success = next(
-        (
-            key
-            for key in ("info:success", "info:is_success", "info:prev_level_complete")
-            if key in raw._state_keys
-        ),
-        "",
-    )
-    vocabulary: np.ndarray | None = None
-    dtype: np.dtype = np.dtype(np.uint8)
-    if keys == ("obs:direction", "obs:image", "obs:mission"):
-        kind, success = "minigrid", "reward"
-        cells = int(np.prod(_shape(shapes["obs:image"])[:2]))
-        vocabulary = np.array(MINIGRID_CELL * cells + (4,))
-        shape: tuple[int, ...] = vocabulary.shape
-    elif len(keys) == 1 and hasattr(raw.observation_space, "n") and not raw.observation_space.shape:
-        kind, shape, vocabulary = "category", (1,), np.array([raw.observation_space.n])
-        dtype = np.dtype(np.uint8 if raw.observation_space.n <= 256 else np.int32)
-    elif len(keys) == 1 and shapes[keys[0]][0] == np.uint8 and len(_shape(shapes[keys[0]])) == 3:
-        kind, shape = "image", _shape(shapes[keys[0]])
-    else:
-        kind, dtype = "vector", np.dtype(np.float32)
-        shape = (sum(int(np.prod(_shape(shapes[key]))) for key in keys),)
+    limit = int(raw.config.max_episode_steps)
+    actions = _action_space(env_id, raw.action_space)
+    seen = _observation_space(raw)
     return TaskSpec(
         env_id=env_id,
         options=options,
-        encoding=Encoding(kind, success, keys),
-        observation_shape=shape,
-        observation_dtype=dtype,
-        vocabulary=vocabulary,
-        num_actions=0 if continuous else int(space.n),
+        encoding=Encoding(seen.kind, _success(raw, seen.kind), seen.keys),
+        observation_shape=seen.shape,
+        observation_dtype=seen.dtype,
+        vocabulary=seen.vocabulary,
+        num_actions=actions.number,
         episode_limit=0 if limit >= NO_LIMIT else limit,
         padded_actions=type(raw).__name__ == "AtariEnvSpec",
-        action_low=low if continuous else None,
-        action_high=high if continuous else None,
-        action_dtype=np.dtype(space.dtype if continuous else np.int32),
+        action_low=actions.low,
+        action_high=actions.high,
+        action_dtype=actions.dtype,
     )
+
+
+class _Actions(NamedTuple):
+    """The fields of a `TaskSpec` that say what an action is."""
+
+    number: int
+    low: np.ndarray | None
+    high: np.ndarray | None
+    dtype: np.dtype
+
+
+def _action_space(env_id: str, space: Any) -> _Actions:
+    """As `describe` for errors."""
+    if hasattr(space, "n"):
+        return _Actions(int(space.n), None, None, np.dtype(np.int32))
+    low, high = (np.asarray(getattr(space, name, np.nan)) for name in ("low", "high"))
+    if not (low.ndim == 1 and np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(
+            f"{env_id} has actions ({space}) that are neither discrete nor one bounded vector"
+        )
+    return _Actions(0, low, high, np.dtype(space.dtype))
+
+
+class _Observations(NamedTuple):
+    """What an encoding (see `Encoding`) reads, and what it makes of it."""
+
+    kind: str
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    vocabulary: np.ndarray | None = None
+
+
+def _observation_space(raw: Any) -> _Observations:
+    keys = tuple(key for key in raw._state_keys if key == "obs" or key.startswith("obs:"))
+    specs = dict(zip(raw._state_keys, raw._state_spec, strict=True))
+    byte = np.dtype(np.uint8)
+    if keys == ("obs:direction", "obs:image", "obs:mission"):
+        cells = int(np.prod(_shape(specs["obs:image"])[:2]))
+        vocabulary = np.array(MINIGRID_CELL * cells + (4,))
+        return _Observations("minigrid", keys, vocabulary.shape, byte, vocabulary)
+    if len(keys) == 1:
+        space, only = raw.observation_space, specs[keys[0]]
+        if hasattr(space, "n") and not space.shape:
+            dtype = byte if space.n <= 256 else np.dtype(np.int32)
+            return _Observations("category", keys, (1,), dtype, np.array([space.n]))
+        if only[0] == np.uint8 and len(_shape(only)) == 3:
+            return _Observations("image", keys, _shape(only), byte)
+    size = sum(int(np.prod(_shape(specs[key]))) for key in keys)
+    return _Observations("vector", keys, (size,), np.dtype(np.float32))
+
+
+def _success(raw: Any, kind: str) -> str:
+    """`Encoding.success`: MiniGrid pays for nothing else; others may have an info key."""
+    if kind == "minigrid":
+        return "reward"
+    keys = ("info:success", "info:is_success", "info:prev_level_complete")
+    return next((key for key in keys if key in raw._state_keys), "")
 
 
 def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:

@@ -11,12 +11,12 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from mtrl_jax import engines, metrics, train
 from mtrl_jax.benchmark import compiled
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.benchmark.compiled import Entry, Stopped, Suite
+from mtrl_jax.benchmark.results import table_rows
 from mtrl_jax.types import Agent, ArrayTree
 
 __all__ = ["run"]
@@ -43,41 +43,39 @@ def run(
     assert entry.imitation is not None
     imitation, began, spec = entry.imitation, time.monotonic(), suite.spec
     games = training_games(settings, cell, spec.num_tasks)
-    arena = compiled.side_by_side(suite, games)
+    task_suite = compiled.side_by_side(suite, games)
     path, half = folder / cell.name, cell._replace(steps=cell.steps // 2)
-    known = compiled.identity(cell, settings, spec, entry)
+    identity = compiled.identity(cell, settings, spec, entry)
 
     def learn(part: str, agent: Agent, before: int, **options: Any) -> train.Result:
-        config = compiled.run_config(settings, half, agent, arena)
+        config = compiled.run_config(settings, half, agent, task_suite)
 
         def watch(step: int, total: int, row: dict[str, Any]) -> None:
             on_progress(before + step, max(cell.steps, before + total), row)
 
-        known_part = {**known, "part": part}
-        result = train.run(config, arena, agent, path / part, known_part, watch, **options)
+        part_identity = {**identity, "part": part}
+        result = train.run(config, task_suite, agent, path / part, part_identity, watch, **options)
         if not result.finished:
             raise Stopped
         return result
 
-    taught = learn("teachers", imitation.teachers(arena.spec), 0)
-    masters = jax.device_get(taught.state)
+    teachers = learn("teachers", imitation.teachers(task_suite.spec), 0)
+    teachers_state = jax.device_get(teachers.state)
     if len(cell.seeds) == 1:
-        masters = jax.tree.map(lambda x: x[None], masters)
-    student = imitation.student(arena.spec, masters)
-    learnt = learn("student", student, taught.step, begin_from=imitation.assign)
+        teachers_state = jax.tree.map(lambda x: x[None], teachers_state)
+    agent = imitation.student(task_suite.spec, teachers_state)
+    student = learn("student", agent, teachers.step, begin_from=imitation.assign)
 
-    _, agent = compiled.arena_of(settings, suite, entry, games, pretraining=False)
-    config = compiled.run_config(settings, cell, agent, arena)
+    training = compiled.training_suite(settings, suite, games)
+    agent = compiled.make_agent(entry, training.spec, pretraining=False)
+    config = compiled.run_config(settings, cell, agent, training)
     init = engines.over_seeds(config, lambda key: agent.init(engines.stream(key, "params")))
     fresh = jax.jit(init)(engines.root_key(config))
     graduate = jax.jit(engines.over_seeds(config, imitation.graduate))
-    state: ArrayTree = graduate(learnt.state, fresh)
-    step = taught.step + learnt.step
+    state: ArrayTree = graduate(student.state, fresh)
+    step = teachers.step + student.step
     compiled.save(path / "final", step, state)
     rows = metrics.read_jsonl(path / "student" / "metrics.jsonl")
-    rows = [{**row, "step": taught.step + row["step"]} for row in rows]
-    final: np.ndarray = compiled.final_scores(
-        settings, config, suite, agent, state, range(spec.num_tasks)
-    )
-    seconds = time.monotonic() - began
-    return compiled.table_rows(cell, settings, spec, rows, final, step, seconds)
+    rows = [{**row, "step": teachers.step + row["step"]} for row in rows]
+    final = compiled.final_scores(settings, config, suite, agent, state, range(spec.num_tasks))
+    return table_rows(cell, settings, spec, rows, final, step, time.monotonic() - began)
