@@ -1,4 +1,5 @@
 """Where numbers go: one JSON object a line, TensorBoard events, a progress bar. Two methods each.
+And what a row of them is made of: sums over a window of updates.
 
 `metrics.jsonl` is append-only and what plots and reports read. Whatever depends on the clock has a
 key under `time/`, so that two equal runs differ nowhere else. A resumed run first drops the lines
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from mtrl_jax.types import EnvSpec, Metrics
 
 
 class Writer(Protocol):
@@ -139,3 +142,62 @@ def over_cpu_seconds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if last is not None:
             found.append({**row, "step": before + last})
     return found
+
+
+# ---------------------------------------------------------------------- what a log row is made of
+
+
+def accumulate(window: dict[str, Any], values: Metrics, spec: EnvSpec, step: int) -> dict[str, Any]:
+    """Sums since the last log row, with the metrics of some more updates.
+
+    Args:
+      window: sums of before, JSON values, so that a checkpoint can hold them; {} at first.
+      values: of N updates, `[N, ...]`; {} of none.
+      spec: of the suite.
+      step: environment steps done.
+
+    Raises:
+      FloatingPointError: naming the task, if a loss or gradient norm is not finite.
+    """
+    _check_finite(values, spec, step)
+    if not values:
+        return window
+    sums = {k: np.asarray(v, np.float64).sum(0) for k, v in values.items()}
+    sums["updates"] = np.asarray(float(len(next(iter(values.values())))))
+    return {k: (np.asarray(window.get(k, 0.0)) + v).tolist() for k, v in sums.items()}
+
+
+def log_row(window: dict[str, Any], spec: EnvSpec, num_seeds: int) -> dict[str, Any]:
+    """Means over the window: `task/<name>/...` for what is per task, the rest as it is.
+
+    Args:
+      window: of `accumulate`, of one update at least.
+      spec: of the suite.
+      num_seeds: S; values of several seeds are `[S, ...]`.
+    """
+    window = {k: np.asarray(v) for k, v in window.items()}
+    updates, count = window.pop("updates"), window.pop("episode/count")
+    row: dict[str, Any] = {}
+    with np.errstate(invalid="ignore", divide="ignore"):  # no episode ended: nan, null in the file
+        means = {k: v / (count if k.startswith("episode/") else updates) for k, v in window.items()}
+    means = {**means, "episode/count": count}
+    if not spec.has_success:
+        del means["episode/success"]
+    for name, value in means.items():
+        if value.ndim == (2 if num_seeds > 1 else 1):  # else one number for all tasks
+            for k, task in enumerate(spec.task_names):
+                row[f"task/{task}/{name}"] = value[..., k]
+        else:
+            row[name] = value
+    return row
+
+
+def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:
+    for name in ("loss/total", "grad/shared_norm", "grad/task_norm"):
+        bad = ~np.isfinite(values[name]) if name in values else np.zeros((1, 1), bool)
+        if bad.any():
+            task = spec.task_names[int(np.argwhere(bad)[0][-1])]
+            raise FloatingPointError(
+                f"{name} of task {task} is not finite at environment step {step}; "
+                "the last checkpoint is of before"
+            )

@@ -18,7 +18,7 @@ import numpy as np
 
 from mtrl_jax import checkpoint, engines, evaluate, metrics, processes, workdir
 from mtrl_jax.engines import RunConfig
-from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Metrics
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
 STOP_EVERY = 10  # updates between two questions of several processes whether to stop
 
@@ -185,7 +185,7 @@ def _loop(
             # -------------------------------------------------------- rollouts and updates
             carry, values = engine.advance(carry, step // setup.per_update)
             previous, step = step, step + setup.per_dispatch
-            window = _accumulate(window, values, setup.spec, step)
+            window = metrics.accumulate(window, values, setup.spec, step)
             due = _due(config, previous, step, setup.total)
             asks = several and every(previous, step, STOP_EVERY * setup.per_update)
             if any(due.values()) or asks:
@@ -197,7 +197,7 @@ def _loop(
                     # Of all threads; on an accelerator, the host's part.
                     "time/cpu_seconds": time.process_time() - cpu_began,
                 }
-                row, window = {**_log_row(window, setup.spec, config.num_seeds), **rate}, {}
+                row, window = {**metrics.log_row(window, setup.spec, config.num_seeds), **rate}, {}
                 writer.write(step, row)
             if due["eval"]:
                 writer.write(step, _evaluate(setup, carry, step))
@@ -232,7 +232,7 @@ def _catch_up(
 ) -> tuple[Any, dict[str, Any]]:
     """Waits for the updates that still run: carry and window with them."""
     carry, values = setup.engine.flush(carry)
-    return carry, _accumulate(window, values, setup.spec, step)
+    return carry, metrics.accumulate(window, values, setup.spec, step)
 
 
 def every(previous: int, step: int, n: int) -> bool:
@@ -312,53 +312,6 @@ def _writer(folder: pathlib.Path, settings: dict[str, Any], step: int) -> Iterat
         yield writer
     finally:
         writer.close()
-
-
-def _check_finite(values: Metrics, spec: EnvSpec, step: int) -> None:
-    """Raises FloatingPointError, naming the task, unless losses and gradient norms are finite."""
-    for name in ("loss/total", "grad/shared_norm", "grad/task_norm"):
-        bad = ~np.isfinite(values[name]) if name in values else np.zeros((1, 1), bool)
-        if bad.any():
-            task = spec.task_names[int(np.argwhere(bad)[0][-1])]
-            raise FloatingPointError(
-                f"{name} of task {task} is not finite at environment step {step}; "
-                "the last checkpoint is of before"
-            )
-
-
-def _accumulate(
-    window: dict[str, Any], values: Metrics, spec: EnvSpec, step: int
-) -> dict[str, Any]:
-    """Sums since the last log row; JSON values, so that a checkpoint can hold them.
-
-    Raises:
-      FloatingPointError: as `_check_finite`.
-    """
-    _check_finite(values, spec, step)
-    if not values:
-        return window
-    sums = {k: np.asarray(v, np.float64).sum(0) for k, v in values.items()}
-    sums["updates"] = np.asarray(float(len(next(iter(values.values())))))
-    return {k: (np.asarray(window.get(k, 0.0)) + v).tolist() for k, v in sums.items()}
-
-
-def _log_row(window: dict[str, Any], spec: EnvSpec, num_seeds: int) -> dict[str, Any]:
-    """Means over the window: `task/<name>/...` for what is per task, the rest as it is."""
-    window = {k: np.asarray(v) for k, v in window.items()}
-    updates, count = window.pop("updates"), window.pop("episode/count")
-    row: dict[str, Any] = {}
-    with np.errstate(invalid="ignore", divide="ignore"):  # no episode ended: nan, null in the file
-        means = {k: v / (count if k.startswith("episode/") else updates) for k, v in window.items()}
-    means = {**means, "episode/count": count}
-    if not spec.has_success:
-        del means["episode/success"]
-    for name, value in means.items():
-        if value.ndim == (2 if num_seeds > 1 else 1):  # else one number for all tasks
-            for k, task in enumerate(spec.task_names):
-                row[f"task/{task}/{name}"] = value[..., k]
-        else:
-            row[name] = value
-    return row
 
 
 def _scorers(config: RunConfig, probe: Probe) -> dict[str, Callable[..., evaluate.Score]]:
