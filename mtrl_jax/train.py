@@ -26,7 +26,7 @@ STOP_EVERY = 10  # updates between two questions of several processes whether to
 OnProgress = Callable[[int, int, dict[str, Any]], None]
 
 
-class Probe(NamedTuple):
+class Evaluation(NamedTuple):
     """What to evaluate on instead of the training suite, by an agent of that suite's K tasks that
     reads the same policy."""
 
@@ -50,7 +50,7 @@ def run(
     settings: dict[str, Any],
     on_progress: OnProgress = lambda step, total, row: None,
     *,
-    probe: Probe | None = None,
+    evaluation: Evaluation | None = None,
     begin_from: Callable[[ArrayTree], ArrayTree] = lambda state: state,
 ) -> Result:
     """Trains from wherever `folder` says the run is, to the end or to an interrupt.
@@ -62,7 +62,7 @@ def run(
       folder: the run's directory, new, empty, or of a run with equal `settings`.
       settings: flat JSON values that identify the run, written to config.json.
       on_progress: called before the first dispatch and after every one.
-      probe: what evaluations are of; by default `suite` and `agent`.
+      evaluation: what evaluations are of; by default `suite` and `agent`.
       begin_from: from the fresh agent state `[S, ...]` to the one that a new run begins with (of an
         agent that has learnt something else, say); a run that continues does not ask it.
 
@@ -76,7 +76,7 @@ def run(
     the only one.
     """
     with (
-        _set_up(config, suite, agent, folder, settings, probe, begin_from) as (setup, begin),
+        _set_up(config, suite, agent, folder, settings, evaluation, begin_from) as (setup, begin),
         interrupts() as interrupted,
     ):
         on_progress(max(begin.step, 0), setup.total, {})
@@ -96,7 +96,7 @@ class _Setup(NamedTuple):
       per_update, per_dispatch, total: environment steps.
       manager: of the checkpoints, None in a process that does not write.
       writer: of the metrics.
-      probe, scorers: what evaluations are of, and a function for each policy of the agent.
+      evaluation, scorers: what evaluations are of, and a function for each policy of the agent.
     """
 
     config: RunConfig
@@ -108,7 +108,7 @@ class _Setup(NamedTuple):
     total: int
     manager: checkpoint.Manager | None
     writer: metrics.Writer
-    probe: Probe
+    evaluation: Evaluation
     scorers: dict[str, Callable[..., evaluate.Score]]
 
 
@@ -133,7 +133,7 @@ def _set_up(
     agent: Agent,
     folder: pathlib.Path,
     settings: dict[str, Any],
-    probe: Probe | None,
+    evaluation: Evaluation | None,
     begin_from: Callable[[ArrayTree], ArrayTree],
 ) -> Iterator[tuple[_Setup, _Position]]:
     """All that comes before the loop, and what is let go of when it has ended."""
@@ -147,7 +147,7 @@ def _set_up(
     engine = engines.make(config, suite, agent)
     per_update = agent.unroll_length * suite.spec.num_tasks * config.num_envs_per_task
     per_dispatch = per_update * engine.updates
-    probe = probe or Probe(suite, agent)
+    evaluation = evaluation or Evaluation(suite, agent)
     with contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ resume or start
         manager = None
@@ -165,8 +165,8 @@ def _set_up(
             total=-(-config.total_env_steps // per_dispatch) * per_dispatch,
             manager=manager,
             writer=writer,
-            probe=probe,
-            scorers=_scorers(config, probe),
+            evaluation=evaluation,
+            scorers=_scorers(config, evaluation),
         )
         yield setup, begin
 
@@ -314,8 +314,8 @@ def _writer(folder: pathlib.Path, settings: dict[str, Any], step: int) -> Iterat
         writer.close()
 
 
-def _scorers(config: RunConfig, probe: Probe) -> dict[str, Callable[..., evaluate.Score]]:
-    suite, agent = probe
+def _scorers(config: RunConfig, evaluation: Evaluation) -> dict[str, Callable[..., evaluate.Score]]:
+    suite, agent = evaluation
     kinds = {"task_policy": False, "distilled_policy": True}
     scorers = {
         name: evaluate.scorer(suite, agent, config.eval_episodes, distilled=distilled)
@@ -346,11 +346,11 @@ def _evaluate(setup: _Setup, carry: Any, step: int) -> dict[str, Any]:
     def key_at(key):
         return jax.random.fold_in(engines.stream(key, "eval"), step)
 
-    config, probe = setup.config, setup.probe
+    config, evaluation = setup.config, setup.evaluation
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
     state, row = setup.engine.state(carry), {}
     for name, fn in setup.scorers.items():
-        score = jax.device_get(fn(probe.agent.policy(state), keys))
-        for key, value in evaluate.summary(probe.suite.spec, score).items():
+        score = jax.device_get(fn(evaluation.agent.policy(state), keys))
+        for key, value in evaluate.summary(evaluation.suite.spec, score).items():
             row[f"eval/{name}/{key}"] = value
     return row

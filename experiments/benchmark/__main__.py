@@ -135,7 +135,7 @@ def main() -> None:
 
     def run_cell(name: str, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
         cell = by_name[name]
-        with matrix.alone(folder, name):
+        with matrix.cell_lock(folder, name):
             return hosted.run_any(
                 cell,
                 settings,

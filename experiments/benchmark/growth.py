@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax.algorithms import ppo
-from mtrl_jax.benchmark.compiled import Entry, Same, shared_parameters
+from mtrl_jax.benchmark.compiled import Entry, Twin, shared_parameters
 from mtrl_jax.networks import morph
 from mtrl_jax.types import ArrayTree, Key
 
@@ -36,7 +36,7 @@ def net2net(track: str, config: ppo.Config, settings: dict[str, Any]) -> Entry:
         transfer=_transfer(track, small.hidden, config.hidden),
         settings=settings,
         pretrain=lambda spec: ppo.agent(spec, small),
-        same=Same("ppo", ("scratch", "multitask"), settings),
+        twin=Twin("ppo", ("scratch", "multitask"), settings),
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtrl_jax.algorithms import distill, dqn, q_network, student, teachers
-from mtrl_jax.benchmark.compiled import Entry, Imitation, Same
+from mtrl_jax.benchmark.compiled import Entry, Imitation, Twin
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec
 
 from ..common.override import override
@@ -105,5 +105,5 @@ def imitator(
         transfer,
         {**named("config", config), **named("dqn", alone)},
         imitation=imitation,
-        same=Same("dqn", ("scratch",), named("config", alone)),
+        twin=Twin("dqn", ("scratch",), named("config", alone)),
     )

@@ -24,8 +24,8 @@ from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 __all__ = [
     "Entry",
     "Imitation",
-    "Same",
     "Stopped",
+    "Twin",
     "everything",
     "final_scores",
     "identity",
@@ -63,7 +63,7 @@ class Imitation(NamedTuple):
     graduate: Callable[[ArrayTree, ArrayTree], ArrayTree]
 
 
-class Same(NamedTuple):
+class Twin(NamedTuple):
     """Another agent that does the same, to the bit, in cells of some kinds: it need not be run.
 
     Attributes:
@@ -89,7 +89,7 @@ class Entry(NamedTuple):
       pretrain: `(spec) -> Agent` of the pre-training where that is another one, a smaller say;
         `transfer` then gets arrays of one seed, and need not compile.
       imitation: of the cells with several games, where those are not played as a stream.
-      same: whose runs some of its own would repeat.
+      twin: whose runs some of its own would repeat.
     """
 
     make: Callable[[EnvSpec], Any]
@@ -99,7 +99,7 @@ class Entry(NamedTuple):
     hosted: bool = False
     pretrain: Callable[[EnvSpec], Any] | None = None
     imitation: Imitation | None = None
-    same: Same | None = None
+    twin: Twin | None = None
 
 
 def everything(pretrained: ArrayTree, fresh: ArrayTree) -> ArrayTree:
@@ -153,10 +153,10 @@ def run(
     config = run_config(settings, cell, agent, training)
     protocol.check_types_agent(cell.agent, agent, training.spec, config.num_envs_per_task)
     given = settings.track == "task_id"
-    probe = None
+    evaluation = None
     if not given:
         scored = games if len(games) == 1 else list(range(n))
-        probe = train.Probe(side_by_side(suite, scored), regime.blind(agent, len(scored)))
+        evaluation = train.Evaluation(side_by_side(suite, scored), regime.blind(agent, len(scored)))
 
     def begin_from(fresh: ArrayTree) -> ArrayTree:
         if not cell.needs:
@@ -176,7 +176,7 @@ def run(
         path,
         identity(cell, settings, spec, entry),
         watch,
-        probe=probe,
+        evaluation=evaluation,
         begin_from=begin_from,
     )
     if not result.finished:

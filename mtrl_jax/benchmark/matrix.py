@@ -23,7 +23,7 @@ from mtrl_jax.benchmark import schedule, worker
 from mtrl_jax.benchmark.cells import Cell
 from mtrl_jax.benchmark.results import Table
 
-__all__ = ["Lock", "Outcome", "Progress", "alone", "run"]
+__all__ = ["Lock", "Outcome", "Progress", "cell_lock", "run"]
 
 
 class Outcome(NamedTuple):
@@ -78,7 +78,7 @@ class Lock:
 
 
 @contextlib.contextmanager
-def alone(folder: pathlib.Path, name: str) -> Iterator[None]:
+def cell_lock(folder: pathlib.Path, name: str) -> Iterator[None]:
     """For a worker: waits for one of before that may still be saving the same cell."""
     with (folder / "logs" / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

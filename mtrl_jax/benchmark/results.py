@@ -63,14 +63,14 @@ def twins(
 
     Args:
       cells: of the agents asked for.
-      entries: name to `compiled.Entry`, whose `same` says what it repeats.
+      entries: name to `compiled.Entry`, whose `twin` says what it repeats.
       known: settings of all agents of the folder.
     """
     found = {}
     for cell in cells:
-        same = entries[cell.agent].same
-        if same and cell.kind in same.kinds and known.get(same.agent) == same.settings:
-            found[cell.name] = same.agent + cell.name.removeprefix(cell.agent)
+        twin = entries[cell.agent].twin
+        if twin and cell.kind in twin.kinds and known.get(twin.agent) == twin.settings:
+            found[cell.name] = twin.agent + cell.name.removeprefix(cell.agent)
     return found
 
 

@@ -75,9 +75,10 @@ def auto_reset(env: FunctionalEnv) -> tuple[Reset, Step]:
       env: `reset(key, task)` and `step(key, state, action, task)`, unbatched.
 
     Returns:
-      `reset(key, task) -> (state, timestep)` and `step(key, state, action, task) -> (state,
-      timestep)`. On the call after the row that ended an episode the action is ignored and the row
-      is the first of the next episode. No gradient is meant to pass through either.
+      `reset(key, task) -> (state, timestep)` and
+      `step(key, state, action, task) -> (state, timestep)`. On the call after the row that ended an
+      episode the action is ignored and the row is the first of the next episode. No gradient is
+      meant to pass through either.
     """
 
     def reset(key: Key, task: ArrayTree) -> tuple[AutoResetState, Timestep]:

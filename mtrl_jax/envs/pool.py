@@ -7,8 +7,8 @@ How it is driven, and why:
   * The raw `_send` and `_recv` are used where they exist: the public ones cost 20 to 50
     microseconds more a pool and step, and drop `step_type`.
   * envpool resets on the step after an episode's end: that row's action is ignored and its reward
-    is meaningless (not zero in several families). The row after it is recognised by `step_type ==
-    0`; `elapsed_step == 0` would be wrong for some options.
+    is meaningless (not zero in several families). The row after it is recognised by
+    `step_type == 0`; `elapsed_step == 0` would be wrong for some options.
   * Actions are checked before they are sent: envpool ends the process, or reads past its tables,
     when it gets an action of the wrong length or range.
   * A pool can be neither copied, saved nor seeded again: it is rebuilt from `(ids, seed)`. It must

@@ -224,27 +224,27 @@ def test_shared_parameters_go_over_and_a_tasks_own_do_not():
 
 
 ENTRIES = {name: agents.make(name, "no_id", [], SPEC) for name in BUILDERS}
-SAME = [(name, kind) for name, e in ENTRIES.items() if e.same for kind in e.same.kinds]
+TWINS = [(name, kind) for name, e in ENTRIES.items() if e.twin for kind in e.twin.kinds]
 
 
 def test_some_agents_repeat_another_ones_runs():
-    assert SAME == [
+    assert TWINS == [
         ("net2net", "scratch"),
         ("net2net", "multitask"),
         *((name, "scratch") for name in STUDENTS),
     ]
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _ in SAME}))
+@pytest.mark.parametrize("name", sorted({name for name, _ in TWINS}))
 def test_an_agent_whose_runs_are_copied_begins_as_the_one_they_are_copied_from(name):
     own = agents.make(name, "no_id", ["hidden=4"], SPEC)
-    other = agents.make(own.same.agent, "no_id", ["hidden=4"], SPEC)
-    assert own.same.settings == other.settings
+    other = agents.make(own.twin.agent, "no_id", ["hidden=4"], SPEC)
+    assert own.twin.settings == other.settings
     spec = regime.stream_spec(SPEC)
     fresh = [jax.jit(entry.make(spec).init)(jax.random.key(3)) for entry in (own, other)]
     tiny.assert_trees_equal(*fresh)
-    apart = agents.make(own.same.agent, "no_id", ["hidden=6"], SPEC)
-    assert own.same.settings != apart.settings
+    apart = agents.make(own.twin.agent, "no_id", ["hidden=6"], SPEC)
+    assert own.twin.settings != apart.settings
 
 
 def test_the_table_says_what_is_done_running_and_left():

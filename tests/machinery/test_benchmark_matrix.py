@@ -208,10 +208,10 @@ def test_a_killed_cell_goes_on_from_its_checkpoint_and_ends_as_one_that_was_not(
 
 
 def test_a_cell_that_would_repeat_another_agents_run_is_copied_and_not_run(tmp_path):
-    same = compiled.Same("ppo", ("scratch",), {"width": 4})
+    twin = compiled.Twin("ppo", ("scratch",), {"width": 4})
     entries = {
         "ppo": tests_cells.entry(),
-        "grown": tests_cells.entry()._replace(same=same),
+        "grown": tests_cells.entry()._replace(twin=twin),
     }
     settings = cells.Settings("x", folds=2, seeds=2)
     every = cells.cells(settings, ("a", "b"), dict.fromkeys(entries, True), functional=True)

@@ -21,7 +21,7 @@ LONG_FUNCTIONS = {
     "mtrl_jax/algorithms/sac_step.py:step",
     "mtrl_jax/losses/distral/loss.py:distral_loss",
     "mtrl_jax/surgery/transform.py:make_transform",
-    "experiments/distral_robustness.py:main",
+    "experiments/distral/robustness.py:main",
 }
 
 
