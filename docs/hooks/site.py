@@ -20,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from equations import EquationError, to_mathml
 
 ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 # Files of the top folder that are pages too; links between them and docs/ are rewritten.
 PAGES = {
     "BUILD_NOTES.md": "design/notes.md",
@@ -41,9 +42,24 @@ def maths(source: str, *args: Any, **kwargs: Any) -> str:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     _wrong_equations.clear()
+    config.nav = _nav(config.nav or [])
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
     fences["custom_fences"] = [{"name": "maths", "class": "maths", "format": maths}]
     return config
+
+
+def _nav(entries: list[Any]) -> list[Any]:
+    """The navigation, with all pages of a folder where it names a folder."""
+    out: list[Any] = []
+    for entry in entries:
+        title, target = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
+        if isinstance(target, list):
+            out.append({title: _nav(target)})
+        elif target.endswith("/"):
+            out.append({title: sorted(f"{target}{p.name}" for p in (DOCS / target).glob("*.md"))})
+        else:
+            out.append(entry)
+    return out
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -76,8 +92,10 @@ def _relink(text: str, source: str, page: str) -> str:
         path = _normal(folder / target)
         if path in PAGES and (ROOT / path).exists():
             path = "docs/" + PAGES[path]
-        elif path == "README.md":
+        elif path in ("README.md", "docs"):
             path = "docs/index.md"
+        elif (ROOT / path / "README.md").exists():
+            path += "/README.md"
         if not path.startswith("docs/"):
             return found[0]
         up = "../" * (len(pathlib.PurePosixPath(page).parts) - 1)
