@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: a griffe extension of the API reference.
+"""Docstrings as Markdown, for the API reference.
 
 Docstrings are plain text, read in `help()` first. Here an indented block becomes a block of
 equations (`equations`), one behind "::" is kept as it is (code, or a table), and characters that
@@ -6,35 +6,12 @@ Markdown would take for its own are escaped. docs/equations.md says it to author
 """
 
 import ast
-import logging
 import re
 import textwrap
-from typing import Any
 
-from griffe import Extension, Function, Object
+__all__ = ["arguments", "to_markdown"]
 
-__all__ = ["DocstringMarkdown", "to_markdown"]
-
-_log = logging.getLogger("mkdocs.docstrings")
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?):$")
-
-
-class DocstringMarkdown(Extension):
-    """Rewrites each docstring once, when griffe has read its object.
-
-    An argument in a docstring that its function does not have is a warning, which ends a strict
-    build. (griffe's own check does not know `mean, var: ...` for two of them.)
-    """
-
-    def on_instance(self, *, obj: Object, **kwargs: Any) -> None:
-        if obj.docstring is None:
-            return
-        if isinstance(obj, Function):
-            known = {parameter.name for parameter in obj.parameters}
-            for name in arguments(obj.docstring.value):
-                if name.lstrip("*") not in known:
-                    _log.warning(f"{obj.path} has no argument {name!r}, but its docstring does")
-        obj.docstring.value = to_markdown(obj.docstring.value)
 
 
 def arguments(docstring: str) -> list[str]:

@@ -410,8 +410,8 @@ def _side_by_side(factors: list[str]) -> str:
     """A product; names of several letters keep a distance to what stands beside them."""
     out = factors[0]
     for left, right in itertools.pairwise(factors):
-        wordy = re.search(r"<(mi|mtext)>\w{2,}</\1>(</m\w+>)*$", left) or re.match(
-            r"(<m[a-z]+>)*<(mi|mtext)>\w{2,}</", right
+        wordy = re.search(r"(<mi>\w{2,}</mi>|</mtext>)(</m\w+>)*$", left) or re.match(
+            r"(<m[a-z]+>)*(<mi>\w{2,}<|<mtext>)", right
         )
         out += ('<mspace width="0.25em"/>' if wordy else "") + right
     return out
