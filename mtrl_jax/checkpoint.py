@@ -1,4 +1,8 @@
-"""Checkpoints of whole runs with Orbax: asynchronous, atomic, the newest two kept.
+"""Checkpoints of whole runs with Orbax: asynchronous, atomic, checked, the newest two kept.
+
+Beside every array stands its CRC-32, and beside all that is not an array a SHA-256 of it, because
+Orbax notices a flipped byte of array data in no way. A checkpoint that does not agree with them is
+no checkpoint: the one before it counts, with a warning that names both.
 
 Restored: everything that the caller puts into the tree (learner, optimiser, surgery and environment
 state, running episode sums) and the JSON beside it. Not restored: host environments, which have no
@@ -9,11 +13,17 @@ process, and only its disk has to last.
 """
 
 import contextlib
+import hashlib
+import json
 import pathlib
+import warnings
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from mtrl_jax.types import ArrayTree
@@ -38,6 +48,21 @@ def _dtypes(tree: ArrayTree) -> dict[str, str]:
         jax.tree_util.keystr(path): f"{x.dtype}{tuple(x.shape)}"
         for path, x in jax.tree.leaves_with_path(tree)
     }
+
+
+def _checksums(tree: ArrayTree) -> dict[str, int]:
+    """CRC-32 of the bytes of every array, by its path."""
+
+    def one(x):
+        typed_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        x = np.asarray(jax.random.key_data(x) if typed_key else x)
+        return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+
+    return {jax.tree_util.keystr(path): one(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -75,43 +100,94 @@ def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict
     """
     if jax.process_count() > 1:  # Orbax takes arrays of one process for a mistake
         state = jax.device_get(state)
+    meta = {**meta, "leaves": _dtypes(state), "checksums": _checksums(state)}
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave({**meta, "leaves": _dtypes(state)}),
+        meta=ocp.args.JsonSave({**meta, "digest": _digest(meta)}),
     )
     if not manager.save(step, args=args):
         raise RuntimeError(f"checkpoint {step} was not written: that step or a later one exists")
 
 
 def restore_latest(
-    manager: ocp.CheckpointManager, target: ArrayTree
+    manager: ocp.CheckpointManager, target: ArrayTree, *, repair: bool = False
 ) -> tuple[int, ArrayTree, dict[str, Any]] | None:
-    """The newest finished checkpoint as `(step, state, meta)`, or None if there is none.
+    """The newest sound checkpoint as `(step, state, meta)`, or None if there is none at all.
+
+    A newer one that is damaged is named in a warning.
 
     Args:
       manager: from `open_manager`.
       target: from `abstract`, the tree to restore into.
+      repair: puts damaged ones aside, into `damaged/` beside the folder, so that a run which goes
+        on can write their steps again.
 
     Raises:
-      ValueError: if the newest checkpoint cannot be read, or does not fit `target`.
+      ValueError: if no checkpoint is sound (nothing is moved then), or the newest sound one does
+        not fit `target`.
     """
-    step = manager.latest_step()
-    if step is None:
-        return None
+    damaged: dict[int, ValueError] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            state, meta = _restore(manager, step, target)
+        except _Damaged as error:
+            damaged[step] = ValueError(_cannot(manager, step, error))
+            continue
+        except Exception as error:
+            raise ValueError(_cannot(manager, step, error)) from error
+        for bad, why in damaged.items():
+            warnings.warn(f"{why}; going on from checkpoint {step} instead", stacklevel=2)
+            if repair:
+                _put_aside(manager, bad)
+        return step, state, meta
+    if damaged:
+        raise damaged[max(damaged)]
+    return None
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was written."""
+
+
+def _cannot(manager: ocp.CheckpointManager, step: int, error: Exception) -> str:
+    cause = " ".join(str(error).split())[:300]
+    return f"checkpoint {manager.directory / str(step)} cannot be restored: {cause}"
+
+
+def _restore(
+    manager: ocp.CheckpointManager, step: int, target: ArrayTree
+) -> tuple[ArrayTree, dict[str, Any]]:
     try:
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        have, want = meta["leaves"], _dtypes(target)  # Orbax would cast a wrong dtype silently
-        if have != want:
-            wrong = sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
-            raise ValueError(
-                f"it differs from this program in {len(wrong)} leaves, first {wrong[0]}: "
-                f"saved {have.get(wrong[0])}, expected {want.get(wrong[0])}"
-            )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        state = manager.restore(step, args=args)["state"]
-    except Exception as error:  # whatever Orbax and TensorStore raise for damaged files
-        cause = " ".join(str(error).split())[:300]
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = dict(manager.restore(step, args=args)["meta"])
+        if meta.pop("digest") != _digest(meta):
+            raise ValueError("what stands beside the arrays has changed since it was written")
+    except Exception as error:  # whatever Orbax, TensorStore and JSON raise for damaged files
+        raise _Damaged(str(error) or type(error).__name__) from error
+    have, want = meta["leaves"], _dtypes(target)  # Orbax would cast a wrong dtype silently
+    if have != want:
+        wrong = sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
         raise ValueError(
-            f"checkpoint {manager.directory / str(step)} cannot be restored: {cause}"
-        ) from error
-    return step, state, meta
+            f"it differs from this program in {len(wrong)} leaves, first {wrong[0]}: "
+            f"saved {have.get(wrong[0])}, expected {want.get(wrong[0])}"
+        )
+    try:
+        restore = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state = manager.restore(step, args=restore)["state"]
+        found = _checksums(state)
+        wrong = sorted(k for k, crc in meta["checksums"].items() if found.get(k) != crc)
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} arrays have changed since they were written, first {wrong[0]}"
+            )
+    except Exception as error:
+        raise _Damaged(str(error) or type(error).__name__) from error
+    return state, meta
+
+
+def _put_aside(manager: ocp.CheckpointManager, step: int) -> None:
+    place = manager.directory.parent / "damaged"
+    place.mkdir(exist_ok=True)
+    n = sum(1 for path in place.iterdir() if path.name.startswith(f"{step}-"))
+    (manager.directory / str(step)).rename(place / f"{step}-{n}")
+    manager.reload()

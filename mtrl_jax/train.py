@@ -270,7 +270,7 @@ def _restore(
     fresh = engine.save(carry)
     with processes.all_or_none():
         if manager is not None:
-            found = checkpoint.restore_latest(manager, checkpoint.abstract(fresh))
+            found = checkpoint.restore_latest(manager, checkpoint.abstract(fresh), repair=True)
     step, tree, meta = found or (-1, fresh, {"window": {}})
     step = int(processes.from_chief(np.array([step]), np.array([0]))[0])
     if step >= 0:
