@@ -137,23 +137,33 @@ def _set_up(
     begin_from: Callable[[ArrayTree], ArrayTree],
 ) -> Iterator[tuple[_Setup, _Position]]:
     """All that comes before the loop, and what is let go of when it has ended."""
-    # ---------------------------------------------------------------- the directory
-    chief = processes.is_chief()
-    engines.check(config, suite)
-    with processes.all_or_none():
-        if chief and not workdir.check(folder, settings):
-            workdir.create(folder, settings)
-    # ---------------------------------------------------------------- what trains
-    engine = engines.make(config, suite, agent)
-    per_update = agent.unroll_length * suite.spec.num_tasks * config.num_envs_per_task
-    per_dispatch = per_update * engine.updates
-    evaluation = evaluation or Evaluation(suite, agent)
     with contextlib.ExitStack() as stack:
+        # ------------------------------------------------------------ the directory
+        chief = processes.is_chief()
+        engines.check(config, suite)
+        with processes.all_or_none():
+            if chief:
+                workdir.check(folder, settings)  # before anything is written
+                stack.enter_context(workdir.locked(folder))
+                if not workdir.check(folder, settings):  # as the process before may have left it
+                    workdir.create(folder, settings)
+        # ------------------------------------------------------------ what trains
+        engine = engines.make(config, suite, agent)
+        per_update = agent.unroll_length * suite.spec.num_tasks * config.num_envs_per_task
+        per_dispatch = per_update * engine.updates
+        evaluation = evaluation or Evaluation(suite, agent)
         # ------------------------------------------------------------ resume or start
         manager = None
         if chief:
             manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
         begin = _restore(manager, engine, begin_from)
+        total = -(-config.total_env_steps // per_dispatch) * per_dispatch
+        if begin.step > total:
+            raise ValueError(
+                f"total_env_steps: the run in {folder} has done {begin.step} environment steps, "
+                f"more than the {total} of {config.total_env_steps} rounded up to whole "
+                "dispatches; give at least as many, or choose another workdir"
+            )
         writer = stack.enter_context(_writer(folder, settings, begin.step))
         setup = _Setup(
             config=config,
@@ -162,7 +172,7 @@ def _set_up(
             spec=suite.spec,
             per_update=per_update,
             per_dispatch=per_dispatch,
-            total=-(-config.total_env_steps // per_dispatch) * per_dispatch,
+            total=total,
             manager=manager,
             writer=writer,
             evaluation=evaluation,

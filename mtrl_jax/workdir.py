@@ -1,5 +1,6 @@
 """The directory of one run: created once, recognised again, never taken over from somebody else.
 
+lock             held by the process that writes here, with its number inside
 config.json      what the run is; the same command finds it and continues
 metrics.jsonl    one JSON object a line
 checkpoints/     Orbax
@@ -7,13 +8,54 @@ tensorboard/     event files
 plots/           *.png
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
-# What a continued run may change: how long it is, and how often it reports.
-MAY_CHANGE = ("total_env_steps", "log_every", "eval_every", "checkpoint_every")
+# What a continued run may change: how long it is, how often it reports, and what it runs on.
+MAY_CHANGE = (
+    "total_env_steps",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "num_devices",
+)
+_FIRST = ("binary", "suite")  # of several differences
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """One writer in a directory (made if need be) at a time.
+
+    The system lets go of the lock when the process ends, however it does.
+
+    Raises:
+      ValueError: if another process writes there, with its number; or it cannot be written.
+    """
+    path = workdir / "lock"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise ValueError(f"workdir: {workdir} cannot be written: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ValueError(
+                f"workdir: process {holder} is writing to {workdir}; wait until it ends or choose "
+                "another workdir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
@@ -42,7 +84,7 @@ def _check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
         raise ValueError(f"workdir: {existing} is not writable")
     if not workdir.exists():
         return False
-    names = {p.name for p in workdir.iterdir()} - {"config.json.tmp"}
+    names = {p.name for p in workdir.iterdir()} - {"config.json.tmp", "lock"}
     if "config.json" not in names:
         if names:
             raise ValueError(
@@ -50,12 +92,19 @@ def _check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
             )
         return False
     saved = read_config(workdir)
-    for key in sorted(saved.keys() | config.keys()):
-        if key not in MAY_CHANGE and saved.get(key) != config.get(key):
-            raise ValueError(
-                f"workdir: {workdir} holds a run with {key}={saved.get(key)!r}, this one has "
-                f"{config.get(key)!r}; choose another workdir or the same settings"
-            )
+    other = [
+        key
+        for key in sorted(saved.keys() | config.keys(), key=lambda k: (k not in _FIRST, k))
+        if key not in MAY_CHANGE and saved.get(key) != config.get(key)
+    ]
+    if other:
+        each = "; ".join(
+            f"{key}={saved.get(key)!r}, this one has {config.get(key)!r}" for key in other
+        )
+        raise ValueError(
+            f"workdir: {workdir} holds a run with {each}; choose another workdir or the same "
+            "settings"
+        )
     return True
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from mtrl_jax import checkpoint, engines, learner, metrics, train
 from tests.machinery import tiny
-from tests.machinery.test_workdir import snapshot
+from tests.machinery.test_workdir import HOLD, snapshot
 
 PER_UPDATE = tiny.T * tiny.K * tiny.E
 DISPATCH = 5 * PER_UPDATE
@@ -46,6 +48,7 @@ def test_a_run_leaves_what_it_says(whole):
     result, folder = whole
     assert result.finished and result.step == 4 * DISPATCH
     assert {p.name for p in folder.iterdir()} == {
+        "lock",
         "config.json",
         "metrics.jsonl",
         "checkpoints",
@@ -212,6 +215,26 @@ def test_another_runs_directory_is_left_alone(tmp_path, whole):
     with pytest.raises(ValueError, match="holds a run with seed=0, this one has 1"):
         run(folder, seed=1)
     assert snapshot(folder) == before
+
+
+def test_a_total_below_what_is_done_is_refused(whole):
+    _, folder = whole
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=rf"has done {4 * DISPATCH} environment steps, more than"):
+        run(folder, total_env_steps=2 * DISPATCH)
+    assert snapshot(folder) == before
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(whole):
+    _, folder = whole
+    before = snapshot(folder)
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"process {holder.pid} is writing"):
+            run(folder, total_env_steps=6 * DISPATCH)
+        holder.kill()
+    assert {**snapshot(folder), "lock": b""} == {**before, "lock": b""}
 
 
 def test_every():

@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -104,3 +107,39 @@ def test_a_directory_without_the_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ValueError, match=f"^workdir: {tmp_path} is not writable"):
         workdir.check(tmp_path / "run", SETTINGS)
+
+
+HOLD = """
+import pathlib, sys, time
+from mtrl_jax import workdir
+with workdir.locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_writes_at_a_time_and_a_killed_one_leaves_no_obstacle(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=rf"process {holder.pid} is writing to .*run"),
+            workdir.locked(folder),
+        ):
+            pass
+        holder.kill()
+    with workdir.locked(folder):
+        assert (folder / "lock").read_text() == str(os.getpid())
+    with workdir.locked(folder):  # let go of at the end too
+        pass
+
+
+def test_all_differences_are_named_with_the_binary_and_the_suite_first(tmp_path):
+    settings = {"alpha": 1, "binary": "a", "seed": 0, "suite": "s"}
+    workdir.create(tmp_path, settings)
+    with pytest.raises(ValueError) as caught:
+        workdir.check(tmp_path, {"alpha": 2, "binary": "b", "seed": 0, "suite": "t"})
+    names = re.findall(r"(\w+)=", str(caught.value))
+    assert names == ["binary", "suite", "alpha"]
+    assert "binary='a', this one has 'b'; suite='s', this one has 't'" in str(caught.value)
