@@ -151,11 +151,12 @@ def main() -> None:
 
     identity = json.loads(json.dumps({"binary": "benchmark", **dataclasses.asdict(settings)}))
     settings_of = {name: entry.settings for name, entry in entries.items()}
+    lock = contextlib.ExitStack()
     if workdir.check(folder, identity):
         results.check_agents(folder, settings_of)
+    lock.enter_context(workdir.locked(folder))
     workdir.create(folder, identity)
     twins = results.twins(every, entries, results.keep_agents(folder, settings_of))
-    lock = matrix.Lock(folder)
     table = results.Table(folder, every)
     table.copy(every, twins)
     runs = [cell for cell in every if table.finished(cell) or twins.get(cell.name) not in by_name]
@@ -168,7 +169,7 @@ def main() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     args = ["-m", __package__, *sys.argv[1:], f"--workdir={folder}", "--worker"]
     count = _WORKERS.value or int(worker.has_accelerator())
-    with contextlib.closing(show.Board()) as board, contextlib.closing(lock):
+    with lock, contextlib.closing(show.Board()) as board:
         outcome = matrix.run(runs, table, folder, args, count, board, finished)
     show.end(outcome, folder, every)
 

@@ -23,7 +23,7 @@ from mtrl_jax.benchmark import schedule, worker
 from mtrl_jax.benchmark.cells import Cell
 from mtrl_jax.benchmark.results import Table
 
-__all__ = ["Lock", "Outcome", "Progress", "cell_lock", "run"]
+__all__ = ["Outcome", "Progress", "cell_lock", "run"]
 
 
 class Outcome(NamedTuple):
@@ -55,26 +55,6 @@ class Progress(NamedTuple):
     failed: list[str]
     seconds: float
     remaining: float | None
-
-
-class Lock:
-    """One scheduler on a folder at a time; the system lets go of it when the process ends."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        """Takes the lock.
-
-        Raises:
-          ValueError: if another process has it.
-        """
-        self._file = (folder / "lock").open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ValueError(f"workdir: another process is running cells in {folder}") from None
-
-    def close(self) -> None:
-        self._file.close()
 
 
 @contextlib.contextmanager

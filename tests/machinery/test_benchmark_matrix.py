@@ -148,14 +148,6 @@ def test_an_interrupt_lets_cells_save_and_the_same_call_goes_on(tmp_path):
             os.kill(pid, 0)
 
 
-def test_one_process_at_a_time_schedules_a_folder(tmp_path):
-    lock = matrix.Lock(tmp_path)
-    with pytest.raises(ValueError, match=r"^workdir: another process is running cells in"):
-        matrix.Lock(tmp_path)
-    lock.close()
-    matrix.Lock(tmp_path).close()
-
-
 def test_workers_have_their_share_of_the_cores_and_end_with_their_scheduler(tmp_path):
     core = min(os.sched_getaffinity(0))
     code = FAKE.format(root=str(ROOT), folder=str(tmp_path), seeds=SEEDS)
