@@ -26,7 +26,9 @@ __all__ = [
     "stop",
 ]
 
-TRIES = 3  # of a cell whose process is killed
+# Of a cell whose process is killed: by memory that ran out or by hand, several times in a row. Each
+# goes on from its last checkpoint, so many of them cost little; a crash that repeats itself ends.
+TRIES = 10
 
 
 class Running(NamedTuple):
@@ -126,7 +128,8 @@ def lose(state: State, worker: int, code: int, log: object) -> State:
     state = state._replace(deaths={**state.deaths, name: deaths})
     if state.stopping or runs_again(code, deaths):
         return give_back(state, worker)
-    return fail(state, worker, f"{name}: its process ended with {code}; see {log}")
+    times = f", {deaths} times in all" if deaths > 1 else ""
+    return fail(state, worker, f"{name}: its process ended with {code}{times}; see {log}")
 
 
 def runs_again(code: int, deaths: int) -> bool:
