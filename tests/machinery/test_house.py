@@ -60,7 +60,7 @@ def _ruff(path):
     return {line.split()[1] for line in out.splitlines() if ".py:" in line}
 
 
-def test_functions_and_files_are_short_and_the_nothing_is_excused():
+def test_functions_and_files_are_short_and_nothing_is_excused():
     assert len(_files(ROOT, CODE)) > 100
     assert _long_functions(ROOT) == LONG_FUNCTIONS
     assert _long_files(ROOT) == {}
