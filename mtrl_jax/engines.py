@@ -67,7 +67,9 @@ class Engine(NamedTuple):
     close: Callable[[Any], None]
 
 
-def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
+def check(
+    config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent | None = None
+) -> None:
     """Raises ValueError, naming the field, for what cannot run; builds and writes nothing."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -75,7 +77,7 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
             raise ValueError(f"{field.name} must be at least 1; got {value}")
     if not 0 <= config.seed < 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
-    num_devices = len(learner.local_devices(config.num_devices)) * jax.process_count()
+    num_devices = learner.across(config.num_devices).size
     host = isinstance(suite, HostSuite)
     parts = math.lcm(num_devices, NUM_GROUPS * jax.process_count()) if host else num_devices
     if config.num_envs_per_task % parts:
@@ -93,6 +95,11 @@ def check(config: RunConfig, suite: FunctionalSuite | HostSuite) -> None:
             "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as "
             f"one program); got {config.num_seeds}"
         )
+    if agent is not None and agent.num_devices != num_devices:
+        raise ValueError(
+            f"agent must be made with the collectives of the run's {num_devices} devices "
+            f"(learner.across); it was made with those of {agent.num_devices}"
+        )
 
 
 def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) -> Engine:
@@ -101,7 +108,7 @@ def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) ->
     Raises:
       ValueError: as `check`.
     """
-    check(config, suite)
+    check(config, suite, agent)
     if isinstance(suite, FunctionalSuite):
         return _functional(config, suite, agent)
     return _host(config, suite, agent)
@@ -145,11 +152,12 @@ def split_tasks(
 
 def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
     """Global numbers of this process's environments, int32 `[K, E / processes]`."""
-    return processes.share(rollout.env_indices(spec.num_tasks, config.num_envs_per_task), axis=1)
+    return processes.scatter(rollout.env_indices(spec.num_tasks, config.num_envs_per_task), axis=1)
 
 
 def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engine:
     devices = learner.local_devices(config.num_devices)
+    collectives = learner.across(config.num_devices)
     axis = 2 if config.num_seeds > 1 else 1  # of E
     env_index = _local_envs(config, suite.spec)
 
@@ -169,9 +177,9 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
             loop, experience = rollout.unroll(
                 games, agent.act, agent.policy(state), loop, key, agent.unroll_length
             )
-            state, values = agent.update(state, experience, learner.AXIS)
+            state, values = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
-            values = {**values, **learner.psum(episodes, learner.AXIS)}
+            values = {**values, **collectives.sum(episodes)}
             return (state, loop._replace(stats=stats)), values
 
         updates = update + jnp.arange(config.updates_per_dispatch)
@@ -205,7 +213,7 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
         advance=advance,
         flush=lambda carry: (carry, {}),
         save=save,
-        load=lambda tree: put(tree["state"], processes.share(tree["loop"], axis)),
+        load=lambda tree: put(tree["state"], processes.scatter(tree["loop"], axis)),
         state=lambda carry: learner.first(carry[0]),
         updates=config.updates_per_dispatch,
         close=lambda carry: None,
@@ -255,6 +263,7 @@ def _shard_rollout(experience: rollout.Rollout, devices: Sequence[jax.Device]) -
 
 def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     devices = learner.local_devices(config.num_devices)
+    collectives = learner.across(config.num_devices)
     root = root_key(config)
     env_index = _local_envs(config, suite.spec)
     num_envs = env_index.shape[1]
@@ -262,9 +271,9 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     rollout_key = jax.jit(lambda u: jax.random.fold_in(stream(root, "rollout"), u))
 
     def update(state, stats, experience):
-        state, values = agent.update(state, experience, learner.AXIS)
+        state, values = agent.update(state, experience)
         stats, episodes = rollout.episode_statistics(stats, experience.timestep)
-        values = {**values, **learner.psum(episodes, learner.AXIS)}
+        values = {**values, **collectives.sum(episodes)}
         return state, stats, agent.policy(state), values
 
     program = learner.pmap(update, devices, donate_argnums=(0, 1))

@@ -64,7 +64,7 @@ def random_agent(spec: EnvSpec) -> Agent:
         init_actor=lambda num_envs: (),
         policy=lambda state: (),
         act=act,
-        update=lambda state, rollout, axis_name: (state, {}),
+        update=lambda state, rollout: (state, {}),
         unroll_length=1,
         has_distilled=False,
     )

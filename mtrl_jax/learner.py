@@ -1,4 +1,4 @@
-"""The only file that says pmap: devices, replication, sharding, and one gradient step.
+"""The only file that says pmap: devices, what they tell each other, and one gradient step.
 
 The road of a gradient::
 
@@ -124,47 +124,76 @@ def pmap(
     return jax.pmap(fn, axis_name=AXIS, devices=list(devices), donate_argnums=donate_argnums)
 
 
-def pmean(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
-    """Mean over devices; the identity for `axis_name=None`, so that updates run under jit too."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+# --------------------------------------------------------------------------------- collectives
 
 
-def psum(tree: ArrayTree, axis_name: str | None) -> ArrayTree:
-    """Sum over devices; the identity for `axis_name=None`."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+class Collectives(NamedTuple):
+    """What the D devices of a run tell each other, as functions on trees.
+
+    An agent is made with one of these and knows nothing else of devices: `across(n)` for a run on
+    n devices, whose update goes through `pmap`; `ALONE` for an update of one's own under jit.
+
+    Attributes:
+      mean: `(tree) -> tree`, over devices.
+      sum: `(tree) -> tree`, over devices.
+      gather: `(tree, axis) -> tree`: what all devices hold, on each of them; leaves joined along
+        `axis` in the devices' order.
+      scatter: `(tree, axis) -> tree`: this device's part of what all hold, the inverse of
+        `gather`; ValueError where the devices do not divide `axis`, which is a batch.
+      size: D, of all processes.
+    """
+
+    mean: Callable[[ArrayTree], ArrayTree]
+    sum: Callable[[ArrayTree], ArrayTree]
+    gather: Callable[[ArrayTree, int], ArrayTree]
+    scatter: Callable[[ArrayTree, int], ArrayTree]
+    size: int
 
 
-def num_devices(axis_name: str | None) -> int:
-    """D, a Python integer; 1 for `axis_name=None`."""
-    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+def _same(tree: ArrayTree, axis: int = 0) -> ArrayTree:
+    return tree
 
 
-def gather(tree: ArrayTree, axis_name: str | None, axis: int) -> ArrayTree:
-    """What all devices hold, on each of them: leaves joined along `axis` in their order."""
-    if axis_name is None:
-        return tree
-
-    def join(x):
-        return jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
-
-    return jax.tree.map(join, tree)
+# Everything but `size` is the identity. A run on one device goes as well with these as with
+# `across(1)`, but XLA then fuses what a sum over one device keeps apart: last digits change.
+ALONE = Collectives(mean=_same, sum=_same, gather=_same, scatter=_same, size=1)
 
 
-def share(tree: ArrayTree, axis_name: str | None, axis: int) -> ArrayTree:
-    """This device's part of what all hold, the inverse of `gather`.
+def across(num_devices: int) -> Collectives:
+    """Of a run on the first `num_devices` local devices of every process, all of them for 0.
 
     Raises:
-      ValueError: the devices do not divide `axis`, which is a batch.
+      ValueError: if there are fewer.
     """
-    d = num_devices(axis_name)
+    d = len(local_devices(num_devices)) * jax.process_count()
+    return Collectives(_mean, _sum, _gather, _scatter, d)
+
+
+def _mean(tree: ArrayTree) -> ArrayTree:
+    return jax.lax.pmean(tree, AXIS)
+
+
+def _sum(tree: ArrayTree) -> ArrayTree:
+    return jax.lax.psum(tree, AXIS)
+
+
+def _gather(tree: ArrayTree, axis: int) -> ArrayTree:
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=axis, tiled=True), tree)
+
+
+def _scatter(tree: ArrayTree, axis: int) -> ArrayTree:
+    d = jax.lax.axis_size(AXIS)
 
     def part(x):
         if x.shape[axis] % d:
             raise ValueError(f"batch_size must be a multiple of {d} devices; got {x.shape[axis]}")
         width = x.shape[axis] // d
-        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * width, width, axis)
+        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * width, width, axis)
 
-    return tree if axis_name is None else jax.tree.map(part, tree)
+    return jax.tree.map(part, tree)
+
+
+# ------------------------------------------------------------------------------- gradient steps
 
 
 def init_optimisers(transforms: Transforms, params: Params) -> OptState:
@@ -181,7 +210,7 @@ def gradient_step(
     params: Params,
     opt_state: OptState,
     batch: ArrayTree,
-    axis_name: str | None = None,
+    collectives: Collectives = ALONE,
 ) -> tuple[Params, OptState, Metrics]:
     """One step of every task on its own batch.
 
@@ -192,7 +221,7 @@ def gradient_step(
       params: current parameters.
       opt_state: from `init_optimisers`.
       batch: leaves `[K, ...]`.
-      axis_name: the device axis to average over, None outside pmap.
+      collectives: of the devices to average over.
 
     Returns:
       New parameters and states, and metrics: leaves `[K]` of `loss_fn`'s, `loss/total` `[K]`,
@@ -205,7 +234,7 @@ def gradient_step(
         params.shared, params.task, batch
     )
     # Before surgery: the surgery of a mean is not the mean of surgeries.
-    (losses, metrics), (g_shared, g_task) = pmean(((losses, metrics), grads), axis_name)
+    (losses, metrics), (g_shared, g_task) = collectives.mean(((losses, metrics), grads))
     shared, task = params
     shared_state, task_state = opt_state
     norms = {"grad/shared_norm": jnp.zeros_like(losses), "grad/task_norm": jnp.zeros_like(losses)}

@@ -4,9 +4,9 @@ Meta-World's observations are metres that vary by centimetres, and returns of di
 by a factor of ten: both are brought to mean 0 and variance 1 before a network sees them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from mtrl_jax._checks import check_range, check_shape
@@ -48,7 +48,10 @@ def init_moments(shape: tuple[int, ...]) -> Moments:
 
 
 def masked_moments(
-    x: Array, mask: Array, axes: tuple[int, ...], axis_name: str | None = None
+    x: Array,
+    mask: Array,
+    axes: tuple[int, ...],
+    sum_over_devices: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, Array]:
     """Mean and (biased) variance over `axes`, of the elements where `mask`, and over devices.
 
@@ -58,7 +61,7 @@ def masked_moments(
       x: `[...]`; what stands where `mask` is False is not read, NaN included.
       mask: bool, of the shape of `x`.
       axes: reduced.
-      axis_name: of the devices, None outside pmap.
+      sum_over_devices: where each device has some of what `axes` reduce.
 
     Returns:
       Two float32 arrays without `axes`; 0 and 0 where nothing is counted.
@@ -66,8 +69,7 @@ def masked_moments(
     check_shape("mask", mask, jnp.shape(x), "that of x")
 
     def total(y: Array) -> Array:
-        y = jnp.where(mask, y, 0.0).sum(axes, keepdims=True)
-        return y if axis_name is None else jax.lax.psum(y, axis_name)
+        return sum_over_devices(jnp.where(mask, y, 0.0).sum(axes, keepdims=True))
 
     count = jnp.maximum(total(jnp.ones_like(x)), 1.0)
     mean = total(x) / count
@@ -99,7 +101,10 @@ def update_moments(moments: Moments, mean: Array, variance: Array, slowest: floa
 
 
 def observe(
-    moments: Moments, observation: Array, together: bool, axis_name: str | None = None
+    moments: Moments,
+    observation: Array,
+    together: bool,
+    sum_over_devices: Callable[[Array], Array] = lambda x: x,
 ) -> Moments:
     """Moments `[K, F]` with a rollout's observations mixed in.
 
@@ -107,11 +112,11 @@ def observe(
       moments: so far.
       observation: `[K, T, E, ...]`, of F numbers each.
       together: whether all tasks have the same moments, those of all tasks' observations.
-      axis_name: of the devices, None outside pmap.
+      sum_over_devices: where each device has some of the environments.
     """
     x = observation.reshape(*observation.shape[:3], -1).astype(jnp.float32)
     axes = (0, 1, 2) if together else (1, 2)
-    batch = masked_moments(x, jnp.ones_like(x, bool), axes, axis_name)
+    batch = masked_moments(x, jnp.ones_like(x, bool), axes, sum_over_devices)
     mean, variance = (jnp.broadcast_to(y, moments.mean.shape) for y in batch)
     return update_moments(moments, mean, variance)
 
@@ -128,19 +133,21 @@ def restore(x: Array, moments: Moments) -> Array:
     return mean + std * x
 
 
-def standardise(x: Array, mask: Array, axis_name: str | None = None) -> Array:
+def standardise(
+    x: Array, mask: Array, sum_over_devices: Callable[[Array], Array] = lambda x: x
+) -> Array:
     """Each task's own (x - mean) / (std + 1e-8) over its whole rollout, and all devices.
 
     Args:
       x: `[K, ...]`.
       mask: bool `[K, ...]`, what counts.
-      axis_name: of the devices, None outside pmap.
+      sum_over_devices: where each device has some of the rollout.
 
     Returns:
       `[K, ...]`, 0 where not counted.
     """
     axes = tuple(range(1, jnp.ndim(x)))
-    mean, variance = masked_moments(x, mask, axes, axis_name)
+    mean, variance = masked_moments(x, mask, axes, sum_over_devices)
     mean, std = (jnp.expand_dims(y, axes) for y in (mean, jnp.sqrt(variance)))
     return jnp.where(mask, (x - mean) / (std + 1e-8), 0.0)
 

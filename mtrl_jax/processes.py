@@ -59,7 +59,7 @@ def gather(tree: ArrayTree, axis: int) -> ArrayTree:
     return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)
 
 
-def share(tree: ArrayTree, axis: int) -> ArrayTree:
+def scatter(tree: ArrayTree, axis: int) -> ArrayTree:
     """The inverse of `gather`: what this process holds of axis `axis` of every leaf."""
     if jax.process_count() == 1:
         return tree

@@ -64,7 +64,7 @@ def run(
             loop, experience = rollout.unroll(
                 suite, agent.act, agent.policy(state), loop, drawn, agent.unroll_length
             )
-            state, _ = agent.update(state, experience, None)
+            state, _ = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
             return (state, loop._replace(stats=stats)), episodes
 

@@ -140,7 +140,7 @@ def _set_up(
     with contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ the directory
         chief = processes.is_chief()
-        engines.check(config, suite)
+        engines.check(config, suite, agent)
         with processes.all_or_none():
             if chief:
                 workdir.check(folder, settings)  # before anything is written

@@ -185,14 +185,15 @@ class Agent(NamedTuple):
       act: `(policy, actor_state, timestep, keys, *, distilled=False) -> (action, log_prob,
         actor_state)` with leaves `[K, E, ...]`; `distilled` asks for the shared policy instead of
         the task's own.
-      update: `(state, rollout, axis_name) -> (state, metrics)`; metrics are scalars or `[K]`,
-        averaged over the devices of `axis_name` (None outside pmap).
+      update: `(state, rollout) -> (state, metrics)`; metrics are scalars or `[K]`, averaged over
+        the devices that the agent was made for (`learner.Collectives`).
       unroll_length: T, steps of a rollout.
       has_distilled: whether there is a shared policy to evaluate.
       greedy_eval: whether scores are of the likeliest actions instead of drawn ones; then `act`
         takes one keyword more, `greedy`.
       overlap: whether a host suite's pool may step while an update runs, with the policy of before
         it; otherwise the pool waits for the new one.
+      num_devices: D that `update` was made for; a run on another number refuses the agent.
     """
 
     init: Any
@@ -204,3 +205,4 @@ class Agent(NamedTuple):
     has_distilled: bool
     greedy_eval: bool = False
     overlap: bool = True
+    num_devices: int = 1

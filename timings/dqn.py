@@ -58,7 +58,7 @@ def variants(names: tuple[str, ...], num_envs: int, num_seeds: int) -> dict[str,
             drawn = jax.random.fold_in(key, u)
             policy, length = agent.policy(state), agent.unroll_length
             loop, rows = rollout.unroll(suite, agent.act, policy, loop, drawn, length)
-            return (agent.update(state, rows, None)[0], loop), None
+            return (agent.update(state, rows)[0], loop), None
 
         return jax.lax.scan(one, (state, loop), jnp.arange(UPDATES))[0]
 
@@ -68,9 +68,7 @@ def variants(names: tuple[str, ...], num_envs: int, num_seeds: int) -> dict[str,
         def one(carry: Any, i: Any) -> Any:
             params, opt_state = carry
             batch = replay.sample(state.replay, jax.random.fold_in(state.key, i), config.batch_size)
-            params, opt_state, _ = dqn.gradient_step(
-                parts, params, state.target, opt_state, batch, None
-            )
+            params, opt_state, _ = dqn.gradient_step(parts, params, state.target, opt_state, batch)
             return (params, opt_state), None
 
         count = jnp.arange(UPDATES * max(round(per_update), 1))

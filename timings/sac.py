@@ -143,7 +143,6 @@ def whole(method: str, hidden: tuple[int, ...]) -> Callable[[], Any]:
                 state.reward_scale,
                 jax.random.fold_in(state.key, count + i),
                 config.batch_size,
-                None,
             )
             return sac_step.step(parts.numbers, learned, state.observations, batch, noise)[0]
 

@@ -231,7 +231,7 @@ def _host(
         return experience
 
     experience = collect()
-    update = jax.jit(lambda state, experience: agent.update(state, experience, None))
+    update = jax.jit(agent.update)
     parts = {
         "training": _trainer(suite, agent, num_envs, dispatches),
         "collecting": collect,

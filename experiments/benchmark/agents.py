@@ -21,6 +21,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mtrl_jax import learner
 from mtrl_jax.algorithms import distral, dqn, ppo
 from mtrl_jax.benchmark import protocol, regime
 from mtrl_jax.benchmark.compiled import Entry, everything, shared_parameters
@@ -38,7 +39,11 @@ def _configured(config: Any, overrides: Overrides, make: Callable[..., Agent], t
     config = override(config, overrides)
     settings = {f"config/{k}": v for k, v in dataclasses.asdict(config).items()}
     transfer = shared_parameters if track == "task_id" else everything
-    return Entry(lambda spec: make(spec, config), transfer, json.loads(json.dumps(settings)))
+
+    def agent(spec: EnvSpec) -> Agent:
+        return make(spec, config, collectives=learner.across(1))
+
+    return Entry(agent, transfer, json.loads(json.dumps(settings)))
 
 
 def _distral(algorithm: str) -> Callable[[str, Overrides], Entry]:

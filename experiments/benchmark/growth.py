@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax import learner
 from mtrl_jax.algorithms import ppo
 from mtrl_jax.benchmark.compiled import Entry, Twin, shared_parameters
 from mtrl_jax.networks import morph
@@ -32,10 +33,10 @@ def net2net(track: str, config: ppo.Config, settings: dict[str, Any]) -> Entry:
         raise ValueError(f"hidden must hold even widths, which can be halved; got {config.hidden}")
     small = dataclasses.replace(config, hidden=tuple(width // 2 for width in config.hidden))
     return Entry(
-        make=lambda spec: ppo.agent(spec, config),
+        make=lambda spec: ppo.agent(spec, config, collectives=learner.across(1)),
         transfer=_transfer(track, small.hidden, config.hidden),
         settings=settings,
-        pretrain=lambda spec: ppo.agent(spec, small),
+        pretrain=lambda spec: ppo.agent(spec, small, collectives=learner.across(1)),
         twin=Twin("ppo", ("scratch", "multitask"), settings),
     )
 

@@ -17,6 +17,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from mtrl_jax import learner
 from mtrl_jax.algorithms import distill, dqn, q_network, student, teachers
 from mtrl_jax.benchmark.compiled import Entry, Imitation, Twin
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec
@@ -83,7 +84,7 @@ def imitator(
         wanted = config.feature_cost > 0
         numbers = range(spec.num_tasks)
         found = tuple(teachers.make(net, state.params, k, features=wanted) for k in numbers)
-        return distill.agent(spec, config, found)
+        return distill.agent(spec, config, found, collectives=learner.across(1))
 
     def graduate(learnt: distill.State, fresh: dqn.State) -> dqn.State:
         params = student.to_q_network(learnt.params, fresh.params)
@@ -95,13 +96,13 @@ def imitator(
         )
 
     imitation = Imitation(
-        teachers=lambda spec: dqn.agent(spec, master),
+        teachers=lambda spec: dqn.agent(spec, master, collectives=learner.across(1)),
         student=make_student,
         assign=lambda state: distill.assign_teachers(state, state.which.size),  # seed n's own
         graduate=graduate,
     )
     return Entry(
-        lambda spec: dqn.agent(spec, alone),
+        lambda spec: dqn.agent(spec, alone, collectives=learner.across(1)),
         transfer,
         {**named("config", config), **named("dqn", alone)},
         imitation=imitation,

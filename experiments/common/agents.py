@@ -11,8 +11,8 @@ from mtrl_jax.algorithms import distral, dqn, experience, ppo, sac
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, EnvSpec
 
-# A module with a `Config` and an `agent(spec, config, num_updates)`, for each algorithm of
-# experiments.metaworld.
+# A module with a `Config` and an `agent(spec, config, num_updates, collectives)`, for each
+# algorithm of experiments.metaworld.
 ON_METAWORLD: dict[str, Any] = {"ppo": ppo, "sac": sac}
 
 
@@ -49,27 +49,20 @@ def config_of(kind: Any, settings: dict[str, Any]) -> Any:
     )
 
 
-def _distral(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
-    return distral.agent(spec, config_of(distral.Config, settings), num_updates)
-
-
-def _metaworld(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
-    algorithm = ON_METAWORLD[settings["algorithm"]]
-    return algorithm.agent(spec, config_of(algorithm.Config, settings), num_updates)
-
-
-def _dqn(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
-    return dqn.agent(spec, config_of(dqn.Config, settings), num_updates)
-
-
-BINARIES: dict[str, Callable[..., Agent]] = {
-    "distral": _distral,
-    "metaworld": _metaworld,
-    "dqn": _dqn,
+# Binary to the module of its algorithm, which a run of experiments.metaworld names.
+BINARIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "distral": lambda settings: distral,
+    "metaworld": lambda settings: ON_METAWORLD[settings["algorithm"]],
+    "dqn": lambda settings: dqn,
 }
 
 
-def make(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent:
+def make(
+    spec: EnvSpec,
+    settings: dict[str, Any],
+    num_updates: int = 0,
+    collectives: learner.Collectives = learner.ALONE,
+) -> Agent:
     """The agent of a run's config.json.
 
     Args:
@@ -77,5 +70,7 @@ def make(spec: EnvSpec, settings: dict[str, Any], num_updates: int = 0) -> Agent
       settings: of the run; `binary` is a key of `BINARIES`.
       num_updates: of the whole run. It matters to training only, but where a learning rate decays
         the checkpoint holds a counter, so whoever restores one passes a number above 0.
+      collectives: of the devices that the run is to be trained on.
     """
-    return BINARIES[settings["binary"]](spec, settings, num_updates)
+    algorithm = BINARIES[settings["binary"]](settings)
+    return algorithm.agent(spec, config_of(algorithm.Config, settings), num_updates, collectives)

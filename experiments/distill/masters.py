@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import engines
+from mtrl_jax import engines, learner
 from mtrl_jax.algorithms import dqn, q_network, teachers
 from mtrl_jax.types import Agent
 
@@ -74,7 +74,8 @@ def train_teachers(
     )
     settings = runs.settings_of("dqn", suite_settings, run, config)
     agents.check_devices(suite.spec, config, run)
-    agent = agents.make(suite.spec, settings)
+    collectives = learner.across(run.num_devices)
+    agent = agents.make(suite.spec, settings, collectives=collectives)
     learnt("teachers", suite, agent, run, settings, folder)
 
 

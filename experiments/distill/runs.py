@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mtrl_jax import engines, evaluate, processes, replay
+from mtrl_jax import engines, evaluate, learner, processes, replay
 from mtrl_jax.algorithms import distill, teachers
 from mtrl_jax.types import FunctionalSuite
 
@@ -98,7 +98,8 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         num_sets = teachers.num_sets(found.masters)
         more = {"teachers": found.digest}
         settings = runs.settings_of(binary, suite_settings, run_config, config, **more)
-        agent = distill.agent(spec, config, found.masters)
+        collectives = learner.across(run_config.num_devices)
+        agent = distill.agent(spec, config, found.masters, collectives=collectives)
         width = teachers.num_features(found.masters) if config.feature_cost else 0
         replay.check_memory(
             distill.item_spec(spec, width),

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from mtrl_jax import engines, surgery
+from mtrl_jax import engines, learner, surgery
 from mtrl_jax.algorithms import distral
 
 from ..common import agents, run_flags, runs
@@ -47,6 +47,8 @@ def train_one(
     if skip_finished and runs.finished(folder, settings, run_config.total_env_steps):
         return runs.rows(folder)
     per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
-    agent = agents.make(suite.spec, settings, -(-run_config.total_env_steps // per_update))
+    num_updates = -(-run_config.total_env_steps // per_update)
+    collectives = learner.across(run_config.num_devices)
+    agent = agents.make(suite.spec, settings, num_updates, collectives)
     runs.learn(title, suite, agent, run_config, settings, folder)
     return runs.rows(folder)

@@ -10,7 +10,7 @@ The same command continues a run that was stopped, killed or given more --total_
 
 from absl import flags
 
-from mtrl_jax import engines, processes, surgery
+from mtrl_jax import engines, learner, processes, surgery
 from mtrl_jax.algorithms import dqn, q_network
 
 from ..common import agents, binary, report, run_flags, runs
@@ -45,7 +45,8 @@ def main() -> None:
     engines.check(run_config, suite)
     agents.check_devices(suite.spec, config, run_config)
     settings = runs.settings_of("dqn", suite_settings, run_config, config)
-    agent = agents.make(suite.spec, settings)
+    collectives = learner.across(run_config.num_devices)
+    agent = agents.make(suite.spec, settings, collectives=collectives)
     name = f"{suite_settings['suite']}-{config.network}-{config.surgery}-seed{run_config.seed}"
     folder = run_flags.workdir("dqn", name)
     title = f"dqn ({config.network})"

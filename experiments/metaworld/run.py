@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from mtrl_jax import engines, processes, workdir
+from mtrl_jax import engines, learner, processes, workdir
 from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
 from mtrl_jax.types import HostSuite
@@ -101,7 +101,8 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
         ):
             return done
     per_update = run.agent_config.unroll_length * spec.num_tasks * config.num_envs_per_task
-    agent = agents.make(spec, run.settings, -(-config.total_env_steps // per_update))
+    num_updates = -(-config.total_env_steps // per_update)
+    agent = agents.make(spec, run.settings, num_updates, learner.across(config.num_devices))
     result = runs.learn(run.name, run.suite, agent, config, run.settings, folder)
     if not processes.is_chief():
         return {}

@@ -142,6 +142,7 @@ class _Parts(NamedTuple):
     teachers: tuple[teachers.Teacher, ...]
     num_features: int
     transforms: learner.Transforms
+    collectives: learner.Collectives
 
 
 def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) -> None:
@@ -186,7 +187,11 @@ def item_spec(spec: EnvSpec, num_features: int = 0) -> Item:
 
 
 def agent(
-    spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...], num_updates: int = 0
+    spec: EnvSpec,
+    config: Config,
+    masters: tuple[teachers.Teacher, ...],
+    num_updates: int = 0,
+    collectives: learner.Collectives = learner.ALONE,
 ) -> Agent:
     """The functions that `train.py` calls; `num_updates` is not used (the rate is constant).
 
@@ -197,12 +202,13 @@ def agent(
       config: the student's numbers.
       masters: a teacher for each task; constants of the programs. A fresh state has the first set
         of them (`assign_teachers`).
+      collectives: of the devices of the run.
 
     Raises:
       ValueError: as `check`.
     """
     check(spec, config, masters)
-    parts = make_parts(spec, config, masters)
+    parts = make_parts(spec, config, masters, collectives)
 
     def act_(
         policy: Policy,
@@ -225,11 +231,12 @@ def agent(
         init_actor=lambda num_envs: (),
         policy=lambda state: Policy(state.params, state.which),
         act=act_,
-        update=lambda state, rollout, axis_name: update(parts, state, rollout, axis_name),
+        update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
         overlap=config.overlap,
+        num_devices=collectives.size,
     )
 
 
@@ -244,7 +251,12 @@ def _network(spec: EnvSpec, config: Config) -> student.Net:
     return student.make(spec, config.outputs, config.torso, config.hidden, config.controller)
 
 
-def make_parts(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) -> _Parts:
+def make_parts(
+    spec: EnvSpec,
+    config: Config,
+    masters: tuple[teachers.Teacher, ...],
+    collectives: learner.Collectives = learner.ALONE,
+) -> _Parts:
     adam = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate)
     )
@@ -252,7 +264,8 @@ def make_parts(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, .
     shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), adam)
     num_features = teachers.num_features(masters) if config.feature_cost else 0
     transforms = learner.Transforms(shared, adam)
-    return _Parts(config, spec, _network(spec, config), masters, num_features, transforms)
+    net = _network(spec, config)
+    return _Parts(config, spec, net, masters, num_features, transforms, collectives)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -273,13 +286,11 @@ def init(parts: _Parts, key: Key) -> State:
 # ------------------------------------------------------------------------------------------ update
 
 
-def update(
-    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
-) -> tuple[State, Metrics]:
+def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """Stores a rollout's rows and what the teachers say about them, then makes the gradient steps
     that it pays for; metrics are their means."""
     config = parts.config
-    items, valid = _items(parts, state.which, rollout, axis_name)
+    items, valid = _items(parts, state.which, rollout)
     rings = replay.add(state.replay, items, valid)
     n = valid.shape[1]  # T * E, of all devices
     ready = replay.size(rings).min() >= config.min_replay
@@ -287,9 +298,9 @@ def update(
     def learn(carry, i):
         params, opt_state, updates = carry
         key = jax.random.fold_in(state.key, updates)
-        index = learner.share(replay.indices(rings, key, config.batch_size), axis_name, 1)
+        index = parts.collectives.scatter(replay.indices(rings, key, config.batch_size), 1)
         params, opt_state, values = gradient_step(
-            parts, params, opt_state, replay.take(rings, index), axis_name
+            parts, params, opt_state, replay.take(rings, index)
         )
         return (params, opt_state, updates + 1), values
 
@@ -310,7 +321,6 @@ def gradient_step(
     params: learner.Params,
     opt_state: learner.OptState,
     batch: Item,
-    axis_name: str | None,
 ) -> tuple[learner.Params, learner.OptState, Metrics]:
     """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`."""
     config, spec, net = parts.config, parts.spec, parts.net
@@ -334,12 +344,10 @@ def gradient_step(
         return total, values
 
     rows = (batch, jnp.asarray(spec.action_mask), jnp.arange(spec.num_tasks))
-    return learner.gradient_step(loss, parts.transforms, params, opt_state, rows, axis_name)
+    return learner.gradient_step(loss, parts.transforms, params, opt_state, rows, parts.collectives)
 
 
-def _items(
-    parts: _Parts, which: Array, rollout: Rollout, axis_name: str | None
-) -> tuple[Item, Array]:
+def _items(parts: _Parts, which: Array, rollout: Rollout) -> tuple[Item, Array]:
     """Rows `[K, T * E, ...]` of all devices, time-major, and which of them may be learnt from: not
     those that end an episode, on which no action matters."""
 
@@ -357,5 +365,5 @@ def _items(
 
     features = again(jnp.stack(seen)) if parts.num_features else ()
     rows = (Item(observation, again(values), features), lead(rollout.timestep.valid[1:]))
-    rows = learner.gather(rows, axis_name, 2)
+    rows = parts.collectives.gather(rows, 2)
     return jax.tree.map(lambda x: x.reshape(k, -1, *x.shape[3:]), rows)

@@ -15,6 +15,7 @@ Departures:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,6 +93,7 @@ class _Parts(NamedTuple):
     shared: columns.Column
     task: columns.Column
     transforms: learner.Transforms
+    collectives: learner.Collectives
 
 
 def check(spec: EnvSpec, config: Config) -> losses.Variant:
@@ -126,20 +128,26 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
     return variant if config.alpha == -1.0 else variant._replace(alpha=config.alpha)
 
 
-def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
+def agent(
+    spec: EnvSpec,
+    config: Config,
+    num_updates: int = 0,
+    collectives: learner.Collectives = learner.ALONE,
+) -> Agent:
     """The functions that `train.py` calls.
 
     Args:
       spec: of the suite.
       config: numbers.
       num_updates: length of the learning-rate decay; 0 for a constant rate.
+      collectives: of the devices of the run.
 
     Raises:
       ValueError: as `check`, and for observations that no torso reads.
     """
     variant = check(spec, config)
     num_tasks = 1 if config.separate else spec.num_tasks
-    parts = make_parts(spec, config, variant, num_tasks, num_updates)
+    parts = make_parts(spec, config, variant, num_tasks, num_updates, collectives)
     mask = None if spec.action_size else jnp.asarray(spec.action_mask)
     scales = jnp.asarray(config.task_cost_scales or (1.0,) * spec.num_tasks)
 
@@ -157,14 +165,12 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
         *,
         distilled: bool = False,
     ) -> tuple[Array, Array, ActorState]:
-        def fn(*args):
-            return act(parts, *args, distilled=distilled)
-
+        fn = functools.partial(act, parts, distilled=distilled)
         if config.separate:
             return _drop_task_axis(_each_alone(fn)(policy, mask, actor, timestep, keys))
         return fn(policy, mask, actor, timestep, keys)
 
-    def update_(state: State, rollout: Rollout, axis_name: str | None) -> tuple[State, Metrics]:
+    def update_(state: State, rollout: Rollout) -> tuple[State, Metrics]:
         batch = _Batch(
             jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rollout.timestep),
             jnp.moveaxis(rollout.action, 1, 0),
@@ -172,10 +178,7 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
             mask,
             scales,
         )
-
-        def fn(state, batch):
-            return update(parts, state, batch, axis_name)
-
+        fn = functools.partial(update, parts)
         if config.separate:
             state, metrics = _each_alone(fn)(state, batch)
             return state, _drop_task_axis(metrics)
@@ -189,6 +192,7 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
         update=update_,
         unroll_length=config.unroll_length,
         has_distilled=variant.has_shared_column and variant.has_task_column,
+        num_devices=collectives.size,
     )
 
 
@@ -246,9 +250,7 @@ def act(
     return jax.vmap(one_task)(params.task, action_mask, actor, timestep, keys)
 
 
-def update(
-    parts: _Parts, state: State, batch: _Batch, axis_name: str | None
-) -> tuple[State, Metrics]:
+def update(parts: _Parts, state: State, batch: _Batch) -> tuple[State, Metrics]:
     """One gradient step on a rollout; metrics `[K]`."""
     params, opt_state, metrics = learner.gradient_step(
         lambda shared, task, one: loss(parts, shared, task, one),
@@ -256,7 +258,7 @@ def update(
         state.params,
         state.opt_state,
         batch,
-        axis_name,
+        parts.collectives,
     )
     return State(params, opt_state), metrics
 
@@ -333,7 +335,12 @@ def _apply(column: columns.Column, params: ArrayTree, inputs: tuple[Array, ...],
 
 
 def make_parts(
-    spec: EnvSpec, config: Config, variant: losses.Variant, num_tasks: int, num_updates: int
+    spec: EnvSpec,
+    config: Config,
+    variant: losses.Variant,
+    num_tasks: int,
+    num_updates: int,
+    collectives: learner.Collectives = learner.ALONE,
 ) -> _Parts:
     def column(has_value):
         return columns.from_spec(
@@ -357,6 +364,7 @@ def make_parts(
         column(not variant.has_task_column),
         column(True),
         learner.Transforms(shared, task),
+        collectives,
     )
 
 

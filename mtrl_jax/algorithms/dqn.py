@@ -132,6 +132,7 @@ class _Parts(NamedTuple):
     spec: EnvSpec
     net: q_network.QNetwork
     transforms: learner.Transforms
+    collectives: learner.Collectives
 
 
 def check(spec: EnvSpec, config: Config) -> None:
@@ -170,14 +171,20 @@ def item_spec(spec: EnvSpec) -> Transition:
     return Transition(observation, jax.ShapeDtypeStruct((), jnp.int32), number, number, observation)
 
 
-def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
-    """The functions that `train.py` calls; `num_updates` is not used (the rate is constant).
+def agent(
+    spec: EnvSpec,
+    config: Config,
+    num_updates: int = 0,
+    collectives: learner.Collectives = learner.ALONE,
+) -> Agent:
+    """The functions that `train.py` calls; `num_updates` is not used (the rate is constant), and
+    `collectives` are of the devices of the run.
 
     Raises:
       ValueError: as `check`.
     """
     check(spec, config)
-    parts = make_parts(spec, config)
+    parts = make_parts(spec, config, collectives)
 
     def act_(
         policy: Policy,
@@ -198,15 +205,18 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
         init_actor=lambda num_envs: (),
         policy=lambda state: Policy(state.params, epsilon_at(config, state.steps)),
         act=act_,
-        update=lambda state, rollout, axis_name: update(parts, state, rollout, axis_name),
+        update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
         overlap=config.overlap,
+        num_devices=collectives.size,
     )
 
 
-def make_parts(spec: EnvSpec, config: Config) -> _Parts:
+def make_parts(
+    spec: EnvSpec, config: Config, collectives: learner.Collectives = learner.ALONE
+) -> _Parts:
     net = q_network.make(spec, config.network, config.torso, config.hidden)
     task = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
@@ -214,7 +224,7 @@ def make_parts(spec: EnvSpec, config: Config) -> _Parts:
     )
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), task)
-    return _Parts(config, spec, net, learner.Transforms(shared, task))
+    return _Parts(config, spec, net, learner.Transforms(shared, task), collectives)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -242,12 +252,10 @@ def epsilon_at(config: Config, steps: Array) -> Array:
 # ------------------------------------------------------------------------------------------ update
 
 
-def update(
-    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
-) -> tuple[State, Metrics]:
+def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """Stores a rollout, then makes the gradient steps that it pays for; metrics are their means."""
-    config = parts.config
-    rows, action = learner.gather((rollout.timestep, rollout.action), axis_name, 2)
+    config, collectives = parts.config, parts.collectives
+    rows, action = collectives.gather((rollout.timestep, rollout.action), 2)
     items, valid = transitions(config, rollout._replace(timestep=rows, action=action))
     rings = replay.add(state.replay, items, valid)
     n = valid.shape[1]  # T * E, of all devices
@@ -256,9 +264,9 @@ def update(
     def learn(carry, i):
         params, target, opt_state, updates = carry
         key = jax.random.fold_in(state.key, updates)
-        index = learner.share(replay.indices(rings, key, config.batch_size), axis_name, 1)
+        index = collectives.scatter(replay.indices(rings, key, config.batch_size), 1)
         params, opt_state, values = gradient_step(
-            parts, params, target, opt_state, replay.take(rings, index), axis_name
+            parts, params, target, opt_state, replay.take(rings, index)
         )
         updates = updates + 1
         renew = updates % config.target_period == 0
@@ -317,10 +325,9 @@ def gradient_step(
     target: learner.Params,
     opt_state: learner.OptState,
     batch: Transition,
-    axis_name: str | None,
 ) -> tuple[learner.Params, learner.OptState, Metrics]:
     """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`."""
-    config, spec, net, _ = parts
+    config, spec, net = parts.config, parts.spec, parts.net
     q_t = q_network.values(net, target, batch.next_observation)
     q_t_selector = q_network.values(net, params, batch.next_observation) if config.double_q else q_t
 
@@ -340,5 +347,5 @@ def gradient_step(
         params,
         opt_state,
         (batch, q_t, q_t_selector, mask, numbers),
-        axis_name,
+        parts.collectives,
     )

@@ -61,7 +61,9 @@ def check_memory(spec: EnvSpec, capacity: int, copies: int = 1, free: int | None
     replay.check_memory(item_spec(spec), spec.num_tasks, capacity, copies + 2, free)
 
 
-def store(rings: replay.ReplayState, rollout: Rollout, axis_name: str | None) -> replay.ReplayState:
+def store(
+    rings: replay.ReplayState, rollout: Rollout, collectives: learner.Collectives = learner.ALONE
+) -> replay.ReplayState:
     """Rings with the transitions of a rollout `[T, K, E, ...]` of every device in them, oldest
     first; what leads to a reset row is no transition and is left out."""
     rows = rollout.timestep
@@ -74,14 +76,18 @@ def store(rings: replay.ReplayState, rollout: Rollout, axis_name: str | None) ->
     )
 
     def flat(x):  # [T, K, E, ...] to [K, T * E, ...]
-        x = learner.gather(jnp.moveaxis(x, 1, 0), axis_name, 2)
+        x = collectives.gather(jnp.moveaxis(x, 1, 0), 2)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
     return replay.add(rings, jax.tree.map(flat, new), flat(rows.valid[1:]))
 
 
 def draw_batch(
-    rings: replay.ReplayState, scale: Array, key: Key, batch_size: int, axis_name: str | None
+    rings: replay.ReplayState,
+    scale: Array,
+    key: Key,
+    batch_size: int,
+    collectives: learner.Collectives = learner.ALONE,
 ) -> tuple[Transition, Array]:
     """This device's part of a batch.
 
@@ -90,7 +96,7 @@ def draw_batch(
       scale: float32 `[K]`, of rewards.
       key: the same on all devices.
       batch_size: B, of all D devices.
-      axis_name: of the devices, None outside pmap.
+      collectives: of the devices.
 
     Returns:
       Transitions `[K, B / D, ...]`, and standard normal noise `[K, B / D, 2, A]` for two actions.
@@ -101,7 +107,7 @@ def draw_batch(
     index_key, noise_key = jax.random.split(key)
     index = replay.indices(rings, index_key, batch_size)
     noise = jax.random.normal(noise_key, (*index.shape, 2, rings.items.action.shape[-1]))
-    index, noise = learner.share((index, noise), axis_name, 1)
+    index, noise = collectives.scatter((index, noise), 1)
     batch = replay.take(rings, index)
     return batch._replace(reward=batch.reward * scale[:, None]), noise
 

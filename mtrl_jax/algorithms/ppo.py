@@ -102,6 +102,7 @@ class _Parts(NamedTuple):
     spec: EnvSpec
     nets: actor_critic.ActorCritic
     transforms: learner.Transforms
+    collectives: learner.Collectives
 
 
 class _Samples(NamedTuple):
@@ -140,19 +141,25 @@ def check(spec: EnvSpec, config: Config) -> None:
         )
 
 
-def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
+def agent(
+    spec: EnvSpec,
+    config: Config,
+    num_updates: int = 0,
+    collectives: learner.Collectives = learner.ALONE,
+) -> Agent:
     """The functions that `train.py` calls.
 
     Args:
       spec: of the suite.
       config: numbers.
       num_updates: length of the learning-rate decay; 0 for a constant rate.
+      collectives: of the devices of the run.
 
     Raises:
       ValueError: as `check`.
     """
     check(spec, config)
-    parts = make_parts(spec, config, num_updates)
+    parts = make_parts(spec, config, num_updates, collectives)
 
     def act_(
         policy: Policy,
@@ -170,15 +177,21 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
         init_actor=lambda num_envs: (),
         policy=lambda state: Policy(state.params, state.observations),
         act=act_,
-        update=lambda state, rollout, axis_name: update(parts, state, rollout, axis_name),
+        update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
         overlap=config.overlap,
+        num_devices=collectives.size,
     )
 
 
-def make_parts(spec: EnvSpec, config: Config, num_updates: int) -> _Parts:
+def make_parts(
+    spec: EnvSpec,
+    config: Config,
+    num_updates: int,
+    collectives: learner.Collectives = learner.ALONE,
+) -> _Parts:
     nets = actor_critic.make(
         spec,
         config.network,
@@ -203,7 +216,7 @@ def make_parts(spec: EnvSpec, config: Config, num_updates: int) -> _Parts:
     each = optax.partition({n: step() for n in ("actor", "critic")}, lambda p: {n: n for n in p})
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, scope="module", diagnostics=True), each)
-    return _Parts(config, spec, nets, learner.Transforms(shared, each))
+    return _Parts(config, spec, nets, learner.Transforms(shared, each), collectives)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -264,11 +277,9 @@ def loss(
 # ------------------------------------------------------------------------------------------ update
 
 
-def update(
-    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
-) -> tuple[State, Metrics]:
+def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """All epochs on a rollout, as one scan; metrics `[K]` are means over the steps made."""
-    state, samples, metrics = prepare(parts, state, rollout, axis_name)
+    state, samples, metrics = prepare(parts, state, rollout)
     config, numbers = parts.config, jnp.arange(parts.spec.num_tasks)
     key = jax.random.fold_in(state.key, state.updates)
     rows = minibatch_rows(config, parts.spec.num_tasks, key)
@@ -285,7 +296,7 @@ def update(
             params,
             opt_state,
             (chosen, state.observations, numbers),
-            axis_name,
+            parts.collectives,
         )
 
     shapes = jax.eval_shape(gradient_step, state.params, state.opt_state, rows[0])[2]
@@ -321,14 +332,13 @@ def minibatch_rows(config: Config, num_tasks: int, key: Key) -> Array:
     return jnp.moveaxis(rows, 2, 1).reshape(config.epochs * config.minibatches, num_tasks, -1)
 
 
-def prepare(
-    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
-) -> tuple[State, _Samples, Metrics]:
+def prepare(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, _Samples, Metrics]:
     """Statistics brought up to date, advantages and targets; samples `[K, T, E, ...]`.
 
     Targets are computed in units of reward, with values as they were before the statistics move.
     """
     config, nets, (t, _, e) = parts.config, parts.nets, rollout.log_prob.shape
+    total = parts.collectives.sum
 
     def lead(x):
         return jnp.moveaxis(x, 1, 0)
@@ -337,7 +347,7 @@ def prepare(
     observations = state.observations
     if config.statistics != "none" and parts.spec.vocabulary is None:
         observations = normalisers.observe(
-            observations, rows.observation[:, :-1], config.statistics == "shared", axis_name
+            observations, rows.observation[:, :-1], config.statistics == "shared", total
         )
 
     def look(task, moments, observation, action, k):
@@ -362,17 +372,17 @@ def prepare(
         rows.reward[:, 1:], rows.discount[:, 1:] * config.discount, v, valid
     )
     target = advantage + v[:, :-1]
-    moments = normalisers.masked_moments(target, valid, (1, 2), axis_name)
+    moments = normalisers.masked_moments(target, valid, (1, 2), total)
     seen = normalisers.update_moments(state.returns, *moments, config.return_memory)
-    _, missed = normalisers.masked_moments(advantage, valid, (1, 2), axis_name)
-    share = learner.pmean(valid.mean((1, 2)), axis_name)[:, None, None]
+    _, missed = normalisers.masked_moments(advantage, valid, (1, 2), total)
+    real = parts.collectives.mean(valid.mean((1, 2)))[:, None, None]  # share of the rows
     samples = _Samples(
         rows.observation[:, :-1],
         action,
         proximal,
-        normalisers.standardise(advantage, valid, axis_name),
+        normalisers.standardise(advantage, valid, total),
         jax.vmap(normalisers.normalise)(target, seen),
-        jnp.where(valid, 1.0 / jnp.maximum(share, 1e-8), 0.0),
+        jnp.where(valid, 1.0 / jnp.maximum(real, 1e-8), 0.0),
         losses.importance_weights(proximal, lead(rollout.log_prob)),
     )
     metrics = {

@@ -131,14 +131,20 @@ def check(spec: EnvSpec, config: Config) -> None:
         )
 
 
-def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
-    """The functions that `train.py` calls; rates are constant, so `num_updates` is not read.
+def agent(
+    spec: EnvSpec,
+    config: Config,
+    num_updates: int = 0,
+    collectives: learner.Collectives = learner.ALONE,
+) -> Agent:
+    """The functions that `train.py` calls; rates are constant, so `num_updates` is not read, and
+    `collectives` are of the devices of the run.
 
     Raises:
       ValueError: as `check`, or if the rings would not fit into memory.
     """
     check(spec, config)
-    parts = make_parts(spec, config)
+    parts = make_parts(spec, config, collectives)
     experience.check_memory(spec, config.capacity)
 
     def act_(
@@ -159,15 +165,18 @@ def agent(spec: EnvSpec, config: Config, num_updates: int = 0) -> Agent:
             state.learned.actor, state.observations, state.steps < config.warmup
         ),
         act=act_,
-        update=lambda state, rollout, axis_name: update(parts, state, rollout, axis_name),
+        update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
         overlap=config.overlap,
+        num_devices=collectives.size,
     )
 
 
-def make_parts(spec: EnvSpec, config: Config) -> _Parts:
+def make_parts(
+    spec: EnvSpec, config: Config, collectives: learner.Collectives = learner.ALONE
+) -> _Parts:
     nets = actor_q.make(
         spec,
         config.network,
@@ -197,6 +206,7 @@ def make_parts(spec: EnvSpec, config: Config) -> _Parts:
             target_entropy=config.target_entropy * spec.action_size,
             max_temperature=config.max_temperature,
             target_rate=config.target_rate,
+            collectives=collectives,
         ),
     )
 
@@ -242,24 +252,22 @@ def act(
 # ------------------------------------------------------------------------------------------ update
 
 
-def update(
-    parts: _Parts, state: State, rollout: Rollout, axis_name: str | None
-) -> tuple[State, Metrics]:
+def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """Stores a rollout, then makes all its gradient steps; metrics are means over those, 0 if none
     was made."""
-    config = parts.config
+    config, collectives = parts.config, parts.numbers.collectives
     t, _, e = rollout.log_prob.shape
-    e *= learner.num_devices(axis_name)
+    e *= collectives.size
     n = max(1, round(config.updates_per_step * t * e))
     observations = state.observations
     if config.statistics != "none" and parts.spec.vocabulary is None:
         rows = jnp.moveaxis(rollout.timestep.observation[:-1], 1, 0)
         observations = normalisers.observe(
-            observations, rows, config.statistics == "shared", axis_name
+            observations, rows, config.statistics == "shared", collectives.sum
         )
     state = state._replace(
         observations=observations,
-        rings=experience.store(state.rings, rollout, axis_name),
+        rings=experience.store(state.rings, rollout, collectives),
         steps=state.steps + t * e,
     )
     ready = (state.steps > config.warmup) & (replay.size(state.rings) >= config.batch_size).all()
@@ -272,9 +280,9 @@ def update(
             state.reward_scale,
             jax.random.fold_in(key, state.updates + i),
             config.batch_size,
-            axis_name,
+            collectives,
         )
-        return sac_step.step(parts.numbers, learned, state.observations, batch, noise, axis_name)
+        return sac_step.step(parts.numbers, learned, state.observations, batch, noise)
 
     shapes = jax.eval_shape(gradient_step, state.learned, jnp.int32(0))[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -32,6 +32,7 @@ class Numbers(NamedTuple):
       target_entropy: nats of a task's policy.
       max_temperature: 0 for no bound.
       target_rate: weight of the newest critics in the slow ones.
+      collectives: of the devices to average over.
     """
 
     nets: actor_q.ActorQ
@@ -41,6 +42,7 @@ class Numbers(NamedTuple):
     target_entropy: float
     max_temperature: float
     target_rate: float
+    collectives: learner.Collectives
 
 
 class Learned(NamedTuple):
@@ -89,7 +91,6 @@ def step(
     moments: normalisers.Moments,
     batch: Transition,
     noise: Array,
-    axis_name: str | None = None,
 ) -> tuple[Learned, Metrics]:
     """One step of everything.
 
@@ -99,7 +100,6 @@ def step(
       moments: of observations, `[K, F]`.
       batch: leaves `[K, B, ...]`, rewards already scaled.
       noise: standard normal `[K, B, 2, A]`, of the next actions and of the actor's.
-      axis_name: of the devices to average over, None outside pmap.
 
     Returns:
       What has been learnt, and metrics `[K]`: of the losses, and of `learner.gradient_step` the
@@ -137,7 +137,7 @@ def step(
         learned.critic,
         learned.critic_opt,
         (x_tm1, batch.action, y, tasks),
-        axis_name,
+        numbers.collectives,
     )
 
     def actor_loss(shared, own, one):
@@ -152,7 +152,7 @@ def step(
         learned.actor,
         learned.actor_opt,
         (x_tm1, noise[:, :, 1], alpha, critic.task, tasks),
-        axis_name,
+        numbers.collectives,
     )
 
     # The loss is linear in log pi, so the mean over samples and devices serves as a batch of one.

@@ -172,7 +172,7 @@ def agent(spec: EnvSpec, teachers: tuple[Teacher, ...], epsilon: float = 0.0) ->
         init_actor=lambda num_envs: (),
         policy=lambda state: state,
         act=act,
-        update=lambda state, rollout, axis_name: (state, {}),
+        update=lambda state, rollout: (state, {}),
         unroll_length=1,
         has_distilled=False,
     )

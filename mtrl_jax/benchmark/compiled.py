@@ -364,11 +364,11 @@ def _watched(agent: Agent, spec: EnvSpec) -> Agent:
     if spec.action_size:
         return agent
 
-    def update(state: ArrayTree, rollout: Any, axis_name: str | None) -> Any:
+    def update(state: ArrayTree, rollout: Any) -> Any:
         outside = (rollout.action < 0) | (rollout.action >= spec.num_actions)
         # A loss of such an action is not finite, which would hide why.
         rollout = rollout._replace(action=rollout.action.clip(0, spec.num_actions - 1))
-        state, values = agent.update(state, rollout, axis_name)
+        state, values = agent.update(state, rollout)
         return state, {**values, _OUT: outside.any((0, 2)).astype(np.float32)}
 
     return agent._replace(update=update)

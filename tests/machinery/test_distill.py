@@ -80,8 +80,9 @@ def test_teachers_say_what_their_network_says_and_show_what_is_behind_it(network
 
 
 @functools.cache
-def agent(**changes):
-    return distill.agent(SPEC, dataclasses.replace(CONFIG, **changes), masters())
+def agent(collectives=learner.ALONE, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    return distill.agent(SPEC, config, masters(), collectives=collectives)
 
 
 @functools.cache
@@ -132,9 +133,7 @@ def step(actions="all"):
     spec = SPEC if actions == "all" else SPEC._replace(action_mask=MASK)
     parts = distill.make_parts(spec, CONFIG, masters())
     return jax.jit(
-        lambda state, batch: distill.gradient_step(
-            parts, state.params, state.opt_state, batch, None
-        )
+        lambda state, batch: distill.gradient_step(parts, state.params, state.opt_state, batch)
     )
 
 
@@ -181,7 +180,7 @@ def experience():
 def test_rows_go_into_the_replay_with_what_their_own_set_of_teachers_says():
     state = fresh()._replace(which=jnp.int32(1))
     # `min_replay` is not reached: rows are stored and nothing is learnt.
-    new, metrics = jax.jit(agent(min_replay=9).update, static_argnums=2)(state, experience(), None)
+    new, metrics = jax.jit(agent(min_replay=9).update)(state, experience())
     tiny.assert_trees_equal(new.params, state.params)
     np.testing.assert_array_equal(metrics["replay/size"], [7, 8])
     assert new.updates == 0 and (metrics["loss/total"] == 0).all()
@@ -308,7 +307,8 @@ def test_a_body_of_another_width_is_not_transferred():
 def test_on_a_host_suite_two_devices_learn_what_one_does():
     states = []
     for devices in (1, 2):
-        engine = engines.make(tiny.run_config(num_devices=devices), tiny.host_suite(), agent())
+        config = tiny.run_config(num_devices=devices)
+        engine = engines.make(config, tiny.host_suite(), agent(learner.across(devices)))
         carry = engine.start()
         for n in range(3):
             carry, values = engine.advance(carry, n)

@@ -92,7 +92,7 @@ def test_transitions_are_those_of_each_environment():
 def made():
     spec = tiny.suite().spec._replace(observation_shape=(1,))
     agent = dqn.agent(spec, CONFIG)
-    update = jax.jit(lambda state, rows: agent.update(state, rows, None), donate_argnums=0)
+    update = jax.jit(lambda state, rows: agent.update(state, rows), donate_argnums=0)
     return agent, jax.jit(agent.init)(jax.random.key(0)), update
 
 
@@ -168,7 +168,9 @@ def test_epsilon_falls_in_a_straight_line():
 @functools.cache
 def engine_of(num_devices):
     config = dataclasses.replace(RUN, num_devices=num_devices)
-    return engines.make(config, tiny.suite(), dqn.agent(tiny.suite().spec, CONFIG))
+    collectives = learner.across(num_devices)
+    agent = dqn.agent(tiny.suite().spec, CONFIG, collectives=collectives)
+    return engines.make(config, tiny.suite(), agent)
 
 
 @functools.cache
@@ -302,9 +304,8 @@ def test_suites_and_batches_that_do_not_fit_are_refused(games):
     with pytest.raises(ValueError, match="'separate' shares nothing, but the torso 'board'"):
         q_network.make(games, "separate", "board", (4,))
     config = dataclasses.replace(CONFIG, batch_size=12)
-    engine = engines.make(
-        dataclasses.replace(RUN, num_devices=8), tiny.suite(), dqn.agent(tiny.suite().spec, config)
-    )
+    agent = dqn.agent(tiny.suite().spec, config, collectives=learner.across(8))
+    engine = engines.make(dataclasses.replace(RUN, num_devices=8), tiny.suite(), agent)
     with pytest.raises(ValueError, match="batch_size must be a multiple of 8"):
         engine.advance(engine.start(), 0)
 

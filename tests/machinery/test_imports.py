@@ -145,6 +145,53 @@ def test_the_walk_sees_wrong_imports(tmp_path, file, source):
     assert len(list(_violations([path], tmp_path))) == 1
 
 
+# What names the device axis or acts over it. `surgery` has an axis of sharded parameters.
+_DEVICE_AXIS = {
+    "axis_name",
+    "pmap",
+    "shard_map",
+    "AXIS",
+    *("psum", "pmean", "pmax", "pmin", "ppermute", "pshuffle", "psum_scatter", "pcast", "pvary"),
+    *("all_gather", "all_to_all", "axis_index", "axis_size"),
+}
+
+
+def _of_the_device_axis(path):
+    """Sentences, one for each place in a file that knows of the device axis."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = {getattr(node, field, None) for field in ("id", "attr", "arg", "name")}
+        module = getattr(getattr(node, "value", None), "id", None)
+        if names & _DEVICE_AXIS and (module, *names - {None}) != ("learner", "pmap"):
+            yield f"{path}:{node.lineno}: {', '.join(names & _DEVICE_AXIS)}"
+
+
+def test_the_device_axis_stands_in_the_learner_alone():
+    files = [p for folder in ("mtrl_jax", "experiments") for p in (ROOT / folder).rglob("*.py")]
+    surgery = ROOT / "mtrl_jax" / "surgery"
+    rest = [p for p in files if p != ROOT / "mtrl_jax/learner.py" and surgery not in p.parents]
+    assert len(rest) > 100
+    assert [sentence for path in rest for sentence in _of_the_device_axis(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def update(state, axis_name): ...", 1),
+        ("x = jax.lax.pmean(x, 'device')", 1),
+        ("from jax.lax import psum", 1),
+        ("f = jax.vmap(f, axis_name='device')", 1),
+        ("x = total(x, learner.AXIS)", 1),
+        ("f = jax.pmap(f)", 1),
+        ("f = learner.pmap(f, devices)", 0),
+        ("x = collectives.mean(jax.lax.pow(x, 2.0))", 0),
+    ],
+)
+def test_the_walk_sees_the_device_axis(tmp_path, source, count):
+    path = tmp_path / "x.py"
+    path.write_text(source)
+    assert len(list(_of_the_device_axis(path))) == count
+
+
 _SHOW_LOADED = """
 import importlib, sys
 for name in {allowed!r}:

@@ -31,8 +31,10 @@ jax.monitoring.register_event_duration_secs_listener(
 
 def build(suite=None, config=tiny.CONFIG, **run):
     suite = suite or tiny.suite()
-    agent = distral.agent(suite.spec, config)
-    return engines.make(tiny.run_config(**run), suite, agent)
+    run_config = tiny.run_config(**run)
+    collectives = learner.across(run_config.num_devices)
+    agent = distral.agent(suite.spec, config, collectives=collectives)
+    return engines.make(run_config, suite, agent)
 
 
 def advance(engine, carry, dispatches=DISPATCHES):
@@ -246,3 +248,38 @@ def test_shard_and_replicate_are_undone():
     copies = learner.replicate({"x": x, "key": key}, devices)
     assert copies["x"].shape == (4, 2, 8, 3)
     tiny.assert_trees_equal(learner.first(copies), {"x": jnp.asarray(x), "key": key})
+
+
+def test_collectives_are_numpys_and_nothing_on_one_device():
+    x = np.random.default_rng(0).normal(size=(4, 3, 8)).astype(np.float32)  # [D, ...]
+    devices, four = learner.local_devices(4), learner.across(4)
+
+    def all_of(collectives, x):
+        everything = collectives.gather(x, 1)
+        return {
+            "mean": collectives.mean({"x": x})["x"],
+            "sum": collectives.sum(x),
+            "gather": everything,
+            "back": collectives.scatter(everything, 1),
+            "scatter": collectives.scatter((x,), 1)[0],
+        }
+
+    got = jax.device_get(learner.pmap(lambda x: all_of(four, x), devices)(x))
+    want = {
+        "mean": np.stack([x.mean(0)] * 4),
+        "sum": np.stack([x.sum(0)] * 4),
+        "gather": np.stack([np.concatenate(list(x), axis=1)] * 4),
+        "back": x,
+        "scatter": np.stack([x[d, :, 2 * d : 2 * d + 2] for d in range(4)]),
+    }
+    tiny.assert_trees_close(got, want, 1e-6)
+    assert [learner.across(n).size for n in (4, 0, 1)] == [4, 8, 1] and learner.ALONE.size == 1
+    tiny.assert_trees_equal(all_of(learner.ALONE, x), dict.fromkeys(want, x))
+
+
+@pytest.mark.parametrize(("made_for", "run_on"), [(1, 8), (8, 1), (2, 8)])
+def test_an_agent_of_another_number_of_devices_is_refused(made_for, run_on):
+    agent = distral.agent(tiny.suite().spec, tiny.CONFIG, collectives=learner.across(made_for))
+    for suite in (tiny.suite(), tiny.host_suite()):
+        with pytest.raises(ValueError, match=f"^agent .* {run_on} devices .* of {made_for}$"):
+            engines.make(tiny.run_config(num_devices=run_on), suite, agent)

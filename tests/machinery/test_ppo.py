@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import engines, rollout
+from mtrl_jax import engines, learner, rollout
 from mtrl_jax.algorithms import ppo
 from mtrl_jax.types import Agent, Rollout, Timestep
 from tests.machinery import tiny
@@ -66,7 +66,7 @@ def made(**changes):
     spec = aim().spec
     agent = ppo.agent(spec, config)
     state = jax.jit(agent.init)(jax.random.key(0))
-    update = jax.jit(lambda state, rows: agent.update(state, rows, None))
+    update = jax.jit(lambda state, rows: agent.update(state, rows))
     return ppo.make_parts(spec, config, 0), state, update
 
 
@@ -86,7 +86,7 @@ def test_advantages_targets_and_weights_are_numpys():
         variance=jnp.array([4.0, 900.0]),
         batches=jnp.full(K, 3, jnp.int32),
     )
-    prepare = jax.jit(lambda state, rows: ppo.prepare(parts, state, rows, None))
+    prepare = jax.jit(lambda state, rows: ppo.prepare(parts, state, rows))
     after, samples, metrics = prepare(state._replace(returns=returns), make_rollout())
 
     def plain(tree):
@@ -170,7 +170,8 @@ def test_every_time_step_once_an_epoch_and_other_ones_for_each_task():
 def engine_of(num_devices):
     suite = aim()
     config = dataclasses.replace(RUN, num_devices=num_devices)
-    return engines.make(config, suite, ppo.agent(suite.spec, CONFIG))
+    agent = ppo.agent(suite.spec, CONFIG, collectives=learner.across(num_devices))
+    return engines.make(config, suite, agent)
 
 
 @functools.cache
@@ -230,9 +231,8 @@ def test_the_pool_is_one_policy_behind_or_not_at_all(overlap):
         log_prob = jnp.full(keys.shape, policy["count"], jnp.float32)
         return jnp.zeros(keys.shape, jnp.int32), log_prob, actor_state
 
-    def update(state, rows, axis_name):
-        seen = jax.lax.pmean(rows.log_prob.mean(), axis_name)
-        return {"count": state["count"] + 1}, {"seen": seen}
+    def update(state, rows):
+        return {"count": state["count"] + 1}, {"seen": rows.log_prob.mean()}
 
     agent = Agent(
         init=lambda key: {"count": jnp.zeros((), jnp.float32)},
@@ -268,7 +268,7 @@ def test_the_policy_that_acted_is_the_one_that_learns_at_first():
     def play_and_prepare(state, loop):
         policy = ppo.Policy(state.params, state.observations)
         _, rows = rollout.unroll(suite, act, policy, loop, jax.random.key(2), T)
-        return rows, ppo.prepare(parts, state, rows, None)[1]
+        return rows, ppo.prepare(parts, state, rows)[1]
 
     rows, samples = play_and_prepare(state, loop)
     np.testing.assert_allclose(samples.importance, 1.0, rtol=1e-5)

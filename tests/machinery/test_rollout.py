@@ -131,7 +131,7 @@ def recurrent():
     experience = rollout.Rollout(
         timestep, action, rng.normal(size=action.shape).astype(np.float32), actor
     )
-    return agent, state, experience, jax.jit(lambda s, r: agent.update(s, r, None))
+    return agent, state, experience, jax.jit(agent.update)
 
 
 def test_garbage_around_resets_changes_neither_loss_nor_gradients():

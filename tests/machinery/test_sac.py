@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mtrl_jax import checkpoint, engines, evaluate, replay, rollout
+from mtrl_jax import checkpoint, engines, evaluate, learner, replay, rollout
 from mtrl_jax.algorithms import actor_q, experience, sac
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Rollout
@@ -47,7 +47,7 @@ def _quick():
 def made():
     """Agent, a fresh state, and the update, which takes its state's memory, as runs do."""
     agent = sac.agent(aim().spec, CONFIG)
-    update = jax.jit(lambda state, rows: agent.update(state, rows, None), donate_argnums=0)
+    update = jax.jit(lambda state, rows: agent.update(state, rows), donate_argnums=0)
     return agent, jax.jit(agent.init)(jax.random.key(0)), update
 
 
@@ -58,7 +58,8 @@ def updated(state, rows):
 @functools.cache
 def engine_of(num_devices):
     suite, config = aim(), dataclasses.replace(RUN, num_devices=num_devices)
-    return engines.make(config, suite, sac.agent(suite.spec, CONFIG))
+    agent = sac.agent(suite.spec, CONFIG, collectives=learner.across(num_devices))
+    return engines.make(config, suite, agent)
 
 
 @functools.cache
@@ -71,7 +72,7 @@ def run(num_devices, dispatches=2):
 
 def test_rings_hold_every_transition_but_those_that_lead_to_a_reset_row():
     rows = make_rollout().timestep
-    filled = experience.store(made()[1].rings, make_rollout(), None)
+    filled = experience.store(made()[1].rings, make_rollout())
     for k in range(K):
         want = [
             (t, e) for t in range(T) for e in range(E) if rows.valid[t + 1, k, e]
@@ -101,7 +102,7 @@ def test_the_dummy_step_of_a_pool_is_never_stored():
     first = rows.timestep.first[:, 0]
     np.testing.assert_array_equal(np.flatnonzero(first[:, 0]), [0, 201, 402])
     rings = replay.init(experience.item_spec(suite.spec), 1, 2 * t)
-    rings = jax.jit(lambda rings, rows: experience.store(rings, rows, None))(rings, rows)
+    rings = jax.jit(lambda rings, rows: experience.store(rings, rows))(rings, rows)
     stored = np.asarray(rings.items.next_observation)[0, : int(rings.stored[0])]
     assert len(stored) == 2 * (t - 2) and not rings.items.ended.any()
     observation = rows.timestep.observation[:, 0]
@@ -294,9 +295,9 @@ def test_networks_begin_anew_and_rewards_get_their_scale_when_the_time_comes():
 
 
 def test_rewards_are_scaled_when_drawn_and_stored_raw():
-    rings = experience.store(made()[1].rings, make_rollout(), None)
+    rings = experience.store(made()[1].rings, make_rollout())
     scale, key = jnp.array([2.0, 0.5]), jax.random.key(1)
-    draw = jax.jit(lambda s: experience.draw_batch(rings, s, key, 16, None))
+    draw = jax.jit(lambda s: experience.draw_batch(rings, s, key, 16))
     (plain, noise), (scaled, same) = draw(jnp.ones(K)), draw(scale)
     np.testing.assert_allclose(scaled.reward, plain.reward * np.asarray(scale)[:, None])
     np.testing.assert_array_equal(noise, same)
@@ -343,8 +344,10 @@ def test_discrete_actions_images_and_batches_that_cannot_be_dealt_out_are_refuse
 
     def draw(n):
         return jax.vmap(
-            lambda _: experience.draw_batch(rings, jnp.ones(K), jax.random.key(0), n, "d"),
-            axis_name="d",
+            lambda _: experience.draw_batch(
+                rings, jnp.ones(K), jax.random.key(0), n, learner.across(8)
+            ),
+            axis_name=learner.AXIS,
         )(jnp.arange(8))
 
     with pytest.raises(ValueError, match="batch_size must be a multiple of 8 devices; got 12"):

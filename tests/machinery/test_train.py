@@ -141,8 +141,8 @@ def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
     suite = tiny.suite()
     agent = tiny.toy_agent(suite.spec)
 
-    def update(state, experience, axis_name):
-        new, values = agent.update(state, experience, axis_name)
+    def update(state, experience):
+        new, values = agent.update(state, experience)
         w = jax.numpy.where(new.updates >= 20, jax.numpy.inf, new.params.task["w"])
         return new._replace(params=learner.Params({}, {"w": w})), values
 
@@ -193,6 +193,7 @@ def test_the_host_path_stops_saves_and_ends_its_pool(tmp_path):
         ({"seed": -1}, "seed must lie in"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1"),
         ({"stagger": True}, "stagger must be False on a functional suite"),
+        ({"num_devices": 2}, "agent must be made with the collectives of the run's 2 devices"),
     ],
 )
 def test_settings_that_cannot_run_are_refused_before_anything_is_written(

@@ -101,7 +101,7 @@ def toy_agent(spec: Any, *, nan_at: int = -1) -> Agent:
         log_prob = jnp.take_along_axis(logits, action[..., None], -1)[..., 0]
         return action, log_prob, actor_state
 
-    def update(state, experience, axis_name):
+    def update(state, experience):
         rows = experience.timestep
 
         def loss(shared, task, batch):
@@ -124,7 +124,7 @@ def toy_agent(spec: Any, *, nan_at: int = -1) -> Agent:
             bad,
         )
         params, opt_state, metrics = learner.gradient_step(
-            loss, transforms, state.params, state.opt_state, batch, axis_name
+            loss, transforms, state.params, state.opt_state, batch
         )
         return ToyState(params, opt_state, state.updates + 1), metrics
 

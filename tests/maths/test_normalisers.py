@@ -74,7 +74,9 @@ def test_each_task_is_standardised_by_itself_over_the_whole_rollout_and_all_devi
         return np.moveaxis(y.reshape(K, T, 4, E // 4), 2, 0)
 
     four = jax.pmap(
-        lambda x, m: normalisers.standardise(x, m, "d"), "d", devices=jax.local_devices()[:4]
+        lambda x, m: normalisers.standardise(x, m, lambda y: jax.lax.psum(y, "d")),
+        "d",
+        devices=jax.local_devices()[:4],
     )(deal(x), deal(mask))
     four = np.moveaxis(np.asarray(four), 0, 2).reshape(K, T, E)
     np.testing.assert_allclose(four, one, atol=1e-4)

@@ -181,7 +181,7 @@ def _train(suite, config, updates=UPDATES):
                 jax.random.fold_in(key, u),
                 config.unroll_length,
             )
-            state, _ = agent.update(state, experience, None)
+            state, _ = agent.update(state, experience)
             return (state, loop), experience
 
         state = agent.init(key)

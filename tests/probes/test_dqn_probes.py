@@ -56,7 +56,7 @@ def learned():
                 jax.random.fold_in(key, u),
                 CONFIG.unroll_length,
             )
-            return (agent.update(state, experience, None)[0], loop), None
+            return (agent.update(state, experience)[0], loop), None
 
         loop = rollout.init_env_loop(suite(), key, env_index, agent.init_actor)
         return jax.lax.scan(one, (agent.init(key), loop), jnp.arange(500))[0][0]
