@@ -1,24 +1,42 @@
-"""Checks at the door of the maths: one sentence that names the argument, before anything
-compiles."""
+"""Checks at the door of the maths, before anything compiles: chex's, told the argument's name.
+
+A wrong argument is a ValueError everywhere in the library, so that is what chex raises here. Values
+are checked by hand, since chex refuses arrays and tracers where it looks at a number.
+"""
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def check_shape(name: str, x: Any, shape: tuple[int, ...], axes: str) -> None:
-    """Raises ValueError unless `x` has `shape`; `axes` says it in the letters of `types.py`.
+def assert_shape(axes: str, shape: tuple[int | None, ...], /, **arrays: Any) -> None:
+    """`chex.assert_shape` of each argument by its name.
 
     Args:
-      name: the argument as the caller spells it.
-      x: array, or anything with a shape.
-      shape: what was expected.
-      axes: the same in letters, as in ``"[T, A]"``.
+      axes: what was expected in the letters of `types.py`, as in ``"[T, A]"``.
+      shape: the same in numbers; None where any number will do.
+      **arrays: arrays or numbers, named as the caller spells them.
+
+    Raises:
+      ValueError: naming the first whose shape differs, what came and what was expected.
     """
-    if jnp.shape(x) != shape:
-        raise ValueError(f"{name} must have shape {axes} = {shape}, got {jnp.shape(x)}")
+    for name, x in arrays.items():
+        message = f"{name} must have shape {axes}"
+        chex.assert_shape([x], shape, custom_message=message, exception_type=ValueError)
+
+
+def assert_bool(**arrays: Any) -> None:
+    """`chex.assert_type` of each argument by its name: a mask of numbers is a mistake.
+
+    Raises:
+      ValueError: naming the first that is not bool, and its type.
+    """
+    for name, x in arrays.items():
+        message = f"{name} must be bool"
+        chex.assert_type([x], bool, custom_message=message, exception_type=ValueError)
 
 
 def check_range(name: str, x: Any, low: float, high: float, *, open_low: bool = False) -> None:
@@ -43,4 +61,5 @@ def check_range(name: str, x: Any, low: float, high: float, *, open_low: bool = 
 def at_least_float32(x: Any) -> jax.Array:
     """Casts to float32, or leaves float64 as it is: sums and log-softmax are not for bfloat16."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide: jax.Array = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return wide

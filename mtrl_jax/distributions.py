@@ -1,36 +1,41 @@
-"""Distributions as functions: categorical over logits, and a Gaussian, plain or squashed by tanh.
+"""Distributions as values: categorical, and a Gaussian, plain or squashed by tanh.
 
-The last axis is the distribution's own (A actions, or N coordinates of an action); any leading
-axes are carried along, with no broadcasting between arguments. Results are float32 for narrower
-inputs.
+Both are made by hand or by a network and handed to one set of functions, `sample`, `log_prob`,
+`entropy` and so on, which ask what they were given; nothing else in the library does.
 
-Categorical functions take an optional `action_mask`, bool [..., A], False for actions that do not
-exist. A masked action has probability exactly 0, is never drawn, and adds exactly 0 to an entropy
-or a divergence and to every gradient. Its log-probability is a large negative *finite* number,
-because minus infinity times 0 is NaN, in the value or in the gradient. At least one action must be
-allowed.
+The last axis is the distribution's own (A actions, or N coordinates of an action); any leading axes
+are carried along, with no broadcasting between arguments. Results are float32 for narrower inputs.
+Entropies and divergences are in nats; a Gaussian's entropy is of a density and may be negative.
+
+A masked action has probability exactly 0, is never drawn, and adds exactly 0 to an entropy or a
+divergence and to every gradient. Its log-probability is a large negative *finite* number, because
+minus infinity times 0 is NaN, in the value or in the gradient.
 """
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import at_least_float32, check_shape
+from mtrl_jax._checks import assert_shape, at_least_float32
 from mtrl_jax.types import Array, Key
 
 __all__ = [
+    "Categorical",
+    "Distribution",
     "Gaussian",
     "bounded_log_std",
-    "categorical_entropy",
-    "categorical_kl",
-    "categorical_log_prob",
-    "categorical_log_probs",
-    "categorical_sample",
-    "gaussian_entropy",
-    "gaussian_kl",
-    "gaussian_log_prob",
+    "categorical",
+    "cross_entropy",
+    "entropy",
+    "kl",
+    "log_prob",
+    "mode",
+    "product",
+    "sample",
     "tanh_gaussian_entropy",
     "tanh_gaussian_log_prob",
     "tanh_gaussian_sample",
@@ -41,226 +46,290 @@ __all__ = [
 _MASKED_LOGIT = -1e30
 
 
+class Categorical(NamedTuple):
+    """One of A actions. Normalised once, by `categorical`, which makes it of logits.
+
+    Attributes:
+      log_probs: `[..., A]`, about -1e30 for masked actions.
+    """
+
+    log_probs: Array
+
+
 class Gaussian(NamedTuple):
-    """Independent coordinates, not squashed, as one value."""
+    """Independent coordinates, not squashed, as one value.
 
-    mean: Array  # [..., N]
-    log_std: Array  # [..., N]
+    Attributes:
+      mean: `[..., N]`.
+      log_std: `[..., N]`, log of the standard deviation.
+    """
+
+    mean: Array
+    log_std: Array
 
 
-def categorical_log_probs(logits: Array, action_mask: Array | None = None) -> Array:
-    """Log-probabilities of all actions, log softmax in float32 at least.
+Distribution = Categorical | Gaussian
+
+
+def categorical(logits: Array, action_mask: Array | None = None) -> Categorical:
+    """The distribution softmax(logits) over the allowed actions.
 
     Args:
-      logits: [..., A].
-      action_mask: None, or bool [A] or [..., A], False for actions that do not exist.
+      logits: `[..., A]`, in any float dtype.
+      action_mask: None, or bool `[A]` or `[..., A]`, False for actions that do not exist; at least
+        one must.
 
     Returns:
-      [..., A]; about -1e30 for masked actions. Carries gradient to the logits of allowed actions.
+      `Categorical`, float32 at least. Carries gradient to the logits of allowed actions.
 
     Raises:
-      ValueError: for a mask that is neither [A] nor of the logits' shape.
+      ValueError: for a mask that is neither `[A]` nor of the logits' shape.
     """
     logits = at_least_float32(logits)
     if action_mask is not None:
         if jnp.ndim(action_mask) == 1:
             action_mask = jnp.broadcast_to(action_mask, logits.shape[:-1] + jnp.shape(action_mask))
-        check_shape("action_mask", action_mask, logits.shape, "[A] or [..., A]")
+        assert_shape("[A] or [..., A]", logits.shape, action_mask=action_mask)
         logits = jnp.where(action_mask, logits, _MASKED_LOGIT)
-    return jax.nn.log_softmax(logits)
+    return Categorical(jax.nn.log_softmax(logits))
 
 
-def categorical_sample(key: Key, logits: Array, action_mask: Array | None = None) -> Array:
-    """Draws one action per leading index; int32 [...]. Consumes the key; carries no gradient."""
-    log_probs = categorical_log_probs(logits, action_mask)
-    return jax.random.categorical(key, log_probs).astype(jnp.int32)
-
-
-def categorical_log_prob(logits: Array, action: Array, action_mask: Array | None = None) -> Array:
-    """Log-probability of the actions taken.
+def sample(distribution: Distribution, keys: Key) -> Array:
+    """Draws one value per leading index, each with a key of its own.
 
     Args:
-      logits: [..., A].
-      action: int [...], each read from its own row of logits.
-      action_mask: None, or bool [A] or [..., A].
+      distribution: leaves `[..., A]` or `[..., N]`.
+      keys: `[...]`, consumed.
 
     Returns:
-      [...]. Carries gradient to the logits.
+      Actions int32 `[...]` without gradient, or mean + std eps `[..., N]`, which carries gradient
+      to the Gaussian (reparameterised).
 
     Raises:
-      ValueError: unless `action` has the logits' leading shape.
+      ValueError: unless there are as many keys as distributions.
     """
-    check_shape("action", action, jnp.shape(logits)[:-1], "[...]")
-    log_probs = categorical_log_probs(logits, action_mask)
-    return jnp.take_along_axis(log_probs, jnp.asarray(action)[..., None], axis=-1)[..., 0]
+    assert_shape("[...]", jnp.shape(distribution[0])[:-1], keys=keys)
+
+    def one(distribution: Distribution, key: Key) -> Array:
+        if isinstance(distribution, Gaussian):
+            noise = jax.random.normal(key, distribution.mean.shape)
+            return distribution.mean + jnp.exp(distribution.log_std) * noise
+        return jax.random.categorical(key, distribution.log_probs).astype(jnp.int32)
+
+    for _ in range(keys.ndim):
+        one = jax.vmap(one)
+    return one(distribution, keys)
 
 
-def categorical_entropy(logits: Array, action_mask: Array | None = None) -> Array:
-    """Entropy -sum_a p(a) log p(a) in nats, [...]. Carries gradient to the logits."""
-    log_probs = categorical_log_probs(logits, action_mask)
+def mode(distribution: Distribution) -> Array:
+    """The likeliest value, int32 `[...]` (of equal actions the first), or the mean `[..., N]`."""
+    if isinstance(distribution, Gaussian):
+        return distribution.mean
+    return distribution.log_probs.argmax(-1).astype(jnp.int32)
+
+
+def log_prob(distribution: Distribution, x: Array) -> Array:
+    """Log-probability of actions, or log-density summed over coordinates.
+
+    For a Gaussian
+
+        log p(x) = sum_n [ -((x - mean) / std)^2 / 2 - log std - log(2 pi) / 2 ]
+
+    Args:
+      distribution: leaves `[..., A]` or `[..., N]`.
+      x: int `[...]`, each read from its own row; or `[..., N]` of a Gaussian.
+
+    Returns:
+      `[...]`. Carries gradient to the distribution, and to the `x` of a Gaussian.
+
+    Raises:
+      ValueError: for an `x` of another shape, or a Gaussian whose leaves differ in theirs.
+    """
+    if isinstance(distribution, Gaussian):
+        mean, log_std = _widened(distribution)
+        assert_shape("[..., N]", mean.shape, x=x)
+        z = (at_least_float32(x) - mean) * jnp.exp(-log_std)
+        return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
+    log_probs = distribution.log_probs
+    assert_shape("[...]", log_probs.shape[:-1], action=x)
+    return jnp.take_along_axis(log_probs, jnp.asarray(x)[..., None], axis=-1)[..., 0]
+
+
+def entropy(distribution: Distribution) -> Array:
+    """Entropy H(p) = -E_p log p.
+
+    Of a categorical and of a Gaussian
+
+        H = -sum_a p(a) log p(a)
+        H = sum_n [ log std + log(2 pi e) / 2 ]
+
+    Returns:
+      `[...]`. Carries gradient to the distribution.
+    """
+    if isinstance(distribution, Gaussian):
+        log_std = at_least_float32(distribution.log_std)
+        return jnp.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
+    log_probs = distribution.log_probs
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
-def categorical_kl(logits_p: Array, logits_q: Array, action_mask: Array | None = None) -> Array:
-    """Divergence KL(p || q) = sum_a p(a) (log p(a) - log q(a)) in nats.
+def kl(p: Distribution, q: Distribution) -> Array:
+    """Divergence KL(p || q) = E_p [ log p - log q ] of two distributions of one kind.
+
+    Of categoricals and of Gaussians (m, s: mean and standard deviation)
+
+        sum_a p(a) (log p(a) - log q(a))
+        sum_n [ log(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2 ]
+
+    A bijection common to both does not change it: the second is also that of their tanh images.
 
     Args:
-      logits_p: [..., A], of the distribution under which the mean is taken.
-      logits_q: [..., A].
-      action_mask: None, or bool [A] or [..., A]; one mask for both.
+      p: under which the mean is taken; leaves `[..., A]` or `[..., N]`.
+      q: of the same kind, shape and, if categorical, mask.
 
     Returns:
-      [...]. Carries gradient to both logits.
+      `[...]`. Carries gradient to both.
 
     Raises:
-      ValueError: unless both logits have one shape.
+      ValueError: for two kinds, or shapes that differ.
     """
-    check_shape("logits_q", logits_q, jnp.shape(logits_p), "[..., A]")
-    log_p = categorical_log_probs(logits_p, action_mask)
-    log_q = categorical_log_probs(logits_q, action_mask)
+    if isinstance(p, Gaussian) and isinstance(q, Gaussian):
+        (m_p, log_s_p), (m_q, log_s_q) = _widened(p, "p."), _widened(q, "q.")
+        assert_shape("[..., N], that of p,", m_p.shape, q=m_q)
+        ratio = jnp.exp(2.0 * (log_s_p - log_s_q))
+        shift = jnp.square((m_p - m_q) * jnp.exp(-log_s_q))
+        return jnp.sum(log_s_q - log_s_p + 0.5 * (ratio + shift - 1.0), axis=-1)
+    log_p, log_q = _both_categorical(p, q)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
-def tanh_gaussian_sample(key: Key, mean: Array, log_std: Array) -> tuple[Array, Array]:
-    """Draws a = tanh(u), u = mean + exp(log_std) eps, eps ~ N(0, 1): the policy of soft
-    actor-critic.
+def cross_entropy(p: Distribution, q: Distribution) -> Array:
+    """-E_p log q = H(p) + KL(p || q); arguments, result and errors as in `kl`."""
+    if isinstance(p, Gaussian) and isinstance(q, Gaussian):
+        return entropy(p) + kl(p, q)
+    log_p, log_q = _both_categorical(p, q)
+    return -jnp.sum(jnp.exp(log_p) * log_q, axis=-1)
 
-    Haarnoja et al. 2018, arXiv 1801.01290, appendix C.
+
+def product(factors: Sequence[Gaussian], exponents: Sequence[Array | float]) -> Gaussian:
+    """The Gaussian in proportion to the product of Gaussians, each to a power of its own.
+
+    Precisions add up, and the mean is that of the means weighted by them, coordinate by coordinate:
+
+        p ~ prod_i N(m_i, s_i^2)^c_i = N(m, s^2)
+        1 / s^2 = sum_i c_i / s_i^2
+        m = s^2 sum_i c_i m_i / s_i^2
 
     Args:
-      key: consumed.
-      mean: [..., N] of the Gaussian before tanh.
-      log_std: [..., N], log of its standard deviation.
+      factors: leaves `[..., N]`.
+      exponents: c, scalars of at least 0 that are not all 0 (a product of nothing cannot be
+        normalised).
 
     Returns:
-      (a, u), each [..., N]: the action in (-1, 1) and the Gaussian draw behind it, which
+      Leaves `[..., N]`. Carries gradient to all factors, exactly 0 to one whose exponent is 0.
+
+    Raises:
+      ValueError: where shapes differ.
+    """
+    leaves = [_widened(x, f"factors[{i}].") for i, x in enumerate(factors)]
+    for i, (mean, _) in enumerate(leaves):
+        assert_shape("[..., N]", leaves[0][0].shape, **{f"factors[{i}]": mean})
+    weights = [c * jnp.exp(-2.0 * s) for c, (_, s) in zip(exponents, leaves, strict=True)]
+    precision = functools.reduce(jnp.add, weights)
+    means = (w * mean for w, (mean, _) in zip(weights, leaves, strict=True))
+    weighted = functools.reduce(jnp.add, means)
+    return Gaussian(weighted / precision, -0.5 * jnp.log(precision))
+
+
+def tanh_gaussian_sample(gaussian: Gaussian, keys: Key) -> tuple[Array, Array]:
+    """Draws of a squashed Gaussian, the policy of soft actor-critic.
+
+    Haarnoja et al. 2018, arXiv 1801.01290, appendix C:
+
+        a = tanh(u),   u = mean + std eps,   eps ~ N(0, 1)
+
+    Args:
+      gaussian: of u, leaves `[..., N]`.
+      keys: `[...]`, consumed.
+
+    Returns:
+      (a, u), each `[..., N]`: the action in (-1, 1) and the Gaussian draw behind it, which
       `tanh_gaussian_log_prob` wants. Both carry gradient (reparameterised).
 
     Raises:
-      ValueError: unless mean and log_std have one shape.
+      ValueError: for leaves of two shapes, or unless there are as many keys as distributions.
     """
-    check_shape("log_std", log_std, jnp.shape(mean), "[..., N]")
-    mean, log_std = at_least_float32(mean), at_least_float32(log_std)
-    u = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+    u = sample(_widened(gaussian), keys)
     return jnp.tanh(u), u
 
 
-def tanh_gaussian_log_prob(mean: Array, log_std: Array, u: Array) -> Array:
+def tanh_gaussian_log_prob(gaussian: Gaussian, u: Array) -> Array:
     """Log-density of the action tanh(u), summed over coordinates.
 
-    log p(a) = sum_n [ log N(u; mean, std) - log(1 - tanh(u)^2) ]   (arXiv 1801.01290, equation 21)
+    Haarnoja et al. 2018, arXiv 1801.01290, equation 21:
+
+        log p(a) = sum_n [ log N(u; mean, std) - log(1 - tanh(u)^2) ]
 
     It takes u, not a: near the bounds tanh rounds to 1 and u cannot be had back. The second term is
-    written 2 (log 2 - u - softplus(-2u)), which is exact there too.
+    written so as to be exact there too:
+
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
 
     Args:
-      mean: [..., N].
-      log_std: [..., N].
-      u: [..., N], before tanh; for an action that arrived from elsewhere, arctanh of it.
+      gaussian: of u, leaves `[..., N]`.
+      u: `[..., N]`, before tanh; for an action that arrived from elsewhere, arctanh of it.
 
     Returns:
-      [...]. Carries gradient to all three.
+      `[...]`. Carries gradient to both.
 
     Raises:
-      ValueError: unless the three have one shape.
+      ValueError: unless all have one shape.
     """
-    check_shape("log_std", log_std, jnp.shape(mean), "[..., N]")
-    check_shape("u", u, jnp.shape(mean), "[..., N]")
-    mean, log_std, u = at_least_float32(mean), at_least_float32(log_std), at_least_float32(u)
+    mean, log_std = _widened(gaussian)
+    assert_shape("[..., N]", mean.shape, u=u)
+    u = at_least_float32(u)
     z = (u - mean) * jnp.exp(-log_std)
     log_normal = -0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi)
     log_slope = 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))
     return jnp.sum(log_normal - log_slope, axis=-1)
 
 
-def tanh_gaussian_entropy(key: Key, mean: Array, log_std: Array, num_samples: int = 1) -> Array:
-    """Unbiased estimate of the entropy, -mean log p over draws; there is no closed form.
+def tanh_gaussian_entropy(gaussian: Gaussian, key: Key, num_samples: int = 1) -> Array:
+    """Unbiased estimate of a squashed Gaussian's entropy, which has no closed form, from draws.
+
+        H = -E log p(a)
 
     Args:
-      key: consumed.
-      mean: [..., N].
-      log_std: [..., N].
+      gaussian: before tanh, leaves `[..., N]`.
+      key: one, consumed.
       num_samples: draws averaged; the error falls with its root.
 
     Returns:
-      [...] in nats; negative for narrow distributions. Carries gradient (reparameterised).
+      `[...]`; negative for narrow distributions. Carries gradient (reparameterised).
     """
-    keys = jax.random.split(key, num_samples)
+    gaussian = _widened(gaussian)
 
-    def draw(k):
-        return tanh_gaussian_log_prob(mean, log_std, tanh_gaussian_sample(k, mean, log_std)[1])
+    def draw(key: Key) -> Array:
+        noise = jax.random.normal(key, gaussian.mean.shape, gaussian.mean.dtype)
+        return tanh_gaussian_log_prob(gaussian, gaussian.mean + jnp.exp(gaussian.log_std) * noise)
 
-    return -jnp.mean(jax.vmap(draw)(keys), axis=0)
-
-
-def gaussian_log_prob(mean: Array, log_std: Array, x: Array) -> Array:
-    """Log-density of a diagonal Gaussian, summed over coordinates.
-
-    log p(x) = sum_n [ -((x - mean) / std)^2 / 2 - log std - log(2 pi) / 2 ]
-
-    Args:
-      mean: [..., N].
-      log_std: [..., N].
-      x: [..., N].
-
-    Returns:
-      [...]. Carries gradient to all three.
-
-    Raises:
-      ValueError: unless the three have one shape.
-    """
-    check_shape("log_std", log_std, jnp.shape(mean), "[..., N]")
-    check_shape("x", x, jnp.shape(mean), "[..., N]")
-    mean, log_std, x = at_least_float32(mean), at_least_float32(log_std), at_least_float32(x)
-    z = (x - mean) * jnp.exp(-log_std)
-    return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
-
-
-def gaussian_entropy(log_std: Array) -> Array:
-    """Entropy of a diagonal Gaussian in nats, sum_n [ log std + log(2 pi e) / 2 ]; [..., N] to
-    [...]. Carries gradient."""
-    return jnp.sum(at_least_float32(log_std) + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
-
-
-def gaussian_kl(mean_p: Array, log_std_p: Array, mean_q: Array, log_std_q: Array) -> Array:
-    """Divergence KL(p || q) of diagonal Gaussians; also that of their tanh images.
-
-    sum_n [ log(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2 ]. A divergence does not
-    change under a bijection common to both, so tanh leaves it as it is.
-
-    Args:
-      mean_p: [..., N].
-      log_std_p: [..., N].
-      mean_q: [..., N].
-      log_std_q: [..., N].
-
-    Returns:
-      [...] in nats. Carries gradient to all four.
-
-    Raises:
-      ValueError: unless the four have one shape.
-    """
-    for name, x in (("log_std_p", log_std_p), ("mean_q", mean_q), ("log_std_q", log_std_q)):
-        check_shape(name, x, jnp.shape(mean_p), "[..., N]")
-    mean_p, log_std_p = at_least_float32(mean_p), at_least_float32(log_std_p)
-    mean_q, log_std_q = at_least_float32(mean_q), at_least_float32(log_std_q)
-    ratio = jnp.exp(2.0 * (log_std_p - log_std_q))
-    shift = jnp.square((mean_p - mean_q) * jnp.exp(-log_std_q))
-    return jnp.sum(log_std_q - log_std_p + 0.5 * (ratio + shift - 1.0), axis=-1)
+    return -jnp.mean(jax.vmap(draw)(jax.random.split(key, num_samples)), axis=0)
 
 
 def bounded_log_std(raw: Array, low: float, high: float) -> Array:
-    """Log of a standard deviation within bounds, low + (high - low) (1 + tanh(raw)) / 2.
+    """Log of a standard deviation within bounds.
+
+        low + (high - low) (1 + tanh(raw)) / 2
 
     It has a gradient everywhere, which a clip does not have.
 
     Args:
-      raw: [...] any numbers, what a network emits.
+      raw: `[...]` any numbers, what a network emits.
       low: log of the least standard deviation.
       high: log of the largest.
 
     Returns:
-      [...]. Carries gradient to `raw`.
+      `[...]`. Carries gradient to `raw`.
     """
     return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
 
@@ -268,3 +337,16 @@ def bounded_log_std(raw: Array, low: float, high: float) -> Array:
 def unbounded_log_std(log_std: float, low: float, high: float) -> float:
     """The number that `bounded_log_std` maps to `log_std`, which lies between the bounds."""
     return math.atanh(2.0 * (log_std - low) / (high - low) - 1.0)
+
+
+def _widened(gaussian: Gaussian, prefix: str = "") -> Gaussian:
+    """In float32 at least, once both leaves have one shape."""
+    assert_shape("[..., N]", jnp.shape(gaussian.mean), **{f"{prefix}log_std": gaussian.log_std})
+    return Gaussian(at_least_float32(gaussian.mean), at_least_float32(gaussian.log_std))
+
+
+def _both_categorical(p: Distribution, q: Distribution) -> tuple[Array, Array]:
+    if isinstance(p, Gaussian) or isinstance(q, Gaussian):
+        raise ValueError(f"p and q must be of one kind, got {type(p)} and {type(q)}")
+    assert_shape("[..., A], that of p,", jnp.shape(p.log_probs), q=q.log_probs)
+    return p.log_probs, q.log_probs

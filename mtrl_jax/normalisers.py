@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from mtrl_jax._checks import check_range, check_shape
+from mtrl_jax._checks import assert_shape, check_range
 from mtrl_jax.types import Array
 
 __all__ = [
@@ -66,7 +66,7 @@ def masked_moments(
     Returns:
       Two float32 arrays without `axes`; 0 and 0 where nothing is counted.
     """
-    check_shape("mask", mask, jnp.shape(x), "that of x")
+    assert_shape("[...], that of x,", jnp.shape(x), mask=mask)
 
     def total(y: Array) -> Array:
         return sum_over_devices(jnp.where(mask, y, 0.0).sum(axes, keepdims=True))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax._checks import check_shape
+from mtrl_jax._checks import assert_bool, assert_shape
 from mtrl_jax.types import Array, ArrayTree, Key
 
 __all__ = [
@@ -87,9 +87,8 @@ def add(state: ReplayState, items: ArrayTree, valid: Array | None = None) -> Rep
     num_tasks, n = _check_items(state, items)
     if valid is None:
         valid = jnp.ones((num_tasks, n), bool)
-    check_shape("valid", valid, (num_tasks, n), "[K, N]")
-    if jnp.result_type(valid) != jnp.bool_:
-        raise ValueError(f"valid must be bool, got {jnp.result_type(valid)}")
+    assert_shape("[K, N]", (num_tasks, n), valid=valid)
+    assert_bool(valid=valid)
     capacity = _capacity(state)
     rank = jnp.cumsum(valid, axis=1, dtype=jnp.int32)  # from 1
     count = rank[:, -1:]

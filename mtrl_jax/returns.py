@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import at_least_float32, check_range, check_shape
+from mtrl_jax._checks import assert_bool, assert_shape, at_least_float32, check_range
 from mtrl_jax.types import Array
 
 __all__ = [
@@ -42,8 +42,9 @@ __all__ = [
 def n_step_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array, n: int) -> Array:
     """Returns of n steps, bootstrapped; fewer steps where the unroll or the episode ends earlier.
 
-    G_t = r_{t+1} + d_{t+1} r_{t+2} + ... + (d_{t+1} ... d_{t+n}) V(s_{t+n})
-    (Sutton & Barto 2018, section 7.1)
+    Sutton & Barto 2018, section 7.1:
+
+        G_t = r_{t+1} + d_{t+1} r_{t+2} + ... + (d_{t+1} ... d_{t+n}) V(s_{t+n})
 
     Args:
       r_t: [T] rewards.
@@ -56,17 +57,18 @@ def n_step_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array, n: i
       [T] returns; V(s_tm1) where not valid.
 
     Raises:
-      ValueError: for a wrong shape, or n below 1.
+      ValueError: for a wrong shape, a `valid_t` that is not bool, or n below 1.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     r_t, discount_t, v = _cut(r_t, discount_t, v, valid_t)
 
-    def one_step_longer(_, g_t):
+    def one_step_longer(_: int, g_t: Array) -> Array:
         return r_t + discount_t * jnp.append(g_t[1:], v[-1])
 
     # The m-step return from the (m-1)-step return of the next row; the 0-step return is the value.
-    return jax.lax.fori_loop(0, min(n, r_t.shape[0]), one_step_longer, v[:-1])
+    g_t: Array = jax.lax.fori_loop(0, min(n, r_t.shape[0]), one_step_longer, v[:-1])
+    return g_t
 
 
 class NStep(NamedTuple):
@@ -86,7 +88,9 @@ class NStep(NamedTuple):
 def n_step_transitions(r_t: Array, discount_t: Array, valid_t: Array, n: int) -> NStep:
     """Transitions of n steps, as a replay buffer keeps them; fewer where unroll or episode ends.
 
-    G_t = reward_t + discount_t V(s_{t + steps_t}), which is `n_step_returns` for any V.
+    For any V this is `n_step_returns`:
+
+        G_t = reward_t + discount_t V(s_{t + steps_t})
 
     Args:
       r_t: [T] rewards.
@@ -98,7 +102,7 @@ def n_step_transitions(r_t: Array, discount_t: Array, valid_t: Array, n: int) ->
       `NStep`; where not valid 0, 0 and 1, of no use.
 
     Raises:
-      ValueError: for a wrong shape, or n below 1.
+      ValueError: for a wrong shape, a `valid_t` that is not bool, or n below 1.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -106,20 +110,23 @@ def n_step_transitions(r_t: Array, discount_t: Array, valid_t: Array, n: int) ->
     one = NStep(r_t, discount_t, jnp.ones(r_t.shape, jnp.int32))
     goes_on = valid_t & jnp.append(valid_t[1:], False)
 
-    def one_step_longer(_, longest):
-        after = jax.tree.map(lambda x: jnp.append(x[1:], x[-1:]), longest)
+    def one_step_longer(_: int, longest: NStep) -> NStep:
+        after = NStep(*(jnp.append(x[1:], x[-1:]) for x in longest))
         longer = NStep(
             r_t + discount_t * after.reward, discount_t * after.discount, 1 + after.steps
         )
-        return jax.tree.map(lambda a, b: jnp.where(goes_on, a, b), longer, one)
+        return NStep(*(jnp.where(goes_on, a, b) for a, b in zip(longer, one, strict=True)))
 
-    return jax.lax.fori_loop(0, min(n, r_t.shape[0]) - 1, one_step_longer, one)
+    longest: NStep = jax.lax.fori_loop(0, min(n, r_t.shape[0]) - 1, one_step_longer, one)
+    return longest
 
 
 def discounted_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array) -> Array:
     """Returns to the end of the unroll, bootstrapped with v[T]: what A3C regresses on.
 
-    Mnih et al. 2016, arXiv 1602.01783, Algorithm S3: R <- r_i + gamma R, backwards from V(s_T).
+    Mnih et al. 2016, arXiv 1602.01783, Algorithm S3, backwards from V(s_T):
+
+        R := r_i + gamma R
 
     Arguments, result and errors as in `lambda_returns`, of which this is lambda = 1.
     """
@@ -131,8 +138,9 @@ def lambda_returns(
 ) -> Array:
     """Exponentially weighted mean of the n-step returns.
 
-    G_t = r_{t+1} + d_{t+1} [ (1 - lambda) V(s_{t+1}) + lambda G_{t+1} ]
-    (Sutton & Barto 2018, section 12.1)
+    Sutton & Barto 2018, section 12.1:
+
+        G_t = r_{t+1} + d_{t+1} [ (1 - lambda) V(s_{t+1}) + lambda G_{t+1} ]
 
     Args:
       r_t: [T] rewards.
@@ -145,7 +153,8 @@ def lambda_returns(
       [T] returns; V(s_tm1) where not valid.
 
     Raises:
-      ValueError: for a wrong shape, or a lambda_ outside [0, 1] whose value is known.
+      ValueError: for a wrong shape, a `valid_t` that is not bool, or a lambda_ outside [0, 1] whose
+        value is known.
     """
     return gae(r_t, discount_t, v, valid_t, lambda_) + at_least_float32(v)[:-1]
 
@@ -153,8 +162,10 @@ def lambda_returns(
 def gae(r_t: Array, discount_t: Array, v: Array, valid_t: Array, lambda_: Array | float) -> Array:
     """Generalised advantage estimates: lambda-return minus value.
 
-    A_t = delta_t + d_{t+1} lambda A_{t+1},   delta_t = r_{t+1} + d_{t+1} V(s_{t+1}) - V(s_t)
-    (Schulman et al. 2016, arXiv 1506.02438, equation 16, with the unroll's end as its horizon)
+    Schulman et al. 2016, arXiv 1506.02438, equation 16, with the unroll's end as its horizon:
+
+        A_t = delta_t + d_{t+1} lambda A_{t+1}
+        delta_t = r_{t+1} + d_{t+1} V(s_{t+1}) - V(s_t)
 
     Args:
       r_t: [T] rewards.
@@ -167,7 +178,8 @@ def gae(r_t: Array, discount_t: Array, v: Array, valid_t: Array, lambda_: Array 
       [T] advantages; 0 where not valid.
 
     Raises:
-      ValueError: for a wrong shape, or a lambda_ outside [0, 1] whose value is known.
+      ValueError: for a wrong shape, a `valid_t` that is not bool, or a lambda_ outside [0, 1] whose
+        value is known.
     """
     check_range("lambda_", lambda_, 0.0, 1.0)
     r_t, discount_t, v = _cut(r_t, discount_t, v, valid_t)
@@ -199,11 +211,14 @@ def vtrace(
 ) -> VTrace:
     """V-trace targets and advantages for actions drawn from an older policy.
 
-    vs_t = V(s_t) + sum_{u >= t} (prod_{t <= k < u} d_{k+1} c_k) rho_u delta_u,
-    delta_u = r_{u+1} + d_{u+1} V(s_{u+1}) - V(s_u),
-    rho_u = min(clip_rho, pi/mu),  c_k = lambda min(1, pi/mu)  (equation 1)
-    A_t = min(clip_pg_rho, pi/mu) (r_{t+1} + d_{t+1} vs_{t+1} - V(s_t))
-    (Espeholt et al. 2018, arXiv 1802.01561, section 4; c-bar is 1, and past the unroll vs is V.)
+    Espeholt et al. 2018, arXiv 1802.01561, section 4, the first three lines being equation 1:
+
+        vs_t = V(s_t) + sum_{u >= t} (prod_{t <= k < u} d_{k+1} c_k) rho_u delta_u
+        delta_u = r_{u+1} + d_{u+1} V(s_{u+1}) - V(s_u)
+        rho_u = min(clip_rho, pi/mu),   c_k = lambda min(1, pi/mu)
+        A_t = min(clip_pg_rho, pi/mu) (r_{t+1} + d_{t+1} vs_{t+1} - V(s_t))
+
+    The paper's c-bar is 1, and past the unroll vs is V.
 
     Args:
       r_t: [T] rewards.
@@ -219,10 +234,11 @@ def vtrace(
       `VTrace(target, advantage)`, each [T].
 
     Raises:
-      ValueError: for a wrong shape, or a lambda_ outside [0, 1] whose value is known.
+      ValueError: for a wrong shape, a `valid_t` that is not bool, or a lambda_ outside [0, 1] whose
+        value is known.
     """
     check_range("lambda_", lambda_, 0.0, 1.0)
-    check_shape("log_rho", log_rho, jnp.shape(r_t), "[T]")
+    assert_shape("[T]", jnp.shape(r_t), log_rho=log_rho)
     r_t, discount_t, v = _cut(r_t, discount_t, v, valid_t)
     v_tm1, v_t = v[:-1], v[1:]
     rho = jnp.exp(jnp.where(valid_t, at_least_float32(log_rho), 0.0))
@@ -239,14 +255,13 @@ def _cut(r_t: Array, discount_t: Array, v: Array, valid_t: Array) -> tuple[Array
     That one substitution gives every recursion here its rule for resets: the return is V(s_tm1) and
     nothing from beyond leaks in. It stands before any arithmetic so that a NaN meets no product.
     """
-    (num_steps,) = shape = jnp.shape(r_t) if jnp.ndim(r_t) == 1 else (0,)
+    assert_shape("[T]", (None,), r_t=r_t)
+    (num_steps,) = shape = jnp.shape(r_t)
     if num_steps < 1:
-        raise ValueError(f"r_t must have shape [T] with T >= 1, got {jnp.shape(r_t)}")
-    check_shape("discount_t", discount_t, shape, "[T]")
-    check_shape("v", v, (num_steps + 1,), "[T + 1]")
-    check_shape("valid_t", valid_t, shape, "[T]")
-    if jnp.result_type(valid_t) != jnp.bool_:
-        raise ValueError(f"valid_t must be bool, got {jnp.result_type(valid_t)}")
+        raise ValueError("r_t must have shape [T] with T >= 1, got (0,)")
+    assert_shape("[T]", shape, discount_t=discount_t, valid_t=valid_t)
+    assert_shape("[T + 1]", (num_steps + 1,), v=v)
+    assert_bool(valid_t=valid_t)
     v = at_least_float32(v)
     r_t = jnp.where(valid_t, at_least_float32(r_t), v[:-1])
     discount_t = jnp.where(valid_t, at_least_float32(discount_t), 0.0)
@@ -256,12 +271,11 @@ def _cut(r_t: Array, discount_t: Array, v: Array, valid_t: Array) -> tuple[Array
 def _discounted_sum(x_t: Array, decay_t: Array) -> Array:
     """y_t = x_t + decay_t y_{t+1} with y_T = 0, backwards over [T]."""
 
-    def step(y, row):
+    def step(y: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         x, decay = row
         y = x + decay * y
         return y, y
 
     dtype = jnp.result_type(x_t, decay_t)
-    return jax.lax.scan(
-        step, jnp.zeros((), dtype), (x_t.astype(dtype), decay_t.astype(dtype)), reverse=True
-    )[1]
+    rows = (x_t.astype(dtype), decay_t.astype(dtype))
+    return jax.lax.scan(step, jnp.zeros((), dtype), rows, reverse=True)[1]

@@ -82,8 +82,7 @@ def run(config: Config) -> dict[str, Any]:
     learn = functools.partial(
         soft_q.learn,
         two_rooms.TwoRooms(),
-        num_states=two_rooms.num_states(config.state),
-        num_actions=len(two_rooms.ACTIONS),
+        shape=(two_rooms.num_states(config.state), len(two_rooms.ACTIONS)),
         num_blocks=config.num_points,
         block_length=block,
     )

@@ -1,8 +1,8 @@
 """A policy network and a value network for K tasks: from parameters to distributions and values.
 
 Everything is one task's view, for a vmap over tasks; observations are brought to variance 1 by
-statistics that the caller keeps. Policies are Gaussians for continuous actions, categorical for
-discrete ones, behind the same four functions.
+statistics that the caller keeps. Policies are `distributions`: Gaussians for continuous actions,
+not squashed (the environment cuts off what lies outside [-1, 1]), categorical for discrete ones.
 """
 
 import math
@@ -13,75 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import distributions, learner, normalisers
-from mtrl_jax.distributions import Gaussian
+from mtrl_jax.distributions import Distribution, Gaussian
 from mtrl_jax.networks import columns, multitask
 from mtrl_jax.types import Array, EnvSpec, Key
 
 __all__ = [
     "STD_RANGE",
     "ActorCritic",
-    "Categorical",
-    "Gaussian",
-    "entropy",
     "gaussian",
     "init_params",
     "inputs",
-    "likeliest",
-    "log_prob",
     "make",
     "own_std",
     "policy",
-    "sample",
     "value",
 ]
 
 STD_RANGE = (0.03, 2.0)  # of a continuous action, whose range is [-1, 1]
 _LOG_STD_RANGE = (math.log(STD_RANGE[0]), math.log(STD_RANGE[1]))
-
-
-# ------------------------------------------------------------------------------------ distributions
-
-
-class Categorical(NamedTuple):
-    """One of A actions; `mask` is False for those that the task does not have."""
-
-    logits: Array  # [B, A]
-    mask: Array  # bool [B, A] or [A]
-
-
-# A Gaussian is not squashed: the environment cuts off what lies outside [-1, 1].
-Head = Gaussian | Categorical
-
-
-def log_prob(head: Head, action: Array) -> Array:
-    """`[B]`, of actions before any cut. Carries gradient to the head."""
-    if isinstance(head, Gaussian):
-        return distributions.gaussian_log_prob(head.mean, head.log_std, action)
-    return distributions.categorical_log_prob(head.logits, action, head.mask)
-
-
-def entropy(head: Head) -> Array:
-    """`[B]` in nats. Carries gradient to the head."""
-    if isinstance(head, Gaussian):
-        return distributions.gaussian_entropy(head.log_std)
-    return distributions.categorical_entropy(head.logits, head.mask)
-
-
-def sample(head: Head, keys: Key) -> Array:
-    """One action a row, `[B, A]` or int32 `[B]`, from keys `[B]`."""
-    if isinstance(head, Gaussian):
-        noise = jax.vmap(lambda key: jax.random.normal(key, head.mean.shape[1:]))(keys)
-        return head.mean + jnp.exp(head.log_std) * noise
-    log_probs = distributions.categorical_log_probs(head.logits, head.mask)
-    return jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
-
-
-def likeliest(head: Head) -> Array:
-    """The mode, `[B, A]` or int32 `[B]`."""
-    if isinstance(head, Gaussian):
-        return head.mean
-    log_probs = distributions.categorical_log_probs(head.logits, head.mask)
-    return log_probs.argmax(-1).astype(jnp.int32)
 
 
 def gaussian(out: Array, std: float) -> Gaussian:
@@ -105,9 +54,6 @@ def _raw_std(std: float) -> float:
 
 def _log_std(raw: Array) -> Array:
     return distributions.bounded_log_std(raw, *_LOG_STD_RANGE)
-
-
-# ----------------------------------------------------------------------------------------- networks
 
 
 class ActorCritic(NamedTuple):
@@ -195,14 +141,13 @@ def inputs(nets: ActorCritic, moments: normalisers.Moments, observation: Array) 
     return normalisers.normalise(x, moments, nets.limit) if nets.limit else x
 
 
-def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Head:
+def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Distribution:
     """Of task number `k` at inputs `[B, F]`; `task` holds that task's own parameters."""
     variables = {"params": shared.get("actor", {}), "task": task["actor"]["net"]}
     out = nets.actor.apply(variables, x, k).astype(jnp.float32)
     size = nets.spec.action_size
     if not size:
-        mask = jnp.asarray(nets.spec.action_mask)[k]
-        return Categorical(out, jnp.broadcast_to(mask, out.shape))
+        return distributions.categorical(out, jnp.asarray(nets.spec.action_mask)[k])
     raw = jnp.broadcast_to(task["actor"]["std"], out[:, :size].shape)
     return Gaussian(out[:, :size], _log_std(raw + out[:, size:] if nets.state_std else raw))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import distributions, learner, normalisers
+from mtrl_jax.distributions import Gaussian
 from mtrl_jax.networks import columns, multitask
 from mtrl_jax.types import Array, EnvSpec, Key
 
@@ -109,15 +110,15 @@ def inputs(nets: ActorQ, moments: normalisers.Moments, observation: Array) -> Ar
     return normalisers.normalise(x, moments, nets.limit) if nets.limit else x
 
 
-def head(nets: ActorQ, shared: Any, own: Any, x: Array, k: Array) -> tuple[Array, Array]:
-    """Mean and log std `[B, A]` of task `k`'s Gaussian before the squash.
+def head(nets: ActorQ, shared: Any, own: Any, x: Array, k: Array) -> Gaussian:
+    """Task `k`'s Gaussian before the squash, leaves `[B, A]`.
 
     Shifted so that outputs of 0 are a standard deviation of 1.
     """
     out = nets.actor.apply({"params": shared, "task": own}, x, k).astype(jnp.float32)
     mean, raw = jnp.split(out, 2, axis=-1)
     shift = distributions.unbounded_log_std(0.0, *LOG_STD_RANGE)
-    return mean, distributions.bounded_log_std(raw + shift, *LOG_STD_RANGE)
+    return Gaussian(mean, distributions.bounded_log_std(raw + shift, *LOG_STD_RANGE))
 
 
 def draw(
@@ -125,9 +126,9 @@ def draw(
 ) -> tuple[Array, Array]:
     """Actions `[B, A]` in [-1, 1] made of standard normal noise `[B, A]`, and their log-densities
     `[B]`. Both carry gradient to the parameters (reparameterised)."""
-    mean, log_std = head(nets, shared, own, x, k)
-    u = mean + jnp.exp(log_std) * noise
-    return jnp.tanh(u), distributions.tanh_gaussian_log_prob(mean, log_std, u)
+    gaussian = head(nets, shared, own, x, k)
+    u = gaussian.mean + jnp.exp(gaussian.log_std) * noise
+    return jnp.tanh(u), distributions.tanh_gaussian_log_prob(gaussian, u)
 
 
 def q_values(nets: ActorQ, shared: Any, own: Any, x: Array, action: Array, k: Array) -> Array:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import learner, surgery
+from mtrl_jax import distributions, learner, surgery
 from mtrl_jax.algorithms import actor_critic, checks
 from mtrl_jax.losses import distral as losses
 from mtrl_jax.networks import columns
@@ -243,9 +243,9 @@ def act(
         )
         policy: Any = h if distilled else losses.task_policy(h, g, parts.coefficients)
         policy = jax.tree.map(lambda x: x[0], policy)
-        head = policy if mask is None else actor_critic.Categorical(policy, mask)
-        action = actor_critic.sample(head, keys)
-        return action, actor_critic.log_prob(head, action), ActorState(action, *cores)
+        head = policy if mask is None else distributions.categorical(policy, mask)
+        action = distributions.sample(head, keys)
+        return action, distributions.log_prob(head, action), ActorState(action, *cores)
 
     return jax.vmap(one_task)(params.task, action_mask, actor, timestep, keys)
 
@@ -275,15 +275,13 @@ def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tu
     )
 
     def trajectory(h, g, v, action, reward, discount, valid):
+        steps = losses.Trajectory(
+            action, reward * config.reward_scale, discount * config.discount, valid
+        )
         return losses.distral_loss(
-            h,
-            g,
-            v,
-            action,
-            reward * config.reward_scale,
-            discount * config.discount,
-            valid,
-            coefficients=costs,
+            losses.Columns(h, g, v),
+            steps,
+            costs,
             value_cost=config.value_cost,
             lambda_=config.lambda_,
             entropy_form=config.entropy_form,

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import learner, normalisers, returns, surgery
+from mtrl_jax import distributions, learner, normalisers, returns, surgery
 from mtrl_jax.algorithms import actor_critic, checks
 from mtrl_jax.losses import ppo as losses
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
@@ -110,11 +110,7 @@ class _Samples(NamedTuple):
 
     observation: Array
     action: Array
-    proximal_log_prob: Array
-    advantage: Array
-    v_target: Array
-    weight: Array
-    importance: Array
+    data: losses.Data
 
 
 def check(spec: EnvSpec, config: Config) -> None:
@@ -245,8 +241,8 @@ def act(
     def one_task(task, moments, observation, keys, k):
         x = actor_critic.inputs(nets, moments, observation)
         head = actor_critic.policy(nets, policy.params.shared, task, x, k)
-        action = actor_critic.likeliest(head) if greedy else actor_critic.sample(head, keys)
-        return action, actor_critic.log_prob(head, action)
+        action = distributions.mode(head) if greedy else distributions.sample(head, keys)
+        return action, distributions.log_prob(head, action)
 
     return jax.vmap(one_task)(policy.params.task, policy.observations, observation, keys, numbers)
 
@@ -259,15 +255,14 @@ def loss(
     config, nets = parts.config, parts.nets
     x = actor_critic.inputs(nets, moments, samples.observation)
     head = actor_critic.policy(nets, shared, task, x, k)
-    return losses.ppo_loss(
-        actor_critic.log_prob(head, samples.action),
-        actor_critic.entropy(head),
+    predictions = losses.Predictions(
+        distributions.log_prob(head, samples.action),
+        distributions.entropy(head),
         actor_critic.value(nets, shared, task, x, k),
-        samples.proximal_log_prob,
-        samples.advantage,
-        samples.v_target,
-        samples.weight,
-        samples.importance,
+    )
+    return losses.ppo_loss(
+        predictions,
+        samples.data,
         epsilon=config.clip,
         entropy_cost=config.entropy_cost,
         value_cost=config.value_cost,
@@ -357,7 +352,7 @@ def prepare(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, _Samp
         x = actor_critic.inputs(nets, moments, flat(observation))
         head = actor_critic.policy(nets, state.params.shared, task, x[: t * e], k)
         v = actor_critic.value(nets, state.params.shared, task, x, k)
-        return v.reshape(t + 1, e), actor_critic.log_prob(head, flat(action)).reshape(t, e)
+        return v.reshape(t + 1, e), distributions.log_prob(head, flat(action)).reshape(t, e)
 
     v, proximal = jax.vmap(look)(
         state.params.task, observations, rows.observation, action, jnp.arange(parts.spec.num_tasks)
@@ -376,15 +371,14 @@ def prepare(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, _Samp
     seen = normalisers.update_moments(state.returns, *moments, config.return_memory)
     _, missed = normalisers.masked_moments(advantage, valid, (1, 2), total)
     real = parts.collectives.mean(valid.mean((1, 2)))[:, None, None]  # share of the rows
-    samples = _Samples(
-        rows.observation[:, :-1],
-        action,
+    data = losses.Data(
         proximal,
         normalisers.standardise(advantage, valid, total),
         jax.vmap(normalisers.normalise)(target, seen),
         jnp.where(valid, 1.0 / jnp.maximum(real, 1e-8), 0.0),
         losses.importance_weights(proximal, lead(rollout.log_prob)),
     )
+    samples = _Samples(rows.observation[:, :-1], action, data)
     metrics = {
         "value/mean": moments[0],
         "value/explained": 1.0 - missed / jnp.maximum(moments[1], 1e-8),

@@ -183,8 +183,7 @@ def learn(
     settings: Settings,
     key: Key,
     *,
-    num_states: int,
-    num_actions: int,
+    shape: tuple[int, int],
     num_blocks: int,
     block_length: int,
 ) -> tuple[State, IterationLog]:
@@ -194,11 +193,10 @@ def learn(
     Args:
       env: a functional family.
       tasks: leaves [K, ...].
-      index: observation -> int32 in [0, num_states).
+      index: observation -> int32 in [0, N).
       settings: numbers.
       key: consumed.
-      num_states: N.
-      num_actions: A.
+      shape: (N, A), of a table of Q.
       num_blocks: rows of the log.
       block_length: iterations summed in a row.
 
@@ -207,7 +205,7 @@ def learn(
     """
     start_key, run_key = jax.random.split(key)
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-    carry = start(env, tasks, init(num_tasks, num_states, num_actions), start_key)
+    carry = start(env, tasks, init(num_tasks, *shape), start_key)
 
     def one(carry, n):
         return iterate(env, tasks, index, settings, carry, jax.random.fold_in(run_key, n))

@@ -17,24 +17,18 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import distributions
-from mtrl_jax._checks import at_least_float32, check_range, check_shape
+from mtrl_jax._checks import assert_bool, assert_shape, at_least_float32, check_range
 from mtrl_jax.types import Array
 
-__all__ = [
-    "feature_regression",
-    "kl",
-    "mse",
-    "nll",
-    "policy_regression",
-    "target_entropy",
-]
+__all__ = ["feature_regression", "kl", "mse", "nll", "policy_regression", "target_entropy"]
 
 
 def nll(teacher: Array, logits: Array, action_mask: Array | None = None) -> Array:
     """Negative log-likelihood of the teacher's best action.
 
-    L = -log pi(a* | s),   a* = argmax_a q[a],   pi = softmax(z)
-    (Rusu et al. 2015, section 3, L_NLL)
+    Rusu et al. 2015, section 3, L_NLL:
+
+        L = -log pi(a^*|s),   a^* = argmax_a q[a],   pi = softmax(z)
 
     Args:
       teacher: [A], q; of equal values the first action counts as best.
@@ -42,21 +36,23 @@ def nll(teacher: Array, logits: Array, action_mask: Array | None = None) -> Arra
       action_mask: bool [A], the actions that the task has, at least one; None: all.
 
     Returns:
-      [] in nats. Gradient to `logits` only: softmax(z) - onehot(a*), 0 where masked.
+      [] in nats. Gradient to `logits` only: softmax(z) - onehot(a^*), 0 where masked.
 
     Raises:
       ValueError: for a wrong shape, or a mask that is not bool.
     """
-    q = _teacher(teacher, logits, action_mask)
+    q = _teacher(teacher, action_mask, logits=logits)
     if action_mask is not None:
         q = jnp.where(action_mask, q, -jnp.inf)
-    return -distributions.categorical_log_prob(logits, q.argmax(), action_mask)
+    return -distributions.log_prob(distributions.categorical(logits, action_mask), q.argmax())
 
 
 def mse(teacher: Array, values: Array, action_mask: Array | None = None) -> Array:
     """Squared error of the student's action-values, summed over actions.
 
-    L = sum_a (q[a] - q_S[a])^2   (Rusu et al. 2015, section 3, L_MSE)
+    Rusu et al. 2015, section 3, L_MSE:
+
+        L = sum_a (q[a] - q_S[a])^2
 
     Args:
       teacher: [A], q.
@@ -69,7 +65,7 @@ def mse(teacher: Array, values: Array, action_mask: Array | None = None) -> Arra
     Raises:
       ValueError: for a wrong shape, or a mask that is not bool.
     """
-    error = at_least_float32(values) - _teacher(teacher, values, action_mask, "values")
+    error = at_least_float32(values) - _teacher(teacher, action_mask, values=values)
     if action_mask is not None:
         error = jnp.where(action_mask, error, 0.0)
     return jnp.square(error).sum()
@@ -83,8 +79,9 @@ def kl(
 ) -> Array:
     """Divergence of the student's policy from the softmax of the teacher's values.
 
-    L = sum_a p[a] log(p[a] / pi(a | s)),   p = softmax(q / tau),   pi = softmax(z)
-    (Rusu et al. 2015, section 3, L_KL)
+    Rusu et al. 2015, section 3, L_KL:
+
+        L = sum_a p[a] log(p[a] / pi(a|s)),   p = softmax(q / tau),   pi = softmax(z)
 
     Values of neighbouring actions differ by little, so tau is small, which sharpens the target,
     where distillation of classifiers softens it. As tau goes to 0 this becomes `nll`: they differ
@@ -103,7 +100,7 @@ def kl(
       ValueError: for a wrong shape, a mask that is not bool, or a temperature that is not above 0.
     """
     target = _sharpened(teacher, logits, temperature, action_mask)
-    return distributions.categorical_kl(target, logits, action_mask)
+    return distributions.kl(target, distributions.categorical(logits, action_mask))
 
 
 def policy_regression(
@@ -114,8 +111,9 @@ def policy_regression(
 ) -> Array:
     """Cross-entropy of the student's policy with the softmax of the expert's values.
 
-    L = -sum_a p[a] log pi(a | s),   p = softmax(q / tau),   pi = softmax(z)
-    (Parisotto et al. 2015, L_policy; both over the game's own actions)
+    Parisotto et al. 2015, L_policy, both over the game's own actions:
+
+        L = -sum_a p[a] log pi(a|s),   p = softmax(q / tau),   pi = softmax(z)
 
     That is `kl` plus the entropy of p, and has its gradient. The authors' code has tau = 1.
 
@@ -126,33 +124,39 @@ def policy_regression(
       action_mask: bool [A], the game's actions, at least one; None: all.
 
     Returns:
-      [] in nats, at least `target_entropy`. Gradient to `logits` only: softmax(z) - p, 0 where
-      masked.
+      [] in nats, at least `target_entropy`. Gradient to `logits` only: softmax(z) - p, 0 if masked.
 
     Raises:
       ValueError: for a wrong shape, a mask that is not bool, or a temperature that is not above 0.
     """
     target = _sharpened(teacher, logits, temperature, action_mask)
-    p = jnp.exp(distributions.categorical_log_probs(target, action_mask))
-    return -(p * distributions.categorical_log_probs(logits, action_mask)).sum()
+    return distributions.cross_entropy(target, distributions.categorical(logits, action_mask))
 
 
 def target_entropy(
     teacher: Array, temperature: float | Array, action_mask: Array | None = None
 ) -> Array:
-    """Entropy of softmax(q / tau) over the task's actions, [] in nats, without gradient.
+    """Entropy of the softmax of the teacher's values over the task's actions.
+
+        H = -sum_a p[a] log p[a],   p = softmax(q / tau)
 
     To be watched: where it is nearly 0 a target says no more than the best action, where it is
-    nearly log A no action stands out. Arguments and errors as in `kl`.
+    nearly log A no action stands out.
+
+    Arguments and errors as in `kl`.
+
+    Returns:
+      [] in nats, without gradient.
     """
-    target = _sharpened(teacher, teacher, temperature, action_mask)
-    return distributions.categorical_entropy(target, action_mask)
+    return distributions.entropy(_sharpened(teacher, teacher, temperature, action_mask))
 
 
 def feature_regression(features: Array, teacher_features: Array, kernel: Array) -> Array:
     """Squared error of the expert's last hidden layer, predicted from the student's.
 
-    L = ||W^T h_S - h_E||^2   (Parisotto et al. 2015, L_feature, f linear and of one game)
+    Parisotto et al. 2015, L_feature, f being linear and of one game:
+
+        L = |W^T h_S - h_E|^2
 
     h are activations of the last hidden layer, behind its nonlinearity. The sum over units is the
     paper's; the authors' code descends half of it, so that its weight of 0.01 is 0.005 here.
@@ -163,39 +167,33 @@ def feature_regression(features: Array, teacher_features: Array, kernel: Array) 
       kernel: [H, F], W of this game.
 
     Returns:
-      []. Gradient to `features` (2 W e) and `kernel` (2 h_S e^T), e being W^T h_S - h_E; none to
-      the expert.
+      []. Gradient to `features` (2 W e) and `kernel` (2 h_S e^T), e = W^T h_S - h_E, not to h_E.
 
     Raises:
       ValueError: for a wrong shape.
     """
-    for name, x in (("features", features), ("teacher_features", teacher_features)):
-        if jnp.ndim(x) != 1:
-            raise ValueError(f"{name} must have one axis, got shape {jnp.shape(x)}")
-    check_shape("kernel", kernel, (*jnp.shape(features), *jnp.shape(teacher_features)), "[H, F]")
+    assert_shape("[H]", (None,), features=features)
+    assert_shape("[F]", (None,), teacher_features=teacher_features)
+    assert_shape("[H, F]", jnp.shape(features) + jnp.shape(teacher_features), kernel=kernel)
     goal = jax.lax.stop_gradient(at_least_float32(teacher_features))
     return jnp.square(at_least_float32(features) @ kernel - goal).sum()
 
 
-def _teacher(
-    teacher: Array, student: Array, action_mask: Array | None, name: str = "logits"
-) -> Array:
+def _teacher(teacher: Array, action_mask: Array | None, **student: Array) -> Array:
     """The teacher's numbers as a constant, once all shapes are right."""
-    if jnp.ndim(teacher) != 1:
-        raise ValueError(f"teacher must have shape [A], got {jnp.shape(teacher)}")
-    shape = jnp.shape(teacher)
-    check_shape(name, student, shape, "[A]")
+    assert_shape("[A]", (None,), teacher=teacher)
+    assert_shape("[A]", jnp.shape(teacher), **student)
     if action_mask is not None:
-        check_shape("action_mask", action_mask, shape, "[A]")
-        if jnp.result_type(action_mask) != jnp.bool_:
-            raise ValueError(f"action_mask must be bool, got {jnp.result_type(action_mask)}")
+        assert_shape("[A]", jnp.shape(teacher), action_mask=action_mask)
+        assert_bool(action_mask=action_mask)
     return jax.lax.stop_gradient(at_least_float32(teacher))
 
 
 def _sharpened(
     teacher: Array, student: Array, temperature: float | Array, action_mask: Array | None
-) -> Array:
-    """q / tau, as logits."""
-    check_shape("temperature", temperature, (), "[]")
+) -> distributions.Categorical:
+    """softmax(q / tau)."""
+    assert_shape("[]", (), temperature=temperature)
     check_range("temperature", temperature, 0.0, jnp.inf, open_low=True)
-    return _teacher(teacher, student, action_mask) / temperature
+    values = _teacher(teacher, action_mask, logits=student) / temperature
+    return distributions.categorical(values, action_mask)

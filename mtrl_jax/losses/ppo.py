@@ -11,19 +11,64 @@ samples are weighted by how much likelier it is to act so than the policy that a
 policies it is PPO's own objective.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import check_range, check_shape
+from mtrl_jax._checks import assert_shape, check_range
 from mtrl_jax.types import Array, Metrics
 
-__all__ = ["clipped_surrogate", "importance_weights", "kl_estimate", "ppo_loss"]
+__all__ = [
+    "Data",
+    "Predictions",
+    "clipped_surrogate",
+    "importance_weights",
+    "kl_estimate",
+    "ppo_loss",
+]
+
+
+class Predictions(NamedTuple):
+    """What the networks that learn say of the samples; gradient goes here.
+
+    Attributes:
+      log_prob: [B] log pi(a|s) of the actions taken.
+      entropy: [B] of that policy, in nats.
+      v: [B] values, in the units of `Data.v_target`.
+    """
+
+    log_prob: Array
+    entropy: Array
+    v: Array
+
+
+class Data(NamedTuple):
+    """What is known of the samples before the update; carries no gradient.
+
+    Attributes:
+      proximal_log_prob: [B], of the actions taken under the policy at the start of the update.
+      advantage: [B], normalised.
+      v_target: [B].
+      weight: [B], 0 for transitions that nothing may learn from. Its mean over the rollout should
+        be 1: minibatches have different numbers of such rows, and devices too, and so a mean over
+        minibatches, or devices, is still that of the whole.
+      importance: [B] rho, from `importance_weights`.
+    """
+
+    proximal_log_prob: Array
+    advantage: Array
+    v_target: Array
+    weight: Array
+    importance: Array
 
 
 def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: float) -> Array:
     """The smaller of the plain and the clipped objective, to be maximised.
 
-    min(r A, clip(r, 1 - epsilon, 1 + epsilon) A),  r = exp(log_ratio)   (1707.06347, equation 7)
+    1707.06347, equation 7:
+
+        min(r A, clip(r, 1 - epsilon, 1 + epsilon) A),   r = exp(log_ratio)
 
     Args:
       log_ratio: [B] log pi(a|s) - log pi_old(a|s).
@@ -37,21 +82,25 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, epsilon: float) -> Arr
       ValueError: for a wrong shape or epsilon.
     """
     check_range("epsilon", epsilon, 0.0, jnp.inf, open_low=True)
-    check_shape("advantage", advantage, jnp.shape(log_ratio), "[B]")
+    assert_shape("[B]", jnp.shape(log_ratio), advantage=advantage)
     ratio = jnp.exp(log_ratio)
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon) * advantage)
 
 
 def kl_estimate(log_ratio: Array) -> Array:
-    """Estimate of KL(pi_old || pi) from actions of pi_old: r - 1 - log r, never negative.
+    """Estimate of KL(pi_old || pi) from actions of pi_old, never negative.
 
-    Unbiased, with less variance than -log r (Schulman 2020, "Approximating KL divergence", its k3).
+    Schulman 2020, "Approximating KL divergence", its k3:
+
+        r - 1 - log r,   r = exp(log_ratio)
+
+    Unbiased, with less variance than -log r.
 
     Args:
-      log_ratio: [B] log pi(a|s) - log pi_old(a|s).
+      log_ratio: [...] log pi(a|s) - log pi_old(a|s).
 
     Returns:
-      [B] in nats, for the caller to average.
+      [...] in nats, for the caller to average. Carries gradient.
     """
     return jnp.expm1(log_ratio) - log_ratio
 
@@ -59,7 +108,11 @@ def kl_estimate(log_ratio: Array) -> Array:
 def importance_weights(
     proximal_log_prob: Array, behaviour_log_prob: Array, limit: float = 2.0
 ) -> Array:
-    """min(limit, pi_proximal(a|s) / pi_behaviour(a|s)), the weight of a sample in `ppo_loss`.
+    """The weight of a sample in `ppo_loss`: how much likelier the proximal policy is to act so.
+
+    2110.00641, equation 3, with a limit:
+
+        rho = min(limit, pi_proximal(a|s) / pi_behaviour(a|s))
 
     The limit, which the paper does not have, bounds the variance where the two have moved apart.
 
@@ -75,20 +128,14 @@ def importance_weights(
       ValueError: for a wrong shape or limit.
     """
     check_range("limit", limit, 1.0, jnp.inf)
-    check_shape("behaviour_log_prob", behaviour_log_prob, jnp.shape(proximal_log_prob), "[...]")
+    assert_shape("[...]", jnp.shape(proximal_log_prob), behaviour_log_prob=behaviour_log_prob)
     ratio = jnp.exp(proximal_log_prob - behaviour_log_prob)
     return jax.lax.stop_gradient(jnp.minimum(ratio, limit))
 
 
 def ppo_loss(
-    log_prob: Array,
-    entropy: Array,
-    v: Array,
-    proximal_log_prob: Array,
-    advantage: Array,
-    v_target: Array,
-    weight: Array,
-    importance: Array,
+    predictions: Predictions,
+    data: Data,
     *,
     epsilon: float = 0.2,
     entropy_cost: float = 0.0,
@@ -96,20 +143,13 @@ def ppo_loss(
 ) -> tuple[Array, Metrics]:
     """Policy, value and entropy loss of one task on one minibatch, to be minimised.
 
-    mean_b w_b [ -rho_b L_clip_b - entropy_cost H_b + value_cost (v_b - v_target_b)^2 ]
-    (1707.06347, equation 9, with its signs turned round; rho as in 2110.00641, equation 3)
+    1707.06347, equation 9, with its signs turned round; rho as in 2110.00641, equation 3:
+
+        mean_b w_b [ -rho_b L_clip_b - entropy_cost H_b + value_cost (v_b - v_target_b)^2 ]
 
     Args:
-      log_prob: [B] log pi(a|s) of the actions taken, under the policy that learns.
-      entropy: [B] of that policy.
-      v: [B] values, in the units of `v_target`.
-      proximal_log_prob: [B], of the same actions under the policy at the start of the update.
-      advantage: [B], normalised.
-      v_target: [B].
-      weight: [B], 0 for transitions that nothing may learn from. Its mean over the rollout should
-        be 1: minibatches have different numbers of such rows, and devices too, and so a mean over
-        minibatches, or devices, is still that of the whole.
-      importance: [B] rho, from `importance_weights`.
+      predictions: of the networks that learn, leaves [B].
+      data: of the samples, leaves [B].
       epsilon: width of the clip.
       entropy_cost: per nat.
       value_cost: of the squared error.
@@ -117,26 +157,25 @@ def ppo_loss(
     Returns:
       The loss, and metrics `loss/policy`, `loss/value`, `policy/entropy`, `policy/kl`,
       `policy/clipped` (fraction of samples outside the clip): scalars without gradient. Gradient
-      goes to log_prob, entropy and v. What stands in a row of weight 0, NaN included, changes
-      nothing.
+      goes to the predictions. What stands in a row of weight 0, NaN included, changes nothing.
 
     Raises:
       ValueError: for a wrong shape, or a number out of range.
     """
     check_range("entropy_cost", entropy_cost, 0.0, jnp.inf)
     check_range("value_cost", value_cost, 0.0, jnp.inf)
-    shape = jnp.shape(log_prob)
-    names = ("entropy", "v", "proximal_log_prob", "advantage", "v_target", "weight", "importance")
-    values = (entropy, v, proximal_log_prob, advantage, v_target, weight, importance)
-    for name, x in zip(names, values, strict=True):
-        check_shape(name, x, shape, "[B]")
+    assert_shape("[B]", (None,), log_prob=predictions.log_prob)
+    shape = jnp.shape(predictions.log_prob)
+    assert_shape("[B]", shape, **predictions._asdict(), **data._asdict())
+    log_prob, entropy, v = predictions
+    proximal_log_prob, advantage, v_target, weight, importance = data
     counts = weight > 0
 
     # A NaN must meet no product: 0 * NaN is NaN, in the value or in the gradient.
-    def keep(x):
+    def keep(x: Array) -> Array:
         return jnp.where(counts, x, 0.0)
 
-    def mean(x):
+    def mean(x: Array) -> Array:
         return jnp.mean(weight * keep(x))
 
     log_ratio = keep(log_prob) - keep(jax.lax.stop_gradient(proximal_log_prob))

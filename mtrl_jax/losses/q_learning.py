@@ -8,7 +8,7 @@ discounts (`returns.n_step_transitions`), and nothing else changes.
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import at_least_float32, check_range, check_shape
+from mtrl_jax._checks import assert_bool, assert_shape, at_least_float32, check_range
 from mtrl_jax.types import Array
 
 __all__ = ["double_q_learning", "huber", "q_learning"]
@@ -24,8 +24,9 @@ def q_learning(
 ) -> Array:
     """The temporal-difference error of Q-learning.
 
-    delta = r_t + discount_t max_a q_t[a] - q_tm1[a_tm1]
-    (Watkins & Dayan 1992; Mnih et al. 2015, Nature 518, with q_t of the target network)
+    Watkins & Dayan 1992; Mnih et al. 2015, Nature 518, with q_t of the target network:
+
+        delta = r_t + discount_t max_a q_t[a] - q_tm1[a_tm1]
 
     Args:
       q_tm1: [A] values at the row on which the action was chosen.
@@ -55,9 +56,12 @@ def double_q_learning(
 ) -> Array:
     """The temporal-difference error of double Q-learning: one network chooses, another values.
 
-    delta = r_t + discount_t q_t[argmax_a q_t_selector[a]] - q_tm1[a_tm1]
-    (van Hasselt et al. 2016, arXiv 1509.06461, equation 4: q_t_selector is of the online network,
-    q_t of the target network. Where both are one network this is `q_learning`.)
+    van Hasselt et al. 2016, arXiv 1509.06461, equation 4:
+
+        delta = r_t + discount_t q_t[argmax_a q_t_selector[a]] - q_tm1[a_tm1]
+
+    q_t_selector is of the online network, q_t of the target network. Where both are one network
+    this is `q_learning`.
 
     Args:
       q_tm1: [A] values at the row on which the action was chosen.
@@ -74,18 +78,14 @@ def double_q_learning(
     Raises:
       ValueError: for a wrong shape, or a mask that is not bool.
     """
+    assert_shape("[A]", (None,), q_tm1=q_tm1)
     shape = jnp.shape(q_tm1)
-    if len(shape) != 1:
-        raise ValueError(f"q_tm1 must have shape [A], got {shape}")
-    for name, q in (("q_t", q_t), ("q_t_selector", q_t_selector)):
-        check_shape(name, q, shape, "[A]")
-    for name, x in (("a_tm1", a_tm1), ("r_t", r_t), ("discount_t", discount_t)):
-        check_shape(name, x, (), "[]")
+    assert_shape("[A]", shape, q_t=q_t, q_t_selector=q_t_selector)
+    assert_shape("[]", (), a_tm1=a_tm1, r_t=r_t, discount_t=discount_t)
     selector = at_least_float32(q_t_selector)
     if action_mask is not None:
-        check_shape("action_mask", action_mask, shape, "[A]")
-        if jnp.result_type(action_mask) != jnp.bool_:
-            raise ValueError(f"action_mask must be bool, got {jnp.result_type(action_mask)}")
+        assert_shape("[A]", shape, action_mask=action_mask)
+        assert_bool(action_mask=action_mask)
         selector = jnp.where(action_mask, selector, -jnp.inf)
     v_t = at_least_float32(q_t)[selector.argmax()]
     target = jax.lax.stop_gradient(r_t + discount_t * v_t)
@@ -95,8 +95,10 @@ def double_q_learning(
 def huber(delta: Array, limit: float = 1.0) -> Array:
     """Quadratic near 0 and linear beyond, so that the gradient is the error clipped to +-limit.
 
-    delta^2 / 2 where |delta| <= limit, else limit (|delta| - limit / 2)
-    (Huber 1964; "clipping the error term" of Mnih et al. 2015, whose gradient it is)
+    Huber 1964; "clipping the error term" of Mnih et al. 2015, whose gradient it is:
+
+        delta^2 / 2                      where |delta| <= limit
+        limit (|delta| - limit / 2)      elsewhere
 
     Args:
       delta: any shape.

@@ -12,7 +12,7 @@ discount_t, which is gamma, or 0 at a true end only. A time limit is no end, so 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import at_least_float32, check_range, check_shape
+from mtrl_jax._checks import assert_shape, at_least_float32, check_range
 from mtrl_jax.types import Array, Metrics
 
 __all__ = ["actor_loss", "critic_loss", "soft_target", "temperature_loss"]
@@ -23,10 +23,12 @@ def soft_target(
 ) -> Array:
     """What the critics learn: the reward, and the soft value of where it led to.
 
-    y = r_t + discount_t (min_c Q_c(s_t, a_t) - alpha log pi(a_t | s_t)),   a_t ~ pi(. | s_t)
-    (1812.05905, equations 3 and 5; the minimum over twin critics is Fujimoto et al.'s, 1802.09477)
+    1812.05905, equations 3 and 5:
 
-    The action is drawn at s_t, the *next* state, by the policy as it is now.
+        y = r_t + discount_t (min_c Q_c(s_t, a_t) - alpha log pi(a_t|s_t)),   a_t ~ pi(s_t)
+
+    The minimum over twin critics is Fujimoto et al.'s (2018, arXiv 1802.09477). The action is drawn
+    at s_t, the *next* state, by the policy as it is now.
 
     Args:
       r_t: [B], in the units that the critics are to have.
@@ -42,12 +44,10 @@ def soft_target(
     Raises:
       ValueError: for a wrong shape or a negative temperature.
     """
+    assert_shape("[]", (), temperature=temperature)
     check_range("temperature", temperature, 0.0, jnp.inf)
-    check_shape("temperature", temperature, (), "[]")
-    shape = jnp.shape(r_t)
-    for name, x in (("discount_t", discount_t), ("log_prob_t", log_prob_t)):
-        check_shape(name, x, shape, "[B]")
-    _check_critics("q_t", q_t, shape)
+    assert_shape("[B]", jnp.shape(r_t), discount_t=discount_t, log_prob_t=log_prob_t)
+    _assert_critics(jnp.shape(r_t), q_t=q_t)
     soft_v_t = jnp.min(at_least_float32(q_t), axis=0) - temperature * log_prob_t
     return jax.lax.stop_gradient(r_t + discount_t * soft_v_t)
 
@@ -55,7 +55,9 @@ def soft_target(
 def critic_loss(q_tm1: Array, target: Array) -> tuple[Array, Metrics]:
     """Half the squared error, summed over critics, averaged over the batch; to be minimised.
 
-    sum_c mean_b 1/2 (Q_c(s_tm1, a_tm1) - y)^2   (1812.05905, equation 5)
+    1812.05905, equation 5:
+
+        sum_c mean_b 1/2 (Q_c(s_tm1, a_tm1) - y)^2
 
     The sum makes each critic's gradient what it would be alone. Public Meta-World code leaves out
     the half and averages over critics, which is the same under Adam but not under a clip by norm.
@@ -71,7 +73,7 @@ def critic_loss(q_tm1: Array, target: Array) -> tuple[Array, Metrics]:
     Raises:
       ValueError: for a wrong shape.
     """
-    _check_critics("q_tm1", q_tm1, jnp.shape(target))
+    _assert_critics(jnp.shape(target), q_tm1=q_tm1)
     q_tm1 = at_least_float32(q_tm1)
     target = jax.lax.stop_gradient(target)
     error = q_tm1 - jnp.broadcast_to(target, q_tm1.shape)
@@ -88,8 +90,9 @@ def critic_loss(q_tm1: Array, target: Array) -> tuple[Array, Metrics]:
 def actor_loss(log_prob: Array, q: Array, temperature: Array | float) -> tuple[Array, Metrics]:
     """How far the policy is from the softmax of the critics, to be minimised.
 
-    mean_b [ alpha log pi(a_b | s_b) - min_c Q_c(s_b, a_b) ],   a_b = tanh(mean + std eps_b)
-    (1812.05905, equation 9, with the smaller critic; 1801.01290 had a value network beside)
+    1812.05905, equation 9, with the smaller critic (1801.01290 had a value network beside):
+
+        mean_b [ alpha log pi(a_b|s_b) - min_c Q_c(s_b, a_b) ],   a_b = tanh(mean + std eps_b)
 
     Args:
       log_prob: [B] of reparameterised actions, in nats.
@@ -103,9 +106,9 @@ def actor_loss(log_prob: Array, q: Array, temperature: Array | float) -> tuple[A
     Raises:
       ValueError: for a wrong shape or a negative temperature.
     """
+    assert_shape("[]", (), temperature=temperature)
     check_range("temperature", temperature, 0.0, jnp.inf)
-    check_shape("temperature", temperature, (), "[]")
-    _check_critics("q", q, jnp.shape(log_prob))
+    _assert_critics(jnp.shape(log_prob), q=q)
     temperature = jax.lax.stop_gradient(temperature)
     loss = jnp.mean(temperature * log_prob - jnp.min(at_least_float32(q), axis=0))
     metrics = {"loss/actor": loss, "policy/log_prob": log_prob.mean()}
@@ -115,7 +118,7 @@ def actor_loss(log_prob: Array, q: Array, temperature: Array | float) -> tuple[A
 def temperature_loss(log_temperature: Array, log_prob: Array, target_entropy: float) -> Array:
     """Raises the temperature where the policy's entropy is below its target, to be minimised.
 
-    -log alpha mean_b [ log pi(a_b | s_b) + H_target ]
+        -log alpha mean_b [ log pi(a_b|s_b) + H_target ]
 
     The paper multiplies by alpha (1812.05905, equation 18); this is the form of the authors' later
     code and of all Meta-World code: same sign and zero, but a temperature that has become small
@@ -133,13 +136,13 @@ def temperature_loss(log_temperature: Array, log_prob: Array, target_entropy: fl
     Raises:
       ValueError: for a wrong shape.
     """
-    check_shape("log_temperature", log_temperature, (), "[]")
-    if jnp.ndim(log_prob) != 1:
-        raise ValueError(f"log_prob must have shape [B], got {jnp.shape(log_prob)}")
+    assert_shape("[]", (), log_temperature=log_temperature)
+    assert_shape("[B]", (None,), log_prob=log_prob)
     return -log_temperature * jax.lax.stop_gradient(jnp.mean(log_prob) + target_entropy)
 
 
-def _check_critics(name: str, q: Array, batch: tuple[int, ...]) -> None:
-    if jnp.ndim(q) != 2 or jnp.shape(q)[0] < 1:
-        raise ValueError(f"{name} must have shape [C, B], got {jnp.shape(q)}")
-    check_shape(name, q, (jnp.shape(q)[0], *batch), "[C, B]")
+def _assert_critics(batch: tuple[int, ...], /, **critics: Array) -> None:
+    for name, q in critics.items():
+        assert_shape("[C, B]", (None, *batch), **{name: q})
+        if jnp.shape(q)[0] < 1:
+            raise ValueError(f"{name} must have shape [C, B] with C >= 1, got {jnp.shape(q)}")

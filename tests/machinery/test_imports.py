@@ -63,7 +63,7 @@ FORBIDDEN = {
 LIBRARIES = {
     "surgery": {"jax", "optax", "numpy"},
     "types": {"jax", "numpy"},
-    "_checks": {"jax", "numpy"},
+    "_checks": {"jax", "numpy", "chex"},
     "returns": {"jax", "numpy", "chex"},
     "distributions": {"jax", "numpy", "chex"},
     "losses": {"jax", "numpy", "chex", "optax"},

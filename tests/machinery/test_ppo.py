@@ -122,14 +122,14 @@ def test_advantages_targets_and_weights_are_numpys():
         valid = rows.valid[1:, k]
         kept = advantage[valid]
         want = np.where(valid, (advantage - kept.mean()) / kept.std(), 0.0)
-        np.testing.assert_allclose(samples.advantage[k], want, atol=2e-4)
+        np.testing.assert_allclose(samples.data.advantage[k], want, atol=2e-4)
         target = (advantage + v[:-1])[valid]
         np.testing.assert_allclose(metrics["value/mean"][k], target.mean(), rtol=1e-4)
         mixed = 0.5 * returns.mean[k] + 0.5 * target.mean()  # the fourth batch counts half
         np.testing.assert_allclose(seen_returns.mean[k], mixed, rtol=1e-4)
         scaled = (advantage + v[:-1] - mixed) / np.sqrt(seen_returns.variance[k])
-        np.testing.assert_allclose(samples.v_target[k][valid], scaled[valid], atol=2e-3)
-        np.testing.assert_allclose(samples.weight[k], valid / valid.mean(), rtol=1e-5)
+        np.testing.assert_allclose(samples.data.v_target[k][valid], scaled[valid], atol=2e-3)
+        np.testing.assert_allclose(samples.data.weight[k], valid / valid.mean(), rtol=1e-5)
         explained = 1 - kept.var() / target.var()
         np.testing.assert_allclose(metrics["value/explained"][k], explained, atol=1e-3)
 
@@ -271,9 +271,9 @@ def test_the_policy_that_acted_is_the_one_that_learns_at_first():
         return rows, ppo.prepare(parts, state, rows)[1]
 
     rows, samples = play_and_prepare(state, loop)
-    np.testing.assert_allclose(samples.importance, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(samples.data.importance, 1.0, rtol=1e-5)
     np.testing.assert_allclose(
-        samples.proximal_log_prob, np.moveaxis(rows.log_prob, 1, 0), atol=1e-5
+        samples.data.proximal_log_prob, np.moveaxis(rows.log_prob, 1, 0), atol=1e-5
     )
 
 

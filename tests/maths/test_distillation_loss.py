@@ -155,14 +155,23 @@ V, M = np.zeros(A, np.float32), np.zeros((H, F), np.float32)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: losses.nll(V[None], V), r"teacher must have shape \[A\], got \(1, 5\)"),
-        (lambda: losses.mse(V, V[:3]), r"values must have shape \[A\] = \(5,\), got \(3,\)"),
+        (lambda: losses.nll(V[None], V), r"has shape \(1, 5\) .*teacher must have shape \[A\]"),
+        (lambda: losses.mse(V, V[:3]), r"\(3,\) but expected \(5\).*values must have shape \[A\]"),
         (lambda: losses.kl(V, V, 0.0), r"temperature must lie in \(0.0, inf\], got 0.0"),
         (lambda: losses.kl(V, V, V), r"temperature must have shape \[\]"),
-        (lambda: losses.policy_regression(V, V, 1.0, V), "action_mask must be bool, got float32"),
+        (
+            lambda: losses.policy_regression(V, V, 1.0, V),
+            "type float32 but expected bool.*action_mask must be bool",
+        ),
         (lambda: losses.kl(V, V, 1.0, MASK[:2]), r"action_mask must have shape \[A\]"),
-        (lambda: losses.feature_regression(V, V, M), r"kernel must have shape \[H, F\] = \(5, 5\)"),
-        (lambda: losses.feature_regression(M, V, M), "features must have one axis"),
+        (
+            lambda: losses.feature_regression(V, V, M),
+            r"expected \(5, 5\).*kernel must have shape \[H, F\]",
+        ),
+        (
+            lambda: losses.feature_regression(M, V, M),
+            r"expected \(None\).*features must have shape \[H\]",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):

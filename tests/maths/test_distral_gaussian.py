@@ -10,10 +10,10 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
+from mtrl_jax import distributions
 from mtrl_jax.algorithms import actor_critic
 from mtrl_jax.distributions import Gaussian
 from mtrl_jax.losses import distral
-from mtrl_jax.losses.distral import policies
 
 BETA = 5.0
 T, A, K = 6, 2, 2
@@ -79,16 +79,16 @@ def test_columns_that_do_not_exist_count_as_scale_0():
 def test_terms_against_scipy():
     rng = np.random.default_rng(2)
     p, q, x = _gaussian(rng, 4, A), _gaussian(rng, 4, A), rng.normal(size=(4, A))
-    np.testing.assert_allclose(policies.log_prob(p, x), _log_density(p, x).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(distributions.log_prob(p, x), _log_density(p, x).sum(1), rtol=1e-12)
     grid = np.linspace(-9.0, 9.0, 3001)[:, None, None]
     log_p, log_q = _log_density(p, grid), _log_density(q, grid)
 
     def mean(y):
         return scipy.integrate.simpson(np.exp(log_p) * y, x=grid[:, 0, 0], axis=0).sum(1)
 
-    np.testing.assert_allclose(policies.entropy(p), -mean(log_p), rtol=1e-9)
-    np.testing.assert_allclose(policies.cross_entropy(p, q), -mean(log_q), rtol=1e-9)
-    np.testing.assert_allclose(policies.divergence(p, q), mean(log_p - log_q), rtol=1e-9)
+    np.testing.assert_allclose(distributions.entropy(p), -mean(log_p), rtol=1e-9)
+    np.testing.assert_allclose(distributions.cross_entropy(p, q), -mean(log_q), rtol=1e-9)
+    np.testing.assert_allclose(distributions.kl(p, q), mean(log_p - log_q), rtol=1e-9)
     regulariser = distral.expected_regulariser(p, q, 0.3, 0.2)
     np.testing.assert_allclose(regulariser, mean(0.3 * log_q - 0.5 * log_p), rtol=1e-9)
 
@@ -164,14 +164,9 @@ def _mean_gradient(h, g, weight, reward, coefs, entropy_form):
 
         ones = jnp.ones(1)
         return distral.distral_loss(
-            row(h),
-            row(g),
-            jnp.array([0.7, 0.0]),
-            action[None],
-            reward[None],
-            0.0 * ones,
-            ones > 0,
-            coefficients=coefs,
+            distral.Columns(row(h), row(g), jnp.array([0.7, 0.0])),
+            distral.Trajectory(action[None], reward[None], 0.0 * ones, ones > 0),
+            coefs,
             value_cost=0.0,
             entropy_form=entropy_form,
         )[0]
@@ -226,7 +221,8 @@ def _batch(seed, size=A):
 @functools.partial(jax.jit, static_argnames="entropy_form")
 def _value_and_grad(batch, coefs, entropy_form="reward"):
     def loss(*x):
-        return distral.distral_loss(*x, *batch[3:], coefficients=coefs, entropy_form=entropy_form)
+        columns, steps = distral.Columns(*x), distral.Trajectory(*batch[3:])
+        return distral.distral_loss(columns, steps, coefs, entropy_form=entropy_form)
 
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*batch[:3])
 
@@ -244,15 +240,9 @@ def _binned(batch, bins, coefs, entropy_form):
         logits = (
             jax.scipy.stats.norm.logpdf(bins[None], x.mean, jnp.exp(x.log_std)) for x in (h, g)
         )
+        steps = distral.Trajectory(index, r_t, discount_t, valid_t)
         return distral.distral_loss(
-            *logits,
-            v,
-            index,
-            r_t,
-            discount_t,
-            valid_t,
-            coefficients=coefs,
-            entropy_form=entropy_form,
+            distral.Columns(*logits, v), steps, coefs, entropy_form=entropy_form
         )
 
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(h, g, v)
@@ -307,7 +297,7 @@ def test_routes_of_the_gradient_i21(name):
     by_score = _value_and_grad(batch, coefs._replace(c_kl=0.0, c_ent=0.0))[1][0]
     h, g, v, action, _, _, valid_t = batch
     pi_i = distral.task_policy(h, g, coefs)
-    log_pi_i, log_pi_0 = policies.log_prob(pi_i, action), policies.log_prob(h, action)
+    log_pi_i, log_pi_0 = distributions.log_prob(pi_i, action), distributions.log_prob(h, action)
     silent = v[:-1] - coefs.c_kl * log_pi_0 + (coefs.c_kl + coefs.c_ent) * log_pi_i
     quiet = (h, g, v, action, silent, np.zeros(T), valid_t)
     by_distillation, by_g, _ = _value_and_grad(quiet, coefs)[1]
@@ -356,7 +346,8 @@ def test_outputs_of_any_size_give_finite_float32_losses_and_gradients():
     def loss(out_h, out_g):
         h, g = actor_critic.gaussian(out_h, 1.0), actor_critic.gaussian(out_g, 1.0)
         pi_i = distral.task_policy(h, g, coefs)
-        return distral.distral_loss(h, g, *rest, coefficients=coefs)[0], pi_i
+        columns = distral.Columns(h, g, rest[0])
+        return distral.distral_loss(columns, distral.Trajectory(*rest[1:]), coefs)[0], pi_i
 
     run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     low, high = actor_critic.STD_RANGE
@@ -384,8 +375,11 @@ def _changed(leaf, shape):
         (dict(h=None), "c_kl must be 0 where h is None"),
         (dict(h=np.zeros((T, A))), "h must be a Gaussian, as the other column"),
         (dict(g=np.zeros((T, A))), "g must be a Gaussian, as the other column"),
-        (dict(g=_changed("mean", (T, A + 1))), r"g.mean must have shape .*\(6, 2\), got \(6, 3\)"),
-        (dict(h=_changed("log_std", (T,))), r"h.log_std must have shape .*\(6, 2\), got \(6,\)"),
+        (
+            dict(g=_changed("mean", (T, A + 1))),
+            r"\(6, 3\) but expected \(6, 2\).*\[g.mean must have",
+        ),
+        (dict(h=_changed("log_std", (T,))), r"\(6,\) but expected \(6, 2\).*\[h.log_std must have"),
         (dict(h=Gaussian(np.zeros(A), np.zeros(A)), g=None), r"h and g must have shape \[T, A\]"),
         (dict(action=np.zeros(T, int)), r"action must have shape \[T, A\]"),
         (dict(r_t=np.zeros(T + 1)), "r_t must have shape"),
@@ -394,13 +388,15 @@ def _changed(leaf, shape):
     ],
 )
 def test_bad_arguments_are_named(change, message):
-    names = ("h", "g", "v", "action", "r_t", "discount_t", "valid_t")
-    args = dict(zip(names, _batch(11), strict=True)) | change
+    columns, steps = distral.Columns(*_batch(11)[:3]), distral.Trajectory(*_batch(11)[3:])
+    columns = columns._replace(**{n: x for n, x in change.items() if n in columns._fields})
+    steps = steps._replace(**{n: x for n, x in change.items() if n in steps._fields})
+    mask = change.get("action_mask")
     with pytest.raises(ValueError, match=message):
-        distral.distral_loss(**args, coefficients=_coefficients("kl_ent_2col"))
+        distral.distral_loss(columns, steps, _coefficients("kl_ent_2col"), action_mask=mask)
 
 
 def test_scales_that_leave_nothing_are_refused():
     h = _batch(12)[0]
     with pytest.raises(ValueError, match="sum of scales of h and g must lie in"):
-        distral.task_policy_gaussian(h, None, _coefficients("a3c"))
+        distral.task_policy(h, None, _coefficients("a3c"))

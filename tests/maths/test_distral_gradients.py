@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax.distributions import categorical
 from mtrl_jax.losses import distral
 from tests.maths import mdp as exact
 
@@ -88,14 +89,9 @@ def _loss_gradient(h, g, weight, task, states, action, r_t, v, gamma, coefs, ent
     def one(h, g, task, states, action, r_t, v):
         ones = jnp.ones(action.shape)
         loss, _ = distral.distral_loss(
-            h[states[:-1]],
-            g[task, states[:-1]],
-            v,
-            action,
-            r_t,
-            gamma * ones,
-            ones > 0,
-            coefficients=coefs,
+            distral.Columns(h[states[:-1]], g[task, states[:-1]], v),
+            distral.Trajectory(action, r_t, gamma * ones, ones > 0),
+            coefs,
             value_cost=0.0,
             lambda_=lambda_,
             entropy_form=entropy_form,
@@ -225,7 +221,7 @@ def test_two_columns_are_the_optimal_policy_of_their_advantage_i10():
         log_pi, distral.optimal_log_policy(f, log_pi_0, ALPHA, BETA), atol=1e-13
     )
     coefs = _coefficients("kl_ent_2col", alpha=ALPHA)
-    emitted = distral.task_policy_logits(h, BETA * f, coefs)
+    emitted = distral.task_policy(h, BETA * f, coefs)
     np.testing.assert_allclose(jax.nn.log_softmax(emitted), log_pi, atol=1e-13)
 
 
@@ -252,8 +248,7 @@ def test_distillation_is_the_forward_divergence_with_the_task_policy_stopped_i11
     valid = np.array([True, False, True])
 
     def loss(h, z):
-        log_pi_0, log_pi_i = jax.nn.log_softmax(h), jax.nn.log_softmax(z)
-        return distral.distillation_loss(log_pi_i, log_pi_0, 0.3, valid)
+        return distral.distillation_loss(categorical(z), categorical(h), 0.3, valid)
 
     by_h, by_z = jax.grad(loss, (0, 1))(h, z)
     want = -0.3 / 3.0 * (exact.softmax(z) - exact.softmax(h)) * valid[:, None]
@@ -267,14 +262,9 @@ def _expected_one_step_loss(logits, h, coefs, entropy_form):
 
     def one(action):
         return distral.distral_loss(
-            h[None],
-            logits[None],
-            jnp.zeros(2),
-            action[None],
-            jnp.zeros(1),
-            jnp.zeros(1),
-            jnp.ones(1, bool),
-            coefficients=coefs,
+            distral.Columns(h[None], logits[None], jnp.zeros(2)),
+            distral.Trajectory(action[None], jnp.zeros(1), jnp.zeros(1), jnp.ones(1, bool)),
+            coefs,
             value_cost=0.0,
             entropy_form=entropy_form,
         )
@@ -319,17 +309,9 @@ def test_without_divergence_cost_the_prior_does_not_exist_i12(entropy_form):
     @jax.jit
     def gradients(h):
         def loss(h, g, v):
-            return distral.distral_loss(
-                h,
-                g,
-                v,
-                action,
-                r_t,
-                0.9 * ones,
-                ones > 0,
-                coefficients=coefs,
-                entropy_form=entropy_form,
-            )[0]
+            steps = distral.Trajectory(action, r_t, 0.9 * ones, ones > 0)
+            columns = distral.Columns(h, g, v)
+            return distral.distral_loss(columns, steps, coefs, entropy_form=entropy_form)[0]
 
         return jax.grad(loss, (0, 1, 2))(h, g, v)
 

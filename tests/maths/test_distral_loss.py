@@ -40,11 +40,9 @@ def _batch(seed, dtype=np.float64):
 def _value_and_grad(batch, coefs, entropy_form="reward", action_mask=None):
     def loss(h, g, v):
         return distral.distral_loss(
-            h,
-            g,
-            v,
-            *batch[3:],
-            coefficients=coefs,
+            distral.Columns(h, g, v),
+            distral.Trajectory(*batch[3:]),
+            coefs,
             entropy_form=entropy_form,
             action_mask=action_mask,
         )
@@ -113,7 +111,7 @@ def test_metrics_of_the_policies(float64):
     np.testing.assert_allclose(metrics["loss/value_prediction"], mean(v[:-1]), rtol=1e-12)
 
     def total(h):
-        return distral.distral_loss(h, g, v, *rest, coefficients=coefs)[1]
+        return distral.distral_loss(distral.Columns(h, g, v), distral.Trajectory(*rest), coefs)[1]
 
     slopes = jax.jit(jax.grad(lambda h: sum(total(h).values())))(h)
     np.testing.assert_array_equal(slopes, 0.0)
@@ -205,9 +203,8 @@ def _table_gradients(params, task, states, rest, coefs):
     def loss(params):
         h, g, v = params
         rows = states[:-1]
-        return distral.distral_loss(
-            h[rows], g[task, rows], v[task, states], *rest, coefficients=coefs
-        )[0]
+        columns = distral.Columns(h[rows], g[task, rows], v[task, states])
+        return distral.distral_loss(columns, distral.Trajectory(*rest), coefs)[0]
 
     return jax.grad(loss)(params)
 
@@ -297,7 +294,8 @@ def _all_tasks(tables, states, rest, coefs, axis=None):
 
         def one(g, v, states, rest, coefs):
             rows = states[:-1]
-            return distral.distral_loss(h[rows], g[rows], v[states], *rest, coefficients=coefs)[0]
+            columns = distral.Columns(h[rows], g[rows], v[states])
+            return distral.distral_loss(columns, distral.Trajectory(*rest), coefs)[0]
 
         return jnp.sum(jax.vmap(one, (0, 0, 0, 0, axis))(g, v, states, rest, coefs))
 
@@ -444,7 +442,7 @@ def test_absent_columns_equal_columns_of_zeros(float64):
     [
         (dict(h=None), "c_kl must be 0 where h is None"),
         (dict(h=None, g=None), "one of h and g must be an array"),
-        (dict(g=np.zeros((T, A + 1))), r"g must have shape .*\(8, 4\), got \(8, 5\)"),
+        (dict(g=np.zeros((T, A + 1))), r"\(8, 5\) but expected \(8, 4\).*g must have shape"),
         (dict(h=np.zeros((1, T, A)), g=np.zeros((1, T, A))), r"h and g must have shape \[T, A\]"),
         (dict(v=np.zeros(T)), r"v must have shape \[T \+ 1\]"),
         (dict(action=np.zeros(T + 1, int)), "action must have shape"),
@@ -456,11 +454,12 @@ def test_absent_columns_equal_columns_of_zeros(float64):
     ],
 )
 def test_bad_arguments_are_named(change, message):
-    names = ("h", "g", "v", "action", "r_t", "discount_t", "valid_t")
-    args = dict(zip(names, _batch(12), strict=True)) | change
-    coefs = _coefficients("kl_ent_2col")
+    columns, steps = distral.Columns(*_batch(12)[:3]), distral.Trajectory(*_batch(12)[3:])
+    columns = columns._replace(**{n: x for n, x in change.items() if n in columns._fields})
+    steps = steps._replace(**{n: x for n, x in change.items() if n in steps._fields})
+    rest = {n: x for n, x in change.items() if n in ("action_mask", "entropy_form")}
     with pytest.raises(ValueError, match=message):
-        distral.distral_loss(**args, coefficients=coefs)
+        distral.distral_loss(columns, steps, _coefficients("kl_ent_2col"), **rest)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax.distributions import Categorical
 from mtrl_jax.losses import distral
 from tests.maths import mdp as exact
 
@@ -50,6 +51,10 @@ def _solve_mdp(mdp, pi_0, alpha=ALPHA, beta=BETA, **kwargs):
 def _setting(seed):
     rng = np.random.default_rng(seed + 100)
     return exact.random_mdp(seed), exact.random_policy(rng, 6, 4), rng
+
+
+def _policy(p):
+    return Categorical(jnp.log(p))
 
 
 def _kl(p, q):
@@ -93,9 +98,9 @@ def test_costs_and_temperature_are_inverse_maps_i1():
     ],
 )
 def test_bad_values_are_named_before_compilation(call, name):
-    with pytest.raises(ValueError, match=f"^{name} must"):
+    with pytest.raises(ValueError, match=rf"(^|\[){name} must"):
         call()
-    with pytest.raises(ValueError, match=f"^{name} must"):
+    with pytest.raises(ValueError, match=rf"(^|\[){name} must"):
         jax.jit(call)()
 
 
@@ -107,7 +112,7 @@ def test_regularised_reward_has_the_mean_of_equation_1_i1():
     want = -c_kl * _kl(pi, pi_0) + c_ent * _entropy(pi)
     np.testing.assert_allclose(np.sum(pi * reward, axis=1), want, atol=1e-14)
     np.testing.assert_allclose(
-        distral.expected_regulariser(jnp.log(pi), jnp.log(pi_0), c_kl, c_ent), want, atol=1e-14
+        distral.expected_regulariser(_policy(pi), _policy(pi_0), c_kl, c_ent), want, atol=1e-14
     )
 
 

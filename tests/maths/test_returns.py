@@ -207,11 +207,11 @@ def test_jit_and_vmap_give_the_same_numbers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(v=np.zeros(T)), rf"v must have shape \[T \+ 1\] = \({T + 1},\), got \({T},\)"),
+        (dict(v=np.zeros(T)), rf"\({T},\) but expected \({T + 1}\).*v must have shape \[T \+ 1\]"),
         (dict(r_t=np.zeros((T, 1))), "r_t must have shape"),
         (dict(discount_t=np.zeros(T + 1)), "discount_t must have shape"),
         (dict(valid_t=np.ones(T - 1, bool)), "valid_t must have shape"),
-        (dict(valid_t=np.ones(T)), "valid_t must be bool, got float64"),
+        (dict(valid_t=np.ones(T)), "type float64 but expected bool.*valid_t must be bool"),
         (dict(lambda_=1.5), r"lambda_ must lie in \[0.0, 1.0\], got 1.5"),
     ],
 )

@@ -26,8 +26,7 @@ def _learn(settings, goals, keys, num_blocks, block_length):
             two_rooms.state_index,
             settings,
             key,
-            num_states=N,
-            num_actions=A,
+            shape=(N, A),
             num_blocks=num_blocks,
             block_length=block_length,
         )

@@ -1,4 +1,4 @@
-"""The objective of Distral, equation (1), and its optimum in the distilled policy, (5).
+"""The objective of Distral, equation (1), and the terms of its loss with networks, (9) and (10).
 
 Teh, Bapst, Czarnecki, Quan, Kirkpatrick, Hadsell, Heess, Pascanu, *Distral: Robust Multitask
 Reinforcement Learning*, NeurIPS 2017, arXiv 1707.04175. n tasks i share states, actions and
@@ -14,27 +14,31 @@ maximise is
 beta is an inverse temperature; what behaves as a cost, in units of reward, is 1/beta. The
 divergence is KL(pi_i || pi_0): both logarithms are taken at the action that pi_i drew.
 
-Everything is unbatched (one state, [A] actions) or elementwise; vmap for more. alpha and beta are
-scalars and may be traced, so a vmap over tasks may give each task its own. Everything carries
-gradient to every float argument unless it says otherwise. A value of alpha outside [0, 1] or of
-beta not above 0 raises ValueError where it is known before compilation.
+Policies are `distributions` with leaves [..., A]. Costs may be traced, so a vmap over tasks may
+give each its own. Everything carries gradient to every float argument unless it says otherwise.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mtrl_jax._checks import at_least_float32, check_range, check_shape
+from mtrl_jax._checks import assert_shape, check_range
+from mtrl_jax.distributions import Distribution, cross_entropy, entropy, kl
 from mtrl_jax.types import Array
 
 __all__ = [
     "Costs",
     "Temperature",
     "alpha_beta_from_costs",
-    "centroid",
     "costs_from_alpha_beta",
-    "pseudocount_policy",
+    "distillation_loss",
+    "expected_regulariser",
+    "masked_mean",
+    "policy_gradient_loss",
     "regularised_reward",
+    "value_loss",
 ]
 
 Scalar = Array | float
@@ -55,11 +59,17 @@ class Temperature(NamedTuple):
 
 
 def costs_from_alpha_beta(alpha: Scalar, beta: Scalar) -> Costs:
-    """c_kl = alpha / beta and c_ent = (1 - alpha) / beta; an infinite beta means no regulariser.
+    """The costs of a temperature; an infinite beta means no regulariser.
+
+        c_kl = alpha / beta
+        c_ent = (1 - alpha) / beta
 
     Args:
       alpha: scalar, or [K] for costs per task.
       beta: the same.
+
+    Returns:
+      `Costs`, of Python floats where both are.
 
     Raises:
       ValueError: for alpha outside [0, 1] or beta not above 0.
@@ -70,16 +80,22 @@ def costs_from_alpha_beta(alpha: Scalar, beta: Scalar) -> Costs:
 
 
 def alpha_beta_from_costs(c_kl: Scalar, c_ent: Scalar) -> Temperature:
-    """alpha = c_kl / (c_kl + c_ent) and beta = 1 / (c_kl + c_ent).
+    """The temperature of costs.
+
+        alpha = c_kl / (c_kl + c_ent)
+        beta = 1 / (c_kl + c_ent)
 
     Args:
       c_kl: scalar, or [K] for costs per task.
       c_ent: the same.
 
+    Returns:
+      `Temperature`, of Python floats where both are.
+
     Raises:
       ValueError: for a negative or infinite cost, or where both are 0 (alpha is then undefined).
     """
-    largest = float(jnp.finfo(jnp.float32).max)
+    largest = float(np.finfo(np.float32).max)
     check_range("c_kl", c_kl, 0.0, largest)
     check_range("c_ent", c_ent, 0.0, largest)
     total = c_kl + c_ent
@@ -90,12 +106,12 @@ def alpha_beta_from_costs(c_kl: Scalar, c_ent: Scalar) -> Temperature:
 def regularised_reward(
     r_t: Array, log_pi_i: Array, log_pi_0: Array, c_kl: Scalar, c_ent: Scalar
 ) -> Array:
-    """R^reg = R + (alpha/beta) log pi_0(a) - (1/beta) log pi_i(a), the summand of equation (1).
+    """The summand of equation (1) at the action that was drawn.
 
-    Its exact mean over a ~ pi_i is R - c_kl KL(pi_i || pi_0) + c_ent H(pi_i).
+        R^reg = R + (alpha/beta) log pi_0(a) - (1/beta) log pi_i(a)
 
     Args:
-      r_t: [...] reward of the transition.
+      r_t: [...] reward of the transition, in the units of the costs.
       log_pi_i: [...] log pi_i(a), a being the action that pi_i drew.
       log_pi_0: [...] log pi_0 of that same action.
       c_kl: scalar, alpha / beta.
@@ -107,37 +123,74 @@ def regularised_reward(
     return r_t + c_kl * log_pi_0 - (c_kl + c_ent) * log_pi_i
 
 
-def centroid(weights: Array, policies: Array) -> Array:
-    """Distilled policy in closed form, pi_0(a|s) = sum_i rho_i(s) pi_i(a|s) / sum_i rho_i(s).
+def expected_regulariser(
+    pi_i: Distribution, pi_0: Distribution, c_kl: Scalar, c_ent: Scalar
+) -> Array:
+    """Exact mean over a ~ pi_i of what `regularised_reward` adds to a reward.
 
-    It maximises what of J depends on pi_0, sum_i E_{pi_i} sum_t gamma^t c_kl log pi_0(a_t|s_t)
-    (equation 5); that is, it minimises sum_i rho_i KL(pi_i || q) over q: an arithmetic mean
-    weighted by visits.
-
-    Args:
-      weights: [K] discounted visits rho_i(s) of this state, at least 0.
-      policies: [K, A] pi_i(.|s).
-
-    Returns:
-      [A]; the plain mean where nobody visits the state.
-    """
-    check_shape("weights", weights, jnp.shape(policies)[:1], "[K]")
-    weights, policies = at_least_float32(weights), at_least_float32(policies)
-    visited = jnp.sum(weights) > 0
-    weights = jnp.where(visited, weights, jnp.ones_like(weights))
-    return weights @ policies / jnp.sum(weights)
-
-
-def pseudocount_policy(counts: Array, pseudocount: Scalar = 1.0) -> Array:
-    """Distilled policy from counts, pi_0(a|s) = (c + N(s, a)) / (c A + N(s)).
+        -c_kl KL(pi_i || pi_0) + c_ent H(pi_i)
 
     Args:
-      counts: [..., A] how often the tasks together took each action; may have decayed to fractions.
-      pseudocount: c above 0; the policy is uniform where nothing was seen.
+      pi_i: of the task, leaves [..., A]; carries gradient.
+      pi_0: of the same kind and shape; carries gradient, which a loss that distils stops.
+      c_kl: scalar.
+      c_ent: scalar.
 
     Returns:
-      [..., A], rows sum to 1.
+      [...], in units of reward.
+
+    Raises:
+      ValueError: for two kinds, or shapes that differ.
     """
-    check_range("pseudocount", pseudocount, 0.0, float("inf"), open_low=True)
-    counts = at_least_float32(counts) + pseudocount
-    return counts / jnp.sum(counts, axis=-1, keepdims=True)
+    return c_ent * entropy(pi_i) - c_kl * kl(pi_i, pi_0)
+
+
+def policy_gradient_loss(log_pi_i_a: Array, advantage: Array, valid_t: Array) -> Array:
+    """Term of the policy gradient, a scalar: (9), and in two columns the first line of (10).
+
+        -mean log pi_i(a_t) sg(advantage_t)
+
+    Args:
+      log_pi_i_a: [T] log pi_i of the actions taken; carries gradient, to h too in two columns.
+      advantage: [T] regularised return minus value; stopped.
+      valid_t: bool [T].
+    """
+    return -masked_mean(log_pi_i_a * jax.lax.stop_gradient(advantage), valid_t)
+
+
+def distillation_loss(
+    pi_i: Distribution, pi_0: Distribution, c_kl: Scalar, valid_t: Array
+) -> Array:
+    """Term of the distillation, a scalar: second line of (10).
+
+        -c_kl mean E_{sg(pi_i)} log pi_0
+
+    Its gradient is -c_kl (pi_i - pi_0) in the logits of pi_0.
+
+    Args:
+      pi_i: of T states; stopped, so that nothing of it reaches a task column, nor h by way of pi_i.
+      pi_0: at the same states; carries gradient.
+      c_kl: scalar, alpha / beta.
+      valid_t: bool [T].
+    """
+    return c_kl * masked_mean(cross_entropy(jax.lax.stop_gradient(pi_i), pi_0), valid_t)
+
+
+def value_loss(v_tm1: Array, target: Array, value_cost: Scalar, valid_t: Array) -> Array:
+    """Term of the values, a scalar: their squared error, with no half.
+
+        value_cost mean (sg target_t - v_t)^2
+
+    Args:
+      v_tm1: [T] values; carries gradient.
+      target: [T] returns; stopped.
+      value_cost: scalar.
+      valid_t: bool [T].
+    """
+    return value_cost * masked_mean(jnp.square(jax.lax.stop_gradient(target) - v_tm1), valid_t)
+
+
+def masked_mean(x: Array, valid_t: Array) -> Array:
+    """Sum over valid steps divided by T, not by their number: means of it compose exactly."""
+    assert_shape("[T]", jnp.shape(x), valid_t=valid_t)
+    return jnp.sum(jnp.where(valid_t, x, 0.0)) / x.shape[0]

@@ -1,7 +1,7 @@
 """The seven algorithms of Distral's Table 1 as settings of one loss, `loss.distral_loss`.
 
 Teh et al. 2017, arXiv 1707.04175. h are the logits of the shared column, which are those of pi_0,
-and g the logits of a task's own column; pi_i = softmax(shared_scale h + task_scale g).
+and g the logits of a task's own column; pi_i = softmax(shared_scale h + task_scale g)::
 
     name            pi_i          c_kl, c_ent in 1/beta   what reaches the shared column
     a3c             g             0,   1                  nothing (separate agents)
@@ -13,29 +13,23 @@ and g the logits of a task's own column; pi_i = softmax(shared_scale h + task_sc
     kl_ent_2col     h/2 + g       1/2, 1/2                both
 
 Choices where the paper is silent or literal reading fails:
+
   1. a3c_2col: its alpha is 0 in the loss; taken literally in equation (8) that would remove h.
   2. The value belongs to the task column (of a3c_multitask, which has none, to the shared column).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import at_least_float32, check_shape
+from mtrl_jax._checks import assert_shape, at_least_float32, check_range
+from mtrl_jax.distributions import Gaussian, product
 from mtrl_jax.losses.distral.objective import Scalar, costs_from_alpha_beta
-from mtrl_jax.losses.distral.soft_bellman import soft_value
 from mtrl_jax.types import Array
 
-__all__ = [
-    "ALGORITHMS",
-    "Coefficients",
-    "Variant",
-    "coefficients",
-    "task_policy_logits",
-    "two_column_advantage",
-    "two_column_logits",
-]
+__all__ = ["ALGORITHMS", "Coefficients", "Column", "Variant", "coefficients", "task_policy"]
+
+Column = Array | Gaussian  # logits [..., A], or a Gaussian with such leaves
 
 
 class Variant(NamedTuple):
@@ -61,6 +55,7 @@ class Variant(NamedTuple):
 
     @property
     def policy_gradient_reaches_shared(self) -> bool:
+        """Whether a task's policy gradient goes into pi_0 by way of pi_i."""
         return self.task_policy != "own"
 
     @property
@@ -128,53 +123,60 @@ def coefficients(variant: Variant, beta: Scalar) -> Coefficients:
     return Coefficients(c_kl, c_ent, *scales[variant.task_policy])
 
 
-def task_policy_logits(h: Array | None, g: Array | None, coefficients: Coefficients) -> Array:
-    """Logits of pi_i for any row of Table 1, shared_scale h + task_scale g; also to act with.
+def task_policy(h: Column | None, g: Column | None, coefficients: Coefficients) -> Column:
+    """The task's policy for any row of Table 1, equation (8); also to act with.
+
+        pi_i ~ pi_0^shared_scale expert^task_scale
+             = softmax(shared_scale h + task_scale g)
+
+    The second line is of logits. For continuous actions, which the paper's equations are not for,
+    each column gives a Gaussian, and so does their product (`distributions.product`).
 
     The task column emits g = beta f, the same family as (8). Emitting f would multiply a fresh
     network's output by beta, about 1e3 at the paper's costs, and make its first policy nearly
-    deterministic.
+    deterministic. Nothing bounds a standard deviation here: the caller does, and a product is never
+    less precise than a factor of scale 1.
 
     Args:
-      h: [..., A] logits of the shared column, which are those of pi_0; None where there is none.
-      g: [..., A] logits of the task's column; None where there is none.
+      h: logits [..., A] of the shared column, or a Gaussian with such leaves, which is pi_0; None
+        where there is none.
+      g: the same of the task's column; None where there is none.
       coefficients: from `coefficients`; the two scales are used.
 
     Returns:
-      [..., A] float32. Carries gradient to h and g, exactly 0 to a column whose scale is 0.
+      Logits or a Gaussian, [..., A], float32 at least. Carries gradient to h and g, exactly 0 to a
+      column whose scale is 0.
 
     Raises:
-      ValueError: where both are None or their shapes differ.
+      ValueError: where both are None, only one is a Gaussian, their shapes differ, or the scales of
+        the Gaussians that exist add up to 0 (a product of nothing cannot be normalised).
     """
     if h is None and g is None:
         raise ValueError("one of h and g must be an array [..., A], got None for both")
-    logits: Any = 0.0
+    if isinstance(h, Gaussian) or isinstance(g, Gaussian):
+        return _gaussian_policy(h, g, coefficients)
+    logits: Scalar = 0.0
     if h is not None:
         logits = logits + coefficients.shared_scale * at_least_float32(h)
     if g is not None:
-        check_shape("g", g, jnp.shape(g if h is None else h), "[..., A], the shape of h,")
+        assert_shape("[..., A], that of h,", jnp.shape(g if h is None else h), g=g)
         logits = logits + coefficients.task_scale * at_least_float32(g)
     return jnp.asarray(logits)
 
 
-def two_column_logits(h: Array, f: Array, alpha: Scalar, beta: Scalar) -> Array:
-    """Equation (8) to the letter: pi_i = softmax(alpha h + beta f) = pi_0^alpha exp(beta A_i).
-
-    Args:
-      h: [..., A] logits of pi_0 = softmax(h)  (6)
-      f: [..., A] what the task's column emits in the paper; of the scale of Q_i.
-      alpha: scalar in [0, 1].
-      beta: scalar above 0.
-
-    Returns:
-      [..., A]. Adding to h or f a number that depends on the state only does not change the policy.
-    """
-    return alpha * h + beta * f
-
-
-def two_column_advantage(h: Array, f: Array, alpha: Scalar, beta: Scalar) -> Array:
-    """Advantage in two columns, A_i = f - (1/beta) log sum_a pi_0(a)^alpha exp(beta f(a))  (7)
-
-    Arguments as in `two_column_logits` for one state: h and f are [A]. Returns [A].
-    """
-    return f - soft_value(f, jax.nn.log_softmax(at_least_float32(h)), alpha, beta)
+def _gaussian_policy(h: Column | None, g: Column | None, coefficients: Coefficients) -> Gaussian:
+    factors, scales = [], []
+    for name, x, scale in (
+        ("h", h, coefficients.shared_scale),
+        ("g", g, coefficients.task_scale),
+    ):
+        if x is None:
+            continue
+        if not isinstance(x, Gaussian):
+            raise ValueError(f"{name} must be a Gaussian, as the other column; got {type(x)}")
+        factors.append(x)
+        scales.append(scale)
+        leaves = {f"{name}.mean": x.mean, f"{name}.log_std": x.log_std}
+        assert_shape("[..., A]", jnp.shape(factors[0].mean), **leaves)
+    check_range("sum of scales of h and g", sum(scales), 0.0, float("inf"), open_low=True)
+    return product(factors, scales)
