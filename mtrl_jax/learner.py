@@ -1,4 +1,4 @@
-"""The only file that says pmap: devices, what they tell each other, and one gradient step.
+"""The only file that says pmap: devices, what they tell each other, and gradient steps.
 
 The road of a gradient::
 
@@ -251,6 +251,35 @@ def gradient_step(
         task = optax.apply_updates(task, updates)
     metrics = {**metrics, **norms, "loss/total": losses}
     return Params(shared, task), OptState(shared_state, task_state), metrics
+
+
+def repeat(
+    step: Callable[[Any, jax.Array], tuple[Any, Metrics]], carry: Any, count: jax.Array | int
+) -> tuple[Any, Metrics]:
+    """`carry, metrics = step(carry, i)` for i in 0 .. count - 1, and only so often.
+
+    A loop, not a scan under a condition: a scan computes steps that are then thrown away, also
+    under a vmap over seeds, and rings that go into a condition may be copied. Seeds whose counts
+    differ wait for the largest of them.
+
+    Args:
+      step: of a learner with a replay, say; `i` is int32 [].
+      carry: before, of the structure, shapes and dtypes that `step` returns.
+      count: int32 [], may be traced.
+
+    Returns:
+      The carry after, and means of the metrics over the steps, 0 if none was made.
+    """
+    shapes = jax.eval_shape(step, carry, jnp.int32(0))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def one(i, so_far):
+        carry, total = so_far
+        carry, values = step(carry, i)
+        return carry, jax.tree.map(jnp.add, total, values)
+
+    carry, total = jax.lax.fori_loop(0, count, one, (carry, zeros))
+    return carry, jax.tree.map(lambda x: x / jnp.maximum(count, 1), total)
 
 
 def _interference(state: ArrayTree) -> Metrics:

@@ -288,31 +288,29 @@ def init(parts: _Parts, key: Key) -> State:
 
 def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """Stores a rollout's rows and what the teachers say about them, then makes the gradient steps
-    that it pays for; metrics are their means."""
+    that it pays for, none until all tasks have `min_replay` rows; metrics are means over them, 0
+    of none."""
     config = parts.config
     items, valid = _items(parts, state.which, rollout)
     rings = replay.add(state.replay, items, valid)
     n = valid.shape[1]  # T * E, of all devices
     ready = replay.size(rings).min() >= config.min_replay
 
-    def learn(carry, i):
-        params, opt_state, updates = carry
-        key = jax.random.fold_in(state.key, updates)
+    def step(carry, i):
+        params, opt_state = carry
+        key = jax.random.fold_in(state.key, state.updates + i)
         index = parts.collectives.scatter(replay.indices(rings, key, config.batch_size), 1)
         params, opt_state, values = gradient_step(
             parts, params, opt_state, replay.take(rings, index)
         )
-        return (params, opt_state, updates + 1), values
+        return (params, opt_state), values
 
-    before = (state.params, state.opt_state, state.updates)
-    count = max(round(config.replay_ratio * n / config.batch_size), 1)
-    after, values = jax.lax.scan(learn, before, jnp.arange(count))
-    # Under a vmap over seeds a branch would compute both sides all the same.
-    params, opt_state, updates = jax.tree.map(lambda a, b: jnp.where(ready, a, b), after, before)
-    metrics = jax.tree.map(lambda x: jnp.where(ready, x.mean(0), 0.0), values)
+    count = jnp.where(ready, max(round(config.replay_ratio * n / config.batch_size), 1), 0)
+    learnt = (state.params, state.opt_state)
+    (params, opt_state), metrics = learner.repeat(step, learnt, count)
     metrics["replay/size"] = replay.size(rings).astype(jnp.float32)
     return state._replace(
-        params=params, opt_state=opt_state, replay=rings, updates=updates
+        params=params, opt_state=opt_state, replay=rings, updates=state.updates + count
     ), metrics
 
 

@@ -253,7 +253,8 @@ def epsilon_at(config: Config, steps: Array) -> Array:
 
 
 def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
-    """Stores a rollout, then makes the gradient steps that it pays for; metrics are their means."""
+    """Stores a rollout, then makes the gradient steps that it pays for, none until all tasks have
+    `min_replay` transitions; metrics are means over them, 0 of none."""
     config, collectives = parts.config, parts.collectives
     rows, action = collectives.gather((rollout.timestep, rollout.action), 2)
     items, valid = transitions(config, rollout._replace(timestep=rows, action=action))
@@ -261,33 +262,32 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     n = valid.shape[1]  # T * E, of all devices
     ready = replay.size(rings).min() >= config.min_replay
 
-    def learn(carry, i):
-        params, target, opt_state, updates = carry
-        key = jax.random.fold_in(state.key, updates)
+    def step(carry, i):
+        params, target, opt_state = carry
+        key = jax.random.fold_in(state.key, state.updates + i)
         index = collectives.scatter(replay.indices(rings, key, config.batch_size), 1)
         params, opt_state, values = gradient_step(
             parts, params, target, opt_state, replay.take(rings, index)
         )
-        updates = updates + 1
-        renew = updates % config.target_period == 0
+        renew = (state.updates + i + 1) % config.target_period == 0
         target = jax.tree.map(lambda new, old: jnp.where(renew, new, old), params, target)
-        return (params, target, opt_state, updates), values
+        return (params, target, opt_state), values
 
-    before = (state.params, state.target, state.opt_state, state.updates)
-    count = max(round(config.replay_ratio * n / config.batch_size), 1)
-    after, values = jax.lax.scan(learn, before, jnp.arange(count))
-
-    # Under a vmap over seeds a branch would compute both sides all the same.
-    def choose(new, old):
-        return jax.tree.map(lambda a, b: jnp.where(ready, a, b), new, old)
-
-    params, target, opt_state, updates = choose(after, before)
-    metrics = jax.tree.map(lambda x: jnp.where(ready, x.mean(0), 0.0), values)
+    count = jnp.where(ready, max(round(config.replay_ratio * n / config.batch_size), 1), 0)
+    learnt = (state.params, state.target, state.opt_state)
+    (params, target, opt_state), metrics = learner.repeat(step, learnt, count)
     metrics |= {
         "policy/epsilon": epsilon_at(config, state.steps),
         "replay/size": replay.size(rings).astype(jnp.float32),
     }
-    return State(params, target, opt_state, rings, state.key, state.steps + n, updates), metrics
+    return state._replace(
+        params=params,
+        target=target,
+        opt_state=opt_state,
+        replay=rings,
+        steps=state.steps + n,
+        updates=state.updates + count,
+    ), metrics
 
 
 def transitions(config: Config, rollout: Rollout) -> tuple[Transition, Array]:

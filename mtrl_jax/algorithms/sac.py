@@ -284,18 +284,8 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
         )
         return sac_step.step(parts.numbers, learned, state.observations, batch, noise)
 
-    shapes = jax.eval_shape(gradient_step, state.learned, jnp.int32(0))[1]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def one(i, carry):
-        learned, total = carry
-        learned, values = gradient_step(learned, i)
-        return learned, jax.tree.map(jnp.add, total, values)
-
     count = jnp.where(ready, n, 0)
-    # A loop, not a scan under a condition: rings that go into a condition may be copied.
-    learned, total = jax.lax.fori_loop(0, count, one, (state.learned, zeros))
-    metrics = jax.tree.map(lambda x: x / jnp.maximum(count, 1), total)
+    learned, metrics = learner.repeat(gradient_step, state.learned, count)
     metrics |= {
         "policy/temperature": jnp.exp(learned.log_temperature),
         "replay/size": replay.size(state.rings).astype(jnp.float32),

@@ -196,6 +196,24 @@ def test_rows_go_into_the_replay_with_what_their_own_set_of_teachers_says():
     assert np.abs(other[1] - ring.values[1, :8]).max() > 0.1
 
 
+def test_no_gradient_step_is_computed_before_there_is_enough_to_learn_from(monkeypatch):
+    steps, inner = [], distill.gradient_step
+
+    def counted(*args):
+        jax.debug.callback(lambda: steps.append(1))
+        return inner(*args)
+
+    monkeypatch.setattr(distill, "gradient_step", counted)
+    config = dataclasses.replace(CONFIG, min_replay=9)  # the first rollout brings 7 and 8 rows
+    update = jax.jit(distill.agent(SPEC, config, masters()).update)
+    state, seen = fresh(), []
+    for _ in range(3):
+        state, _ = jax.block_until_ready(update(state, experience()))
+        jax.effects_barrier()
+        seen.append(len(steps))
+    assert seen == [0, 2, 4]
+
+
 def test_losses_have_their_names():
     q, z, mask = draw(jnp.zeros(3)), draw(jnp.zeros(3), seed=1), np.array([True, False, True])
     wanted = {

@@ -138,6 +138,24 @@ def test_learning_waits_for_the_replay_and_the_target_for_its_time():
         assert max(jax.tree.leaves(moved)) > 0
 
 
+def test_no_gradient_step_is_computed_before_there_is_enough_to_learn_from(monkeypatch):
+    steps, inner = [], dqn.gradient_step
+
+    def counted(*args):
+        jax.debug.callback(lambda: steps.append(1))
+        return inner(*args)
+
+    monkeypatch.setattr(dqn, "gradient_step", counted)
+    spec = tiny.suite().spec._replace(observation_shape=(1,))
+    update, seen = jax.jit(dqn.agent(spec, CONFIG).update), []
+    state = jax.tree.map(jnp.copy, made()[1])
+    for _ in range(3):
+        state, _ = jax.block_until_ready(update(state, make_rollout()))
+        jax.effects_barrier()
+        seen.append(len(steps))
+    assert seen == [0, 3, 6]
+
+
 # ---------------------------------------------------------------------------------------- acting
 
 

@@ -283,3 +283,30 @@ def test_an_agent_of_another_number_of_devices_is_refused(made_for, run_on):
     for suite in (tiny.suite(), tiny.host_suite()):
         with pytest.raises(ValueError, match=f"^agent .* {run_on} devices .* of {made_for}$"):
             engines.make(tiny.run_config(num_devices=run_on), suite, agent)
+
+
+def test_repeat_makes_as_many_steps_as_it_is_asked_for_and_no_others():
+    made = []
+
+    def step(x, i):
+        jax.debug.callback(lambda i: made.append(int(i)), i)
+        return 2.0 * x + i, {"x": x, "i": i.astype(jnp.float32)}
+
+    repeat = jax.jit(lambda x, count: learner.repeat(step, x, count))
+    for count, x, mean in ((0, 1.0, 0.0), (1, 2.0, 1.0), (3, 12.0, (1 + 2 + 5) / 3)):
+        made.clear()
+        got, metrics = jax.block_until_ready(repeat(jnp.float32(1.0), jnp.int32(count)))
+        jax.effects_barrier()
+        assert sorted(made) == list(range(count)) and got == x
+        np.testing.assert_allclose(metrics["x"], mean, rtol=1e-6)
+        np.testing.assert_allclose(metrics["i"], max(count - 1, 0) / 2)
+
+
+def test_repeat_of_several_seeds_makes_each_ones_own_number_of_steps():
+    def step(x, i):
+        return x + 1.0, {"x": x}
+
+    counts = jnp.array([0, 2, 5])
+    got, metrics = jax.vmap(lambda n: learner.repeat(step, jnp.float32(0.0), n))(counts)
+    np.testing.assert_array_equal(got, counts)
+    np.testing.assert_allclose(metrics["x"], [0.0, 0.5, 2.0])
