@@ -175,7 +175,7 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
             state, loop = carry
             key = jax.random.fold_in(stream(root, "rollout"), u)
             loop, experience = rollout.unroll(
-                games, agent.act, agent.policy(state), loop, key, agent.unroll_length
+                games, agent.act, agent.policy_params(state), loop, key, agent.unroll_length
             )
             state, values = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
@@ -274,12 +274,12 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
         state, values = agent.update(state, experience)
         stats, episodes = rollout.episode_statistics(stats, experience.timestep)
         values = {**values, **collectives.sum(episodes)}
-        return state, stats, agent.policy(state), values
+        return state, stats, agent.policy_params(state), values
 
     program = learner.pmap(update, devices, donate_argnums=(0, 1))
 
     def begin(state: ArrayTree) -> _HostCarry:
-        policy = jax.jit(agent.policy)(state)
+        policy = jax.jit(agent.policy_params)(state)
         return _HostCarry(
             state=learner.replicate(state, devices),
             policy=policy,

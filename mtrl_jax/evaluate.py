@@ -62,7 +62,7 @@ def random_agent(spec: EnvSpec) -> Agent:
     return Agent(
         init=lambda key: (),
         init_actor=lambda num_envs: (),
-        policy=lambda state: (),
+        policy_params=lambda state: (),
         act=act,
         update=lambda state, rollout: (state, {}),
         unroll_length=1,

@@ -37,7 +37,7 @@ def episode_frames(
       suite: of either kind; a functional one needs `env.render(state, task)`, a host one a
         `make_pool(num_envs, seed, num_groups, render=True)` whose pool has `render(group)`.
       agent: who acts.
-      policy: `agent.policy(state)`.
+      policy: `agent.policy_params(state)`.
       key: of the episode; nothing else is random.
       distilled: ask for the shared policy instead of the task's own.
       max_actions: where a longer episode is cut.

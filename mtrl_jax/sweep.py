@@ -62,7 +62,7 @@ def run(
             state, loop = carry
             drawn = jax.random.fold_in(engines.stream(key, "rollout"), u)
             loop, experience = rollout.unroll(
-                suite, agent.act, agent.policy(state), loop, drawn, agent.unroll_length
+                suite, agent.act, agent.policy_params(state), loop, drawn, agent.unroll_length
             )
             state, _ = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)

@@ -295,7 +295,9 @@ def _restore(
 def _save(setup: _Setup, at: _Position) -> None:
     """Writes a checkpoint, but never one that a run could not continue from."""
     tree = setup.engine.save(at.carry)
-    if not all(np.isfinite(x).all() for x in jax.tree.leaves(setup.agent.policy(tree["state"]))):
+    if not all(
+        np.isfinite(x).all() for x in jax.tree.leaves(setup.agent.policy_params(tree["state"]))
+    ):
         raise FloatingPointError(
             f"a parameter is not finite at environment step {at.step}; the last checkpoint is of "
             "before"
@@ -360,7 +362,7 @@ def _evaluate(setup: _Setup, carry: Any, step: int) -> dict[str, Any]:
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
     state, row = setup.engine.state(carry), {}
     for name, fn in setup.scorers.items():
-        score = jax.device_get(fn(evaluation.agent.policy(state), keys))
+        score = jax.device_get(fn(evaluation.agent.policy_params(state), keys))
         for key, value in evaluate.summary(evaluation.suite.spec, score).items():
             row[f"eval/{name}/{key}"] = value
     return row

@@ -181,8 +181,8 @@ class Agent(NamedTuple):
     Attributes:
       init: `(key) -> state`.
       init_actor: `(E) -> actor_state`, the agent's memory at the start, leaves `[K, E, ...]`.
-      policy: `(state) -> policy`, the part of the state that acting reads.
-      act: `(policy, actor_state, timestep, keys, *, distilled=False) -> (action, log_prob,
+      policy_params: `(state) -> policy_params`, the part of the state that acting reads.
+      act: `(policy_params, actor_state, timestep, keys, *, distilled=False) -> (action, log_prob,
         actor_state)` with leaves `[K, E, ...]`; `distilled` asks for the shared policy instead of
         the task's own.
       update: `(state, rollout) -> (state, metrics)`; metrics are scalars or `[K]`, averaged over
@@ -198,7 +198,7 @@ class Agent(NamedTuple):
 
     init: Any
     init_actor: Any
-    policy: Any
+    policy_params: Any
     act: Any
     update: Any
     unroll_length: int

@@ -56,7 +56,7 @@ def variants(names: tuple[str, ...], num_envs: int, num_seeds: int) -> dict[str,
         def one(carry: Any, u: Any) -> Any:
             state, loop = carry
             drawn = jax.random.fold_in(key, u)
-            policy, length = agent.policy(state), agent.unroll_length
+            policy, length = agent.policy_params(state), agent.unroll_length
             loop, rows = rollout.unroll(suite, agent.act, policy, loop, drawn, length)
             return (agent.update(state, rows)[0], loop), None
 
@@ -81,7 +81,7 @@ def variants(names: tuple[str, ...], num_envs: int, num_seeds: int) -> dict[str,
         ),
         "acting": over_seeds(
             lambda state, loop, key: rollout.unroll(
-                suite, agent.act, agent.policy(state), loop, key, steps
+                suite, agent.act, agent.policy_params(state), loop, key, steps
             )
         ),
         "training": over_seeds(train),

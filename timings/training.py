@@ -109,7 +109,7 @@ def _network_alone(suite: FunctionalSuite, config: distral.Config, num_envs: int
     spec, t = suite.spec, config.unroll_length
     parts = distral.make_parts(spec, config, distral.check(spec, config), spec.num_tasks, 0)
     agent = distral.agent(spec, config)
-    params = agent.policy(jax.jit(agent.init)(jax.random.key(0)))
+    params = agent.policy_params(jax.jit(agent.init)(jax.random.key(0)))
     loop = rollout.init_env_loop(
         suite,
         jax.random.key(0),
@@ -226,7 +226,7 @@ def _host(
 
     def collect() -> rollout.Rollout:
         loop[0], experience = rollout.collect(
-            pool, act, agent.policy(state), loop[0], key, env_index, agent.unroll_length
+            pool, act, agent.policy_params(state), loop[0], key, env_index, agent.unroll_length
         )
         return experience
 

@@ -60,4 +60,6 @@ def frozen_agent(spec: EnvSpec, hidden: tuple[int, ...] = (64, 64)) -> Agent:
         action = jnp.where(explore, drawn, chosen).astype(spec.action_dtype)
         return action, zeros, actor
 
-    return evaluate.random_agent(spec)._replace(init=init, policy=lambda state: state, act=act)
+    return evaluate.random_agent(spec)._replace(
+        init=init, policy_params=lambda state: state, act=act
+    )

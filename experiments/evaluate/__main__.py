@@ -67,7 +67,9 @@ def main() -> None:
     one = jax.tree.map(lambda x: x[0], state) if config.num_seeds > 1 else state
     key = jax.random.fold_in(engines.stream(jax.random.key(run_flags.seed()), "eval"), 1)
     for name, distilled in kinds.items():
-        episode = record.episode_frames(suite, agent, agent.policy(one), key, distilled=distilled)
+        episode = record.episode_frames(
+            suite, agent, agent.policy_params(one), key, distilled=distilled
+        )
         for task, frames in zip(spec.task_names, episode, strict=True):
             suffix = "-distilled" if distilled else ""
             path = folder / "gifs" / f"{task.replace('/', '-')}{suffix}.gif"

@@ -19,7 +19,7 @@ def scores(
     distilled: bool,
 ) -> evaluate.Score:
     """Scores `[S, K, episodes]` of one policy, with a progress bar where they take long."""
-    policy = agent.policy(state)
+    policy = agent.policy_params(state)
     key = engines.stream(jax.random.key(seed), "eval")
     title = f"{'distilled' if distilled else 'task'} policies"
     if isinstance(suite, FunctionalSuite):

@@ -34,7 +34,9 @@ def score(
     print(f"\nPlaying {episodes} episodes of each task ...", flush=True)
     began = time.monotonic()
     key = jax.random.fold_in(engines.stream(jax.random.key(config.seed), "eval"), 2**30)
-    played = jax.device_get(evaluate.scorer(suite, agent, episodes)(agent.policy(state), key))
+    played = jax.device_get(
+        evaluate.scorer(suite, agent, episodes)(agent.policy_params(state), key)
+    )
     print(f"done in {time.monotonic() - began:.0f} s")
     tasks: dict[str, dict[str, float]] = {}
     for k, task in enumerate(spec.task_names):

@@ -223,13 +223,13 @@ def agent(
         if greedy or config.actor == "student":
             y = student.outputs(parts.net, policy.params, timestep.observation)
         else:
-            y, _ = teachers.say(masters, policy.which, timestep.observation)
+            y, _ = teachers.outputs(masters, policy.which, timestep.observation)
         return *q_network.epsilon_greedy(y, spec.action_mask, epsilon, keys), actor
 
     return Agent(
         init=lambda key: init(parts, key),
         init_actor=lambda num_envs: (),
-        policy=lambda state: Policy(state.params, state.which),
+        policy_params=lambda state: Policy(state.params, state.which),
         act=act_,
         update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,
@@ -354,7 +354,7 @@ def _items(parts: _Parts, which: Array, rollout: Rollout) -> tuple[Item, Array]:
 
     observation = lead(rollout.timestep.observation[:-1])
     k, t, e = observation.shape[:3]
-    values, seen = teachers.say(
+    values, seen = teachers.outputs(
         parts.teachers, which, observation.reshape(k, t * e, *observation.shape[3:])
     )
 

@@ -187,7 +187,7 @@ def agent(
     return Agent(
         init=init_,
         init_actor=lambda num_envs: _init_actor(spec, config, variant, num_envs),
-        policy=lambda state: state.params,
+        policy_params=lambda state: state.params,
         act=act_,
         update=update_,
         unroll_length=config.unroll_length,

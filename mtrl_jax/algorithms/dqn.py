@@ -203,7 +203,7 @@ def agent(
     return Agent(
         init=lambda key: init(parts, key),
         init_actor=lambda num_envs: (),
-        policy=lambda state: Policy(state.params, epsilon_at(config, state.steps)),
+        policy_params=lambda state: Policy(state.params, epsilon_at(config, state.steps)),
         act=act_,
         update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,

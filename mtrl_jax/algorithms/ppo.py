@@ -171,7 +171,7 @@ def agent(
     return Agent(
         init=lambda key: init(parts, key),
         init_actor=lambda num_envs: (),
-        policy=lambda state: Policy(state.params, state.observations),
+        policy_params=lambda state: Policy(state.params, state.observations),
         act=act_,
         update=lambda state, rollout: update(parts, state, rollout),
         unroll_length=config.unroll_length,

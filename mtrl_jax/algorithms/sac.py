@@ -161,7 +161,7 @@ def agent(
     return Agent(
         init=lambda key: init(parts, key),
         init_actor=lambda num_envs: (),
-        policy=lambda state: Policy(
+        policy_params=lambda state: Policy(
             state.learned.actor, state.observations, state.steps < config.warmup
         ),
         act=act_,

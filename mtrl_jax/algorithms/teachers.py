@@ -18,7 +18,7 @@ from mtrl_jax.networks.onehot import OneHot
 from mtrl_jax.networks.separate import Separate
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Timestep
 
-__all__ = ["Teacher", "agent", "check", "make", "num_features", "num_sets", "say"]
+__all__ = ["Teacher", "agent", "check", "make", "num_features", "num_sets", "outputs"]
 
 # Their last layer is dense on a hidden layer, so that one can look behind it.
 _PLAIN = (MultiHead, OneHot, Separate)
@@ -127,10 +127,10 @@ def check(spec: EnvSpec, teachers: tuple[Teacher, ...]) -> None:
             )
 
 
-def say(
+def outputs(
     teachers: tuple[Teacher, ...], which: Array, observation: Array
 ) -> tuple[Array, list[Array]]:
-    """What the teachers of one set say.
+    """What the networks of one set of teachers give.
 
     Args:
       teachers: K of them.
@@ -163,14 +163,14 @@ def agent(spec: EnvSpec, teachers: tuple[Teacher, ...], epsilon: float = 0.0) ->
     check(spec, teachers)
 
     def act(policy: Array, actor: Any, timestep: Timestep, keys: Key, **_: Any) -> Any:
-        q = say(teachers, policy, timestep.observation)[0]
+        q = outputs(teachers, policy, timestep.observation)[0]
         chosen = q_network.epsilon_greedy(q, spec.action_mask, jnp.float32(epsilon), keys)
         return *chosen, actor
 
     return Agent(
         init=lambda key: jnp.int32(0),
         init_actor=lambda num_envs: (),
-        policy=lambda state: state,
+        policy_params=lambda state: state,
         act=act,
         update=lambda state, rollout: (state, {}),
         unroll_length=1,

@@ -310,7 +310,7 @@ def final_scores(
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
     if isinstance(apart, FunctionalSuite):
         score = train.seeds_scorer(config, apart, score)
-    found = score(agent.policy(state), keys)
+    found = score(agent.policy_params(state), keys)
     means = np.asarray(found.episode_return, np.float64).mean(-1)
     return means.reshape(len(config_seeds(config)), len(games))
 

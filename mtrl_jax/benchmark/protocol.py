@@ -164,7 +164,7 @@ def check_types_agent(name: str, agent: Agent, spec: EnvSpec, num_envs: int) -> 
         timestep = jax.tree.map(jax.numpy.asarray, timestep)
         actor = agent.init_actor(num_envs)
         return agent.act(
-            agent.policy(agent.init(key)), actor, timestep, jax.random.split(key, shape)
+            agent.policy_params(agent.init(key)), actor, timestep, jax.random.split(key, shape)
         )[0]
 
     got = jax.eval_shape(act, jax.random.key(0))

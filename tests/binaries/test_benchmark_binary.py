@@ -189,7 +189,7 @@ def test_a_network_that_grows_plays_a_new_game_as_the_small_one_would(monkeypatc
             rows, *(np.zeros((1, 9), t) for t in (np.float32, np.float32, bool, bool, bool))
         )
         keys = jax.random.split(jax.random.key(2), (1, 9))
-        heads.append(agent.act(agent.policy(state), (), row, keys))
+        heads.append(agent.act(agent.policy_params(state), (), row, keys))
     np.testing.assert_array_equal(heads[0][0], heads[1][0])
     np.testing.assert_allclose(heads[0][1], heads[1][1], atol=1e-5)
     assert np.ptp(np.asarray(heads[0][1])) > 1e-3

@@ -172,7 +172,7 @@ def test_the_agent_is_told_nothing_of_the_games():
 def test_a_blind_agent_does_on_each_game_what_it_does_on_a_stream_of_it():
     told = regime.stream_spec(stream_envs.spec())
     agent = tiny.toy_agent(told)
-    policy = agent.policy(agent.init(jax.random.key(0)))
+    policy = agent.policy_params(agent.init(jax.random.key(0)))
     many = regime.blind(agent, 3)
     shape = (3, 5)
     observation = jax.random.normal(jax.random.key(1), (*shape, 1))

@@ -61,7 +61,7 @@ def test_teachers_say_what_their_network_says_and_show_what_is_behind_it(network
     net, params = q_net(network)
     observation = draw(jnp.zeros((SPEC.num_tasks, 3, *SPEC.observation_shape)), seed=1)
     for which in range(2):
-        values, features = teachers.say(masters(network), jnp.int32(which), observation)
+        values, features = teachers.outputs(masters(network), jnp.int32(which), observation)
         mine = jax.tree.map(lambda x, n=which: x[n], params)
         np.testing.assert_allclose(
             values, q_network.values(net, mine, observation), rtol=1e-5, atol=1e-5
@@ -74,7 +74,7 @@ def test_teachers_say_what_their_network_says_and_show_what_is_behind_it(network
             assert (features[k] >= 0).all() and features[k].shape == (3, 5)
             again = np.asarray(features[k]) @ out["kernel"] + np.asarray(out["bias"])
             np.testing.assert_allclose(again, values[k], rtol=1e-4, atol=1e-5)
-        plain, nothing = teachers.say(masters(network, False), jnp.int32(which), observation)
+        plain, nothing = teachers.outputs(masters(network, False), jnp.int32(which), observation)
         np.testing.assert_allclose(plain, values, rtol=1e-5, atol=1e-5)
         assert nothing[0].shape == (3, 0)
 
@@ -100,7 +100,7 @@ def test_actions_that_a_task_has_not_are_never_chosen():
             config = dataclasses.replace(CONFIG, actor=actor, epsilon=0.5, eval_epsilon=0.5)
             masked = distill.agent(spec, config, masters())
             action, log_prob, _ = masked.act(
-                masked.policy(fresh()), (), timestep, keys, greedy=greedy
+                masked.policy_params(fresh()), (), timestep, keys, greedy=greedy
             )
             np.testing.assert_array_equal(action, [[0] * 64, [1] * 64])
             np.testing.assert_allclose(log_prob, 0.0, atol=1e-6)
@@ -110,8 +110,8 @@ def test_the_teacher_or_the_student_acts_in_training_and_the_student_when_it_is_
     observation = draw(jnp.zeros((2, 16, *SPEC.observation_shape)), seed=7)
     timestep = rollout.Timestep(*[observation] * 6)
     keys = jax.random.split(jax.random.key(1), (2, 16))
-    policy = agent().policy(fresh()._replace(which=jnp.int32(1)))
-    theirs = teachers.say(masters(), jnp.int32(1), observation)[0].argmax(-1)
+    policy = agent().policy_params(fresh()._replace(which=jnp.int32(1)))
+    theirs = teachers.outputs(masters(), jnp.int32(1), observation)[0].argmax(-1)
     net = student.make(SPEC, CONFIG.outputs, "auto", CONFIG.hidden, CONFIG.controller)
     own = student.outputs(net, policy.params, observation).argmax(-1)
     assert (theirs != own).any()
@@ -189,10 +189,10 @@ def test_rows_go_into_the_replay_with_what_their_own_set_of_teachers_says():
     ring = new.replay.items
     np.testing.assert_array_equal(ring.observation[0, :7], rows[0, keep])
     np.testing.assert_array_equal(ring.observation[1, :8], rows[1])
-    values, features = teachers.say(masters(), jnp.int32(1), rows)
+    values, features = teachers.outputs(masters(), jnp.int32(1), rows)
     np.testing.assert_allclose(ring.values[1, :8], values[1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ring.features[0, :7], features[0][:7], rtol=1e-5, atol=1e-6)
-    other, _ = teachers.say(masters(), jnp.int32(0), rows)
+    other, _ = teachers.outputs(masters(), jnp.int32(0), rows)
     assert np.abs(other[1] - ring.values[1, :8]).max() > 0.1
 
 

@@ -330,7 +330,7 @@ def test_suites_and_batches_that_do_not_fit_are_refused(games):
 
 def test_the_policy_is_all_that_acting_reads():
     agent, state, _ = made()
-    policy = agent.policy(state)
+    policy = agent.policy_params(state)
     assert isinstance(policy, dqn.Policy) and isinstance(policy.params, learner.Params)
     row = jax.tree.map(lambda x: x[0], make_rollout().timestep)
     keys = rollout.step_keys(jax.random.key(0), 0, jnp.asarray(rollout.env_indices(K, E)))

@@ -237,7 +237,7 @@ def test_the_pool_is_one_policy_behind_or_not_at_all(overlap):
     agent = Agent(
         init=lambda key: {"count": jnp.zeros((), jnp.float32)},
         init_actor=lambda n: (),
-        policy=lambda state: state,
+        policy_params=lambda state: state,
         act=act,
         update=update,
         unroll_length=2,

@@ -39,7 +39,7 @@ def unrolled(seed):
     agent, _ = toy()
     suite, key = tiny.suite(), jax.random.key(seed)
     loop = rollout.init_env_loop(suite, key, jnp.asarray(index()), agent.init_actor)
-    policy = agent.policy(agent.init(key))
+    policy = agent.policy_params(agent.init(key))
     run = jax.jit(lambda policy, loop, key: rollout.unroll(suite, agent.act, policy, loop, key, T))
     loop, first = run(policy, loop, key)
     return jax.tree.map(np.array, (loop, first))
@@ -59,7 +59,7 @@ def collected(seed, num_groups):
     key = jax.random.key(seed)
     pool = tiny.FunctionalPool(tiny.suite(), E, key, num_groups)
     loop = rollout.init_host_loop(pool, E, agent.init_actor)
-    policy = agent.policy(agent.init(key))
+    policy = agent.policy_params(agent.init(key))
     return rollout.collect(pool, rollout.act_at(act), policy, loop, key, index(), T)
 
 

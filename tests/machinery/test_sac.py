@@ -163,7 +163,7 @@ def test_actions_are_uniform_at_first_then_drawn_and_greedy_ones_are_neither():
     n = 500
     row = jax.tree.map(lambda x: np.repeat(x, n, axis=1), row)
     keys = jax.random.split(jax.random.key(3), (K, n * E))
-    policy = agent.policy(state)
+    policy = agent.policy_params(state)
     act = jax.jit(agent.act, static_argnames="greedy")
     uniform, log_prob, _ = act(policy, (), row, keys)
     assert policy.warmup
@@ -196,7 +196,10 @@ def test_nothing_is_learnt_while_warming_up():
     tiny.assert_trees_equal(one.learned, state.learned)
     assert metrics["replay/updates"] == 0 and not metrics["loss/total"].any()
     assert one.steps == T * E and (one.observations.batches == 1).all()
-    assert agent.policy(one._replace(steps=one.steps - 1)).warmup and not agent.policy(one).warmup
+    assert (
+        agent.policy_params(one._replace(steps=one.steps - 1)).warmup
+        and not agent.policy_params(one).warmup
+    )
     two, metrics = updated(one, make_rollout(1))
     assert two.updates == metrics["replay/updates"] == STEPS
     critics = one.learned.critic, two.learned.critic

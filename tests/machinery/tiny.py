@@ -131,7 +131,7 @@ def toy_agent(spec: Any, *, nan_at: int = -1) -> Agent:
     return Agent(
         init=init,
         init_actor=lambda num_envs: (),
-        policy=lambda state: state.params,
+        policy_params=lambda state: state.params,
         act=act,
         update=update,
         unroll_length=T,

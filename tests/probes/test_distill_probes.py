@@ -142,7 +142,7 @@ def test_each_seed_follows_its_own_teachers_but_one_output_layer_only_where_task
     np.testing.assert_array_equal(state.which, [0, 1, 0])
     assert metrics["student/agreement"].shape == (3, 2)
     assert metrics["student/agreement"][1].min() > 0.98
-    returns = returns_of(suite, agent, agent.policy(state))
+    returns = returns_of(suite, agent, agent.policy_params(state))
     np.testing.assert_array_equal(returns[1], [[-1.0] * 32, [1.0] * 32])  # the likeliest actions
     agreement = metrics["student/agreement"][[0, 2]].mean(1)
     np.testing.assert_allclose(agreement, 0.5, atol=0.1)

@@ -131,7 +131,7 @@ def test_learns_the_known_answer(algorithm, separate):
     keys = jax.random.split(jax.random.key(3), (K, 500))
     for policy, distilled in ((pi_i, False), (h, True)):
         action, log_prob, _ = jax.jit(functools.partial(agent.act, distilled=distilled))(
-            agent.policy(state), agent.init_actor(500), row, keys
+            agent.policy_params(state), agent.init_actor(500), row, keys
         )
         assert action.shape == (K, 500, 1) and action.dtype == jnp.float32
         mean, std = policy.mean[:, :1], np.exp(policy.log_std[:, :1])

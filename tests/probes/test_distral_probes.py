@@ -176,7 +176,7 @@ def _train(suite, config, updates=UPDATES):
             loop, experience = rollout.unroll(
                 suite,
                 agent.act,
-                agent.policy(state),
+                agent.policy_params(state),
                 loop,
                 jax.random.fold_in(key, u),
                 config.unroll_length,
@@ -216,7 +216,7 @@ def _distilled(suite, config, state, experience):
     keys = jax.random.split(jax.random.key(1), before.shape)
     act = functools.partial(agent.act, distilled=True)
     action, log_prob, _ = jax.jit(act, compiler_options=_QUICKLY)(
-        agent.policy(state), actor, rows, keys
+        agent.policy_params(state), actor, rows, keys
     )
     return _probability_of_one(np.asarray(log_prob), np.asarray(action))
 

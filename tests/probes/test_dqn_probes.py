@@ -51,7 +51,7 @@ def learned():
             loop, experience = rollout.unroll(
                 suite(),
                 agent.act,
-                agent.policy(state),
+                agent.policy_params(state),
                 loop,
                 jax.random.fold_in(key, u),
                 CONFIG.unroll_length,
@@ -133,5 +133,5 @@ def test_it_learns_to_catch():
         for n in range(4):
             carry, _ = engine.advance(carry, 100 * n)
         score = evaluate.scorer(games, agent, 16)
-        score = score(agent.policy(engine.state(carry)), jax.random.key(1))
+        score = score(agent.policy_params(engine.state(carry)), jax.random.key(1))
     assert 3.0 < score.episode_return.mean() <= 14.0

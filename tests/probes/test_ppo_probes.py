@@ -62,7 +62,7 @@ def train(suite, config, dispatches=2):
         rows.append(values)
     metrics = jax.tree.map(lambda *x: np.concatenate(x), *rows)
     state = engine.state(carry)
-    score = evaluate.scorer(suite, agent, 16)(agent.policy(state), jax.random.key(9))
+    score = evaluate.scorer(suite, agent, 16)(agent.policy_params(state), jax.random.key(9))
     return state, metrics, jax.device_get(score)
 
 
