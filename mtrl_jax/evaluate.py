@@ -4,6 +4,7 @@ Each environment plays exactly one episode, so that short episodes do not count 
 ones. Randomness is the caller's key alone: evaluating never changes what training draws.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,11 +26,13 @@ from mtrl_jax.types import (
 
 
 class Score(NamedTuple):
-    """Of one episode each, `[K, episodes]`: undiscounted return, success, length in actions."""
+    """Of one episode each, `[K, episodes]`: undiscounted return, success, length in actions, and
+    whether it ended (the others were cut off at `episode_limit`, and count as far as they went)."""
 
     episode_return: Any
     success: Any
     length: Any
+    finished: Any
 
 
 DEFAULT_LIMIT = 27_000  # actions; for suites that declare no episode limit
@@ -87,24 +90,31 @@ def functional_scorer(
         loop = rollout.init_env_loop(games, reset_key, env_index, agent.init_actor)
         _, step = functional.auto_reset_batch(suite.env)
 
-        def one(carry, t):
-            env_state, timestep, actor_state, score, alive = carry
+        def going_on(carry):
+            t, *_, alive = carry
+            return (t <= limit) & alive.any()
+
+        def one(carry):
+            t, env_state, timestep, actor_state, score, alive = carry
             keys = rollout.step_keys(unroll_key, t, env_index)
             pair = jax.vmap(jax.vmap(jax.random.split))(keys)
             action, _, actor_state = act(policy, actor_state, timestep, pair[..., 0])
             env_state, timestep = step(pair[..., 1], env_state, action, tasks)
-            alive &= ~timestep.first
+            alive &= ~timestep.first  # the row behind an episode says that it has ended
+            counts = alive & (t < limit)
             score = Score(
-                score.episode_return + jnp.where(alive, timestep.reward, 0.0),
-                score.success | (alive & timestep.success),
-                score.length + alive,
+                score.episode_return + jnp.where(counts, timestep.reward, 0.0),
+                score.success | (counts & timestep.success),
+                score.length + counts,
+                ~alive,
             )
-            return (env_state, timestep, actor_state, score, alive), None
+            return t + 1, env_state, timestep, actor_state, score, alive
 
         shape = env_index.shape
-        zero = Score(jnp.zeros(shape), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.int32))
-        carry = (loop.env_state, loop.timestep, loop.actor_state, zero, jnp.ones(shape, bool))
-        return jax.lax.scan(one, carry, jnp.arange(limit))[0][3]
+        none = jnp.zeros(shape, bool)
+        zero = Score(jnp.zeros(shape), none, jnp.zeros(shape, jnp.int32), none)
+        carry = (0, loop.env_state, loop.timestep, loop.actor_state, zero, ~none)
+        return jax.lax.while_loop(going_on, one, carry)[4]
 
     return jax.jit(score)
 
@@ -127,6 +137,7 @@ def host_scorer(
     width = -(-episodes // rounds)
     env_index = rollout.env_indices(suite.spec.num_tasks, width)
     act = rollout.act_at(rollout.acting(agent, distilled=distilled))
+    limit = episode_limit(suite.spec)
 
     def play(policy: ArrayTree, key: Key, number: int) -> Score:
         seed = int(jax.random.randint(key, (), 0, 2**30))
@@ -136,9 +147,12 @@ def host_scorer(
             actor_state = rollout.host_actor(agent.init_actor, width)
             alive = np.ones(env_index.shape, bool)
             total = Score(
-                np.zeros(alive.shape, np.float32), np.zeros_like(alive), np.zeros(alive.shape, int)
+                np.zeros(alive.shape, np.float32),
+                np.zeros_like(alive),
+                np.zeros(alive.shape, int),
+                np.zeros_like(alive),
             )
-            for t in range(episode_limit(suite.spec) + 1):
+            for t in range(limit + 1):
                 if on_row is not None:
                     ended, to_come = np.zeros_like(alive), np.ones_like(alive)
                     rest = [to_come] * (rounds - number - 1)
@@ -147,19 +161,22 @@ def host_scorer(
                 pool.send(0, np.asarray(action))
                 timestep = pool.recv(0)
                 alive = alive & ~timestep.first
+                counts = alive & (t < limit)
+                total = Score(
+                    total.episode_return + np.where(counts, timestep.reward, 0.0),
+                    total.success | (counts & timestep.success),
+                    total.length + counts,
+                    ~alive,
+                )
                 if not alive.any():
                     break
-                total = Score(
-                    total.episode_return + np.where(alive, timestep.reward, 0.0),
-                    total.success | (alive & timestep.success),
-                    total.length + alive,
-                )
         finally:
             pool.close()
         return total
 
     def score(policy: ArrayTree, key: Key) -> Score:
-        keys = [key, *(jax.random.fold_in(key, n) for n in range(1, rounds))]
+        # Steps of a round fold their number into its key, so no round may have another's.
+        keys = [key] if rounds == 1 else list(jax.random.split(key, rounds))
         played = [play(policy, key, n) for n, key in enumerate(keys)]
         return Score(*(np.concatenate(x, axis=1)[:, :episodes] for x in zip(*played, strict=True)))
 
@@ -182,11 +199,32 @@ def scorer(
 
 
 def summary(spec: EnvSpec, score: Score) -> dict[str, Any]:
-    """Means over episodes, `<task>/{return, success, length}`; success where it means anything."""
+    """Means over episodes, `<task>/{return, success, length}`; success where it means anything.
+
+    Where episodes were cut off, `<task>/unfinished` says how many, and so does a warning.
+    """
     metrics = {}
     for k, name in enumerate(spec.task_names):
         metrics[f"{name}/return"] = np.mean(score.episode_return[..., k, :], axis=-1)
         if spec.has_success:
             metrics[f"{name}/success"] = np.mean(score.success[..., k, :], axis=-1)
         metrics[f"{name}/length"] = np.mean(score.length[..., k, :], axis=-1)
-    return metrics
+    cut = unfinished(spec, score)
+    return {**metrics, **{f"{name}/unfinished": count for name, count in cut.items()}}
+
+
+def unfinished(spec: EnvSpec, score: Score) -> dict[str, int]:
+    """Number of episodes of each task that were cut off, of the tasks that have any; warns."""
+    counts = {
+        name: int(np.sum(~np.asarray(score.finished)[..., k, :]))
+        for k, name in enumerate(spec.task_names)
+    }
+    cut = {name: count for name, count in counts.items() if count}
+    if cut:
+        each = ", ".join(f"{count} of {name}" for name, count in cut.items())
+        warnings.warn(
+            f"episodes cut off after {episode_limit(spec)} actions count as far as they went: "
+            f"{each}",
+            stacklevel=2,
+        )
+    return cut

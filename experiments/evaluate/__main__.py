@@ -13,7 +13,7 @@ import absl.logging
 import jax
 from absl import flags
 
-from mtrl_jax import engines, record
+from mtrl_jax import engines, evaluate, record
 
 from ..common import agents, binary, run_flags, runs
 from .scores import scores, summary, table
@@ -38,7 +38,7 @@ def main() -> None:
     kinds = {"task_policy": False}
     if agent.has_distilled and not settings.get("config/separate"):  # alone, nothing is shared
         kinds["distilled_policy"] = True
-    results = {}
+    results, cut_off = {}, {}
     for name, distilled in kinds.items():
         score = scores(
             config,
@@ -50,11 +50,14 @@ def main() -> None:
             distilled=distilled,
         )
         results[name] = summary(spec, score)
+        cut_off[name] = evaluate.unfinished(spec, score)
     over = f"{config.num_seeds} seeds" if config.num_seeds > 1 else "episodes"
     kind = "likeliest" if agent.greedy_eval else "sampled"
     print(f"\nMeans of {episodes} episodes, {kind} actions [95 % interval over {over}]:")
     print(table(results))
     written = {"step": step, "episodes": episodes, "seed": run_flags.seed(), **results}
+    if any(cut_off.values()):
+        written["unfinished"] = cut_off
     (folder / "evaluation.json").write_text(json.dumps(written, indent=1) + "\n")
     print(f"\nscores  {folder / 'evaluation.json'}")
 
