@@ -75,7 +75,7 @@ def categorical(logits: Array, action_mask: Array | None = None) -> Categorical:
     """The distribution softmax(logits) over the allowed actions.
 
     Args:
-      logits: `[..., A]`, in any float dtype.
+      logits: `[..., A]`, in any float dtype; minus infinity masks an action as well.
       action_mask: None, or bool `[A]` or `[..., A]`, False for actions that do not exist; at least
         one must.
 
@@ -86,11 +86,13 @@ def categorical(logits: Array, action_mask: Array | None = None) -> Categorical:
       ValueError: for a mask that is neither `[A]` nor of the logits' shape.
     """
     logits = at_least_float32(logits)
+    possible = logits > -jnp.inf
     if action_mask is not None:
         if jnp.ndim(action_mask) == 1:
             action_mask = jnp.broadcast_to(action_mask, logits.shape[:-1] + jnp.shape(action_mask))
         assert_shape("[A] or [..., A]", logits.shape, action_mask=action_mask)
-        logits = jnp.where(action_mask, logits, _MASKED_LOGIT)
+        possible &= action_mask
+    logits = jnp.where(possible, logits, _MASKED_LOGIT)
     return Categorical(jax.nn.log_softmax(logits))
 
 

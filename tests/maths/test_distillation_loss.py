@@ -177,3 +177,40 @@ V, M = np.zeros(A, np.float32), np.zeros((H, F), np.float32)
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+IMPOSSIBLE = {
+    "teacher": ([1.0, -np.inf, 2.0], [0.1, 0.2, 0.3]),
+    "both": ([1.0, -np.inf, 2.0], [0.1, -np.inf, 0.3]),
+    "student, and masked": ([1.0, 5.0, 2.0], [0.1, -np.inf, 0.3]),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+@pytest.mark.parametrize("loss", [losses.kl, losses.policy_regression])
+def test_impossible_actions_weigh_nothing(case, loss):
+    """Minus infinity is a legal logit: 0 log 0 is 0, in the value and in the gradient."""
+    teacher, logits = (np.float32(x) for x in IMPOSSIBLE[case])
+    mask = np.array([True, "masked" not in case, True])
+    value, grad = jax.value_and_grad(lambda z: loss(teacher, z, 1.0, mask))(jnp.asarray(logits))
+    left = np.isfinite(teacher) & mask
+    p = np.exp(teacher[left].astype(float))
+    p /= p.sum()
+    heard = np.isfinite(logits) & mask
+    pi = np.where(heard, np.exp(np.where(heard, logits, 0.0).astype(float)), 0.0)
+    pi /= pi.sum()
+    expected = -(p * np.log(pi[left])).sum()
+    if loss is losses.kl:
+        expected += (p * np.log(p)).sum()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    target = np.zeros(3)
+    target[left] = p
+    np.testing.assert_allclose(grad, pi - target, atol=1e-6)
+
+
+def test_the_entropy_of_a_target_with_impossible_actions():
+    teacher = jnp.array([1.0, -jnp.inf, 2.0])
+    p = np.exp([1.0, 2.0]) / np.exp([1.0, 2.0]).sum()
+    value = losses.target_entropy(teacher, 1.0)
+    np.testing.assert_allclose(value, -(p * np.log(p)).sum(), rtol=1e-5)
+    assert jnp.isfinite(losses.nll(teacher, jnp.array([0.1, -jnp.inf, 0.3])))
