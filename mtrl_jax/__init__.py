@@ -4,4 +4,4 @@ Nothing is imported here, so that ``import mtrl_jax.surgery`` or ``import mtrl_j
 only jax, optax, chex and numpy. See README.md for the map of the package.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

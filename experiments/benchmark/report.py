@@ -18,8 +18,9 @@ from mtrl_jax.benchmark import results, sections, study
 from mtrl_jax.benchmark.page import Section, write
 from mtrl_jax.benchmark.study import Study
 
-from ..common import binary, run_flags
+from ..common import binary, runs
 
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of the benchmark.")
 _RESULTS = flags.DEFINE_list(
     "results", [], "Tables to read, or folders that hold one. (default: that of --workdir)"
 )
@@ -44,8 +45,7 @@ def read(paths: list[pathlib.Path]) -> tuple[Study, list[dict[str, Any]]]:
 
 
 def main() -> None:
-    binary.refuse_others("workdir", "results", "out")
-    paths = [pathlib.Path(p) for p in _RESULTS.value] or [run_flags.existing_workdir()]
+    paths = [pathlib.Path(p) for p in _RESULTS.value] or [runs.existing(_WORKDIR.value)]
     s, rows = read(paths)
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
     parts = sections.every(s, rows)

@@ -9,21 +9,17 @@ from absl import app, flags
 
 from mtrl_jax import processes
 
-__all__ = ["INTERRUPTED", "main", "refuse", "refuse_others", "stop"]
+__all__ = ["INTERRUPTED", "command", "main", "refuse", "stop"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by convention
-_PACKAGE = __name__.rpartition(".common.")[0]  # of all binaries, under whichever name
+HELP = {"-h", "-help", "--help", "-?", "--helpshort"}
+FULL_HELP = {"-helpfull", "--helpfull"}
 
 
-def refuse_others(*used: str) -> None:
-    """For a binary that uses few of the flags that it imports: the others must not look obeyed.
-
-    Raises:
-      ValueError: if one was given.
-    """
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith(f"{_PACKAGE}."):
-            refuse(*(flag.name for flag in defined if flag.name not in used))
+def command(name: str) -> str:
+    """How a user starts a binary: from a checkout, or where the library is installed."""
+    package = __name__.rpartition(".common.")[0]
+    return f"python -m {package}.{name}" if package == "experiments" else f"mtrl {name}"
 
 
 def refuse(*names: str) -> None:
@@ -48,6 +44,8 @@ def main(fn: Callable[[], None]) -> None:
     """Parses flags and runs `fn`. Bad input ends in one sentence and exit code 2."""
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if asked := {*argv[1:]} & (HELP | FULL_HELP):
+            _help(full=bool(asked & FULL_HELP))
         try:
             rest = flags.FLAGS(argv)
             if len(rest) > 1:
@@ -69,6 +67,15 @@ def main(fn: Callable[[], None]) -> None:
             sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _help(*, full: bool) -> NoReturn:
+    """What the binary is and its flags, or those of the libraries too; exit code 0."""
+    about = (sys.modules["__main__"].__doc__ or "").strip()
+    known = flags.FLAGS.get_help() if full else flags.FLAGS.main_module_help()
+    print(about.replace("python -m experiments.", command("")))
+    print("\nFlags:" + known.partition(":")[2] if not full else known)
+    sys.exit(0)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -10,6 +10,8 @@ import numpy as np
 from mtrl_jax import engines, evaluate, plots
 from mtrl_jax.types import EnvSpec
 
+from . import binary
+
 
 def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
     """`<task>/return` and more of a policy that draws actions uniformly."""
@@ -64,7 +66,7 @@ def report(
 learning curves  {picture}
 checkpoints      {folder / "checkpoints"}
 to continue      the same command with a larger --total_env_steps (now {config.total_env_steps})
-to evaluate      python -m experiments.evaluate --workdir={folder}
-to compare runs  python -m experiments.plot --runs={
+to evaluate      {binary.command("evaluate")} --workdir={folder}
+to compare runs  {binary.command("plot")} --runs={
         ",".join([str(folder), str(folder / "alone")][: len(rows)])
     }""")

@@ -12,6 +12,8 @@ from absl import flags
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs import suites
 
+from . import binary
+
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 _WORKDIR = flags.DEFINE_string(
@@ -95,9 +97,14 @@ def start() -> None:
         sys.exit(0)
 
 
-def make_suite(settings: dict[str, Any]) -> Any:
-    """The suite that a run's settings name."""
-    return suites.make(settings["suite"], settings["permute_actions"])
+def allow(*used: str) -> None:
+    """For a binary that uses few of these flags: the others must not look obeyed.
+
+    Raises:
+      ValueError: if one was given.
+    """
+    own = flags.FLAGS.flags_by_module_dict()[__name__]
+    binary.refuse(*(flag.name for flag in own if flag.name not in used))
 
 
 def suite_settings() -> dict[str, Any]:
@@ -129,19 +136,6 @@ def workdir(binary: str, name: str) -> pathlib.Path:
     """The run's directory, from the flag or from what the run is."""
     default = f"runs/{binary}/{name.replace(':', '-').replace(',', '-').replace('/', '-')}"
     return pathlib.Path(_WORKDIR.value or default)
-
-
-def existing_workdir() -> pathlib.Path:
-    """The run that --workdir names, for binaries that read one.
-
-    Raises:
-      ValueError: if the flag is missing or there is no such directory.
-    """
-    if _WORKDIR.value is None:
-        raise ValueError("--workdir must name the directory of a run")
-    if not pathlib.Path(_WORKDIR.value).is_dir():
-        raise ValueError(f"--workdir: {_WORKDIR.value} is not a directory")
-    return pathlib.Path(_WORKDIR.value)
 
 
 def seed() -> int:

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import checkpoint, engines, metrics, processes, rollout, train, workdir
+from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite
 
 from . import agents, binary
 from .progress import Progress
 
-__all__ = ["finished", "learn", "read", "restore", "rows", "settings_of"]
+__all__ = ["existing", "finished", "learn", "make_suite", "read", "restore", "rows", "settings_of"]
 
 
 def settings_of(
@@ -39,6 +40,11 @@ def settings_of(
         **more,
     }
     return json.loads(json.dumps(values))  # tuples as config.json will hold them
+
+
+def make_suite(settings: dict[str, Any]) -> FunctionalSuite | HostSuite:
+    """The suite that a run's settings name."""
+    return suites.make(settings["suite"], settings["permute_actions"])
 
 
 def finished(folder: pathlib.Path, settings: dict[str, Any], total: int) -> bool:
@@ -69,6 +75,19 @@ def learn(
 def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The metrics of a run; of several processes the first one has them, the others nothing."""
     return metrics.read_jsonl(folder / "metrics.jsonl") if processes.is_chief() else []
+
+
+def existing(workdir: str | None) -> pathlib.Path:
+    """The directory that --workdir names, for binaries that read a run.
+
+    Raises:
+      ValueError: if the flag is missing or there is no such directory.
+    """
+    if workdir is None:
+        raise ValueError("--workdir must name the directory of a run")
+    if not pathlib.Path(workdir).is_dir():
+        raise ValueError(f"--workdir: {workdir} is not a directory")
+    return pathlib.Path(workdir)
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, Any], engines.RunConfig]:

@@ -13,7 +13,7 @@ from mtrl_jax import engines, learner
 from mtrl_jax.algorithms import dqn, q_network, teachers
 from mtrl_jax.types import Agent
 
-from ..common import agents, run_flags, runs
+from ..common import agents, runs
 from ..dqn.presets import ON_SMALL_GAMES
 
 TEACHER: dict[str, Any] = {**ON_SMALL_GAMES, "hidden": (64,)}
@@ -98,7 +98,7 @@ def restore_teachers(
             settings, run = runs.read(folder)
             if settings["binary"] != "dqn":
                 raise ValueError(f"--workdir: {folder} holds no run of dqn")
-            theirs = run_flags.make_suite(settings)
+            theirs = runs.make_suite(settings)
             agent = agents.make(theirs.spec, settings)
             _, state = runs.restore(folder, run, theirs, agent)
         except ValueError as error:

@@ -68,7 +68,7 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
     """
     run_flags.start()
     suite_settings = run_flags.suite_settings()
-    suite = run_flags.make_suite(suite_settings)
+    suite = runs.make_suite(suite_settings)
     spec = suite.spec
     total = STEPS_OF_A_TASK * spec.num_tasks
     run_config = run_flags.run_config({**RUN, "total_env_steps": total})

@@ -14,7 +14,7 @@ from absl import flags
 from mtrl_jax import engines, processes
 from mtrl_jax.losses.distral import ALGORITHMS
 
-from ..common import binary, report, run_flags
+from ..common import binary, report, run_flags, runs
 from . import run
 from .presets import PRESETS
 
@@ -29,20 +29,20 @@ _ALONE = flags.DEFINE_bool(
 def main() -> None:
     run_flags.start()
     suite_settings = run_flags.suite_settings()
-    suite = run_flags.make_suite(suite_settings)
+    suite = runs.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
     config = run.config_of(_ALGORITHM.value, preset)
     run_config = run_flags.run_config(preset["run"])
     engines.check(run_config, suite)
     name = f"{suite_settings['suite']}-{config.algorithm}-seed{run_config.seed}"
     folder = run_flags.workdir("distral", name)
-    runs = {config.algorithm: (config, folder)}
+    todo = {config.algorithm: (config, folder)}
     if _ALONE.value and not config.separate:
-        runs["each task alone"] = (dataclasses.replace(config, separate=True), folder / "alone")
+        todo["each task alone"] = (dataclasses.replace(config, separate=True), folder / "alone")
 
     rows = {
         title: run.train_one(title, suite, suite_settings, values, run_config, run_folder)
-        for title, (values, run_folder) in runs.items()
+        for title, (values, run_folder) in todo.items()
     }
     if processes.is_chief():
         report.report(suite, run_config, rows, folder)

@@ -22,7 +22,7 @@ from mtrl_jax import engines, plots
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
 
-from ..common import binary, report, run_flags
+from ..common import binary, report, run_flags, runs
 from . import run
 from .presets import PRESETS
 
@@ -82,7 +82,7 @@ def main() -> None:
             f"{','.join(_ALGORITHMS.value)}"
         )
     suite_settings = run_flags.suite_settings()
-    suite = run_flags.make_suite(suite_settings)
+    suite = runs.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
     run_config = run_flags.run_config(preset["run"])
     seeds = range(run_config.seed, run_config.seed + run_config.num_seeds)

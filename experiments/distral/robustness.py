@@ -8,26 +8,20 @@ performance. A flat line is an algorithm that does not need tuning. All runs of 
 program (functional suites only). The same command continues after the last finished algorithm.
 """
 
-import contextlib
-import dataclasses
-import itertools
 import json
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from mtrl_jax import plots, sweep
-from mtrl_jax.algorithms import distral as algorithm
+from mtrl_jax import plots
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
 
-from ..common import binary, run_flags
-from ..common.progress import Progress
+from ..common import binary, run_flags, runs
 from . import run
+from .grid import Grid, check, settings_of, train
 from .presets import PRESETS
 
 _ALGORITHMS = flags.DEFINE_list("algorithms", list(ALGORITHMS), "Rows of the paper's Table 1.")
@@ -85,16 +79,13 @@ def main() -> None:
     run_flags.start()
     binary.refuse("num_devices", "workdir")
     suite_settings = run_flags.suite_settings()
-    suite = run_flags.make_suite(suite_settings)
+    suite = runs.make_suite(suite_settings)
     if not isinstance(suite, FunctionalSuite):
         raise ValueError(f"--suite must be a functional one (maze8); got {suite_settings['suite']}")
-    rates, costs = numbers_of(_RATES), numbers_of(_COSTS)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
     run_config = run_flags.run_config(preset["run"])
-    seeds = list(range(run_config.seed, run_config.seed + run_config.num_seeds))
-    grid = list(itertools.product(rates, costs, seeds))
-    rate, cost = (np.array([g[n] for g in grid], np.float32) for n in (0, 1))
-    keys = jnp.stack([jax.random.key(g[2]) for g in grid])
+    seeds = range(run_config.seed, run_config.seed + run_config.num_seeds)
+    grid = Grid(numbers_of(_RATES), numbers_of(_COSTS), list(seeds))
 
     out = pathlib.Path(_OUT.value or f"runs/distral_robustness/{suite_settings['suite']}.png")
     numbers = out.with_suffix(".jsonl")
@@ -103,56 +94,15 @@ def main() -> None:
         lines = [json.loads(text) for text in numbers.read_text().splitlines()]
     for name in _ALGORITHMS.value:
         config = run.config_of(name, preset)
-        for r, c in itertools.product(rates, costs):
-            algorithm.check(
-                suite.spec, dataclasses.replace(config, learning_rate=r, entropy_cost=c)
-            )
-        settings = json.loads(
-            json.dumps(
-                {
-                    **suite_settings,
-                    "rates": rates,
-                    "costs": costs,
-                    "seeds": seeds,
-                    "env_steps_a_run": run_config.total_env_steps,
-                    "num_envs_per_task": run_config.num_envs_per_task,
-                    **dataclasses.asdict(config),
-                }
-            )
-        )
+        check(suite, config, grid)
+        settings = settings_of(suite_settings, run_config, config, grid)
         old = next((row for row in lines if row["algorithm"] == name), None)
         if old is not None:
             if old["settings"] != settings:
                 raise ValueError(f"--out: {numbers} holds runs of other settings")
             continue
-        per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
-        num_updates = -(-run_config.total_env_steps // per_update)
-        steps = per_update * sweep.UPDATES_PER_DISPATCH * len(grid)  # of a dispatch
-
-        def make_agent(values: Any, config: algorithm.Config = config, n: int = num_updates) -> Any:
-            config = dataclasses.replace(config, learning_rate=values[0], entropy_cost=values[1])
-            return algorithm.agent(suite.spec, config, n)
-
-        with contextlib.closing(Progress(name, suite.spec.task_names)) as progress:
-
-            def tell(done: int, of: int, progress: Any = progress, steps: int = steps) -> None:
-                progress(done * steps, of * steps, {})
-
-            totals = sweep.run(
-                suite,
-                make_agent,
-                (rate, cost),
-                keys,
-                run_config.num_envs_per_task,
-                num_updates,
-                tell,
-            )
-        final = sweep.final_returns(totals).mean(-1)
-        runs = [
-            {"learning_rate": g[0], "entropy_cost": g[1], "seed": g[2], "final": round(float(f), 4)}
-            for g, f in zip(grid, final, strict=True)
-        ]
-        lines.append({"algorithm": name, "settings": settings, "runs": runs})
+        found = train(suite, run_config, config, grid)
+        lines.append({"algorithm": name, "settings": settings, "runs": found})
         out.parent.mkdir(parents=True, exist_ok=True)
         with numbers.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
@@ -160,7 +110,7 @@ def main() -> None:
     draw(lines, out)
     print("\nFinal return, mean over tasks:   best   median    worst")
     for row in lines:
-        final = np.array([run["final"] for run in row["runs"]])
+        final = np.array([found["final"] for found in row["runs"]])
         print(
             f"{row['algorithm']:28} {final.max():8.3g} {np.median(final):8.3g} {final.min():8.3g}"
         )

@@ -35,7 +35,7 @@ def main() -> None:
     suite_settings = run_flags.suite_settings()
     if not flags.FLAGS["suite"].present:
         suite_settings["suite"] = SMALL_GAMES
-    suite = run_flags.make_suite(suite_settings)
+    suite = runs.make_suite(suite_settings)
     preset = preset_of(suite_settings["suite"])
     config = dqn.Config(network=_NETWORK.value, surgery=_SURGERY.value, **preset["config"])
     config = override(config, run_flags.overrides())

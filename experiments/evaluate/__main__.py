@@ -15,20 +15,20 @@ from absl import flags
 
 from mtrl_jax import engines, evaluate, record
 
-from ..common import agents, binary, run_flags, runs
+from ..common import agents, binary, runs
 from .scores import scores, summary, table
 
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the episodes; other than the run's.", 0)
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes of every task for each policy.", 1)
 _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and policy.")
 
 
 def main() -> None:
-    run_flags.start()
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
-    binary.refuse_others("workdir", "seed")
-    folder = run_flags.existing_workdir()
+    folder = runs.existing(_WORKDIR.value)
     settings, config = runs.read(folder)
-    suite = run_flags.make_suite(settings)
+    suite = runs.make_suite(settings)
     agent = agents.make(suite.spec, settings, 1)
     step, state = runs.restore(folder, config, suite, agent)
     spec, episodes = suite.spec, _EPISODES.value
@@ -46,7 +46,7 @@ def main() -> None:
             agent,
             state,
             episodes=episodes,
-            seed=run_flags.seed(),
+            seed=_SEED.value,
             distilled=distilled,
         )
         results[name] = summary(spec, score)
@@ -55,7 +55,7 @@ def main() -> None:
     kind = "likeliest" if agent.greedy_eval else "sampled"
     print(f"\nMeans of {episodes} episodes, {kind} actions [95 % interval over {over}]:")
     print(table(results))
-    written = {"step": step, "episodes": episodes, "seed": run_flags.seed(), **results}
+    written = {"step": step, "episodes": episodes, "seed": _SEED.value, **results}
     if any(cut_off.values()):
         written["unfinished"] = cut_off
     (folder / "evaluation.json").write_text(json.dumps(written, indent=1) + "\n")
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"gifs    none: {settings['suite']} cannot draw itself")
         return
     one = jax.tree.map(lambda x: x[0], state) if config.num_seeds > 1 else state
-    key = jax.random.fold_in(engines.stream(jax.random.key(run_flags.seed()), "eval"), 1)
+    key = jax.random.fold_in(engines.stream(jax.random.key(_SEED.value), "eval"), 1)
     for name, distilled in kinds.items():
         episode = record.episode_frames(
             suite, agent, agent.policy_params(one), key, distilled=distilled
@@ -81,6 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.declare_key_flag("workdir")
-    flags.declare_key_flag("seed")
     binary.main(main)

@@ -12,6 +12,8 @@ import numpy as np
 from mtrl_jax import engines, evaluate, metrics, plots
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec
 
+from ..common import binary
+
 Results = dict[str, Any]  # of one run, what results.json holds
 
 
@@ -83,7 +85,7 @@ learning curves  {picture}
 results          {folder / "results.json"}
 checkpoints      {folder / "checkpoints"}
 to continue      the same command with a larger --total_env_steps
-to record GIFs   python -m experiments.evaluate --workdir={folder}""")
+to record GIFs   {binary.command("evaluate")} --workdir={folder}""")
 
 
 def curves(spec: EnvSpec, groups: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) -> None:

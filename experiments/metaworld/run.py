@@ -10,7 +10,7 @@ from absl import flags
 from mtrl_jax import engines, learner, processes, workdir
 from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
-from mtrl_jax.types import HostSuite
+from mtrl_jax.types import FunctionalSuite, HostSuite
 
 from ..common import agents, run_flags, runs
 from ..common.override import override
@@ -50,7 +50,7 @@ def suite_name(benchmark: str) -> str:
 class Plan(NamedTuple):
     """One run: everything that the flags, a method of surgery and a seed decide."""
 
-    suite: HostSuite
+    suite: FunctionalSuite | HostSuite
     agent_config: Any
     run_config: engines.RunConfig
     settings: dict[str, Any]  # of config.json
@@ -65,7 +65,7 @@ def plan(method: str, seed: int) -> Plan:
     """
     preset = PRESETS[_ALGORITHM.value, _PRESET.value]
     suite_settings = {"suite": suite_name(_BENCHMARK.value), "permute_actions": None}
-    suite = run_flags.make_suite(suite_settings)
+    suite = runs.make_suite(suite_settings)
     if not suite.spec.action_size:
         raise ValueError(f"--benchmark: the actions of {_BENCHMARK.value} are discrete")
     config = agents.ON_METAWORLD[_ALGORITHM.value].Config(

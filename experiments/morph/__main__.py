@@ -11,42 +11,40 @@ plots/morph.png; the same command writes them anew.
 """
 
 import dataclasses
+import pathlib
 import sys
 
 from absl import flags
 
-from ..common import binary, run_flags
+from ..common import binary
 from .report import show
 from .run import run
 from .train import Config
 
-
-def define_flags() -> None:
-    """Called by the binary only, so that importing this module defines no flag."""
-    d = Config()
-    flags.FLAGS.set_default("num_seeds", d.num_seeds)
-    flags.DEFINE_integer("width", d.width, "Units of each layer before growing.", 1)
-    flags.DEFINE_integer("factor", d.factor, "How many times wider the network grows.", 2)
-    flags.DEFINE_float("noise", d.noise, "Noise of copied weights, in units of their spread.", 0.0)
-    flags.DEFINE_integer("teacher_steps", d.teacher_steps, "Optimiser steps before growing.", 1)
-    flags.DEFINE_integer("steps", d.steps, "Optimiser steps of the big network.", 1)
-    flags.DEFINE_integer("record_every", d.record_every, "Optimiser steps between evaluations.", 1)
-    flags.DEFINE_integer("batch_size", d.batch_size, "Examples in one step.", 1)
-    flags.DEFINE_float("learning_rate", d.learning_rate, "Step size of adam.", 0.0)
+_D = Config()
+_WORKDIR = flags.DEFINE_string("workdir", "runs/morph/digits", "Where numbers and plots go.")
+flags.DEFINE_integer("seed", _D.seed, "The first seed; the others follow it.", 0)
+flags.DEFINE_integer("num_seeds", _D.num_seeds, "Runs of everything, in one program.", 1)
+flags.DEFINE_integer("width", _D.width, "Units of each layer before growing.", 1)
+flags.DEFINE_integer("factor", _D.factor, "How many times wider the network grows.", 2)
+flags.DEFINE_float("noise", _D.noise, "Noise of copied weights, in units of their spread.", 0.0)
+flags.DEFINE_integer("teacher_steps", _D.teacher_steps, "Optimiser steps before growing.", 1)
+flags.DEFINE_integer("steps", _D.steps, "Optimiser steps of the big network.", 1)
+flags.DEFINE_integer("record_every", _D.record_every, "Optimiser steps between evaluations.", 1)
+flags.DEFINE_integer("batch_size", _D.batch_size, "Examples in one step.", 1)
+flags.DEFINE_float("learning_rate", _D.learning_rate, "Step size of adam.", 0.0)
 
 
 def main() -> None:
-    binary.refuse_others("workdir", "seed", "num_seeds")
     values = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config)}
     config = Config(**values)
     for name in ("teacher_steps", "steps"):
         if values[name] % config.record_every:
             raise ValueError(f"--{name}={values[name]} must be a multiple of --record_every")
-    folder = run_flags.workdir("morph", "digits")
+    folder = pathlib.Path(_WORKDIR.value)
     show(run(config, folder))
     print(f"numbers {folder}/metrics.jsonl, figure {folder}/plots/morph.png", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    define_flags()
     binary.main(main)

@@ -16,7 +16,7 @@ from absl import flags
 
 from mtrl_jax import metrics, plots
 
-from ..common import binary, run_flags  # noqa: F401  whose flags it refuses
+from ..common import binary
 from . import runs
 
 AXES = {"steps": "environment steps, all tasks", "cpu_seconds": "CPU-seconds"}
@@ -48,7 +48,6 @@ _OUT = flags.DEFINE_string(
 
 
 def main() -> None:
-    binary.refuse_others()
     groups, tasks = runs.read(_RUNS.value, _LABELS.value)
     quantity = _METRIC.value
     last = {}

@@ -38,5 +38,5 @@ def test_writes_figure_and_numbers(tmp_path):
 def test_bad_values_end_in_one_sentence(tmp_path):
     done = _run(f"--workdir={tmp_path / 'new'}", "--total_env_steps=10")
     assert done.returncode == 2
-    assert done.stderr.strip() == "distral_tabular: total_env_steps must be at least 6000, got 10"
+    assert done.stderr.strip() == "error: total_env_steps must be at least 6000, got 10"
     assert not (tmp_path / "new").exists()

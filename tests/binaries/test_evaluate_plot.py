@@ -191,7 +191,7 @@ def test_evaluate_refuses_what_is_no_run(tmp_path, host_run):
     _one_sentence(evaluate(), "--workdir must name")
     _one_sentence(evaluate(f"--workdir={tmp_path / 'none'}"), tmp_path / "none", "not a directory")
     _one_sentence(evaluate(f"--workdir={tmp_path / 'empty'}"), "config.json")
-    _one_sentence(evaluate(f"--workdir={host_run}", "--core=lstm"), "--core")
+    _one_sentence(evaluate(f"--workdir={host_run}", "--core=lstm"), "'core'")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"binary": "something"}')

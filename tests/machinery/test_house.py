@@ -20,7 +20,6 @@ RUFF = (sys.executable, "-m", "ruff", "check", "--no-cache")
 LONG_FUNCTIONS = {
     "mtrl_jax/algorithms/sac_step.py:step",
     "mtrl_jax/surgery/transform.py:make_transform",
-    "experiments/distral/robustness.py:main",
 }
 
 

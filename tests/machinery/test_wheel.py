@@ -1,0 +1,79 @@
+"""A wheel holds every package of the checkout, and trains without the checkout."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests.machinery import commands
+
+SOURCES = ("mtrl_jax", "experiments", "pyproject.toml", "README.md", "LICENSE")
+
+
+def pip(*arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> pathlib.Path:
+    """Built from a copy, since a build leaves folders of its own; without the network."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        if (commands.ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(commands.ROOT / name, source / name, ignore=ignore)
+        else:
+            shutil.copy(commands.ROOT / name, source)
+    pip("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source)
+    return next(out.glob("*.whl"))
+
+
+def test_every_file_is_inside_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    library = {f.relative_to(commands.ROOT) for f in (commands.ROOT / "mtrl_jax").rglob("*.py")}
+    binaries = {f.relative_to(commands.ROOT) for f in (commands.ROOT / "experiments").rglob("*.py")}
+    wanted = {str(f) for f in library} | {f"mtrl_jax/{f}" for f in binaries}
+    assert inside == wanted | {"mtrl_jax/py.typed"}
+
+
+def test_it_trains_alone(wheel, tmp_path):
+    installed, away = tmp_path / "installed", tmp_path / "away"
+    away.mkdir()
+    pip("install", "-q", "--no-deps", "--no-index", "--target", installed, wheel)
+    environment = commands.environment(1) | {"PYTHONPATH": str(installed)}
+
+    def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            env=environment,
+            cwd=away,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    mtrl = installed / "bin" / "mtrl"
+    helped = python(mtrl, "distral", "--help")
+    assert helped.returncode == 0, helped.stderr
+    assert "    mtrl distral --suite=maze8" in helped.stdout
+    assert "experiments" not in helped.stdout and str(installed) not in helped.stdout
+
+    tiny = [flag.replace("--num_devices=0", "--num_devices=1") for flag in commands.TINY]
+    trained = python(mtrl, "distral", *tiny, f"--total_env_steps={commands.PER_DISPATCH}")
+    assert trained.returncode == 0, trained.stderr
+    folder = pathlib.Path("runs", "distral", "maze8-a3c_multitask-seed0")
+    assert commands.rows(away / folder) and commands.checkpoints(away / folder)
+    assert f"to evaluate      mtrl evaluate --workdir={folder}" in trained.stdout
+
+    where = "import mtrl_jax.experiments.distral.run as m, mtrl_jax.train as n; print(m, n)"
+    found = python("-c", where)
+    assert found.stdout.count(str(installed)) == 2, found.stdout + found.stderr
+    assert os.listdir(away) == ["runs"]
