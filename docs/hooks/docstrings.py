@@ -11,6 +11,7 @@ import textwrap
 
 __all__ = ["arguments", "to_markdown"]
 
+_EMPHASIS = re.compile(r"(^|[\s(])\*([^\s*\[\]][^*\[\]]*?)(?<=[\w.?!])\*(?![\w*])")
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?):$")
 
 
@@ -28,21 +29,23 @@ def to_markdown(docstring: str) -> str:
     """
     lines = docstring.split("\n")
     out: list[str] = []
+    prose: list[str] = []
     at, in_section = 0, False
     while at < len(lines):
         line = lines[at]
-        after_blank = not out or not out[-1].strip()
+        after_blank = at == 0 or not lines[at - 1].strip()
         if line.strip() and not line.startswith(" "):
             in_section = bool(_SECTION.match(line))
         if line.startswith("    ") and after_blank and not in_section:
             end = _end_of_block(lines, at)
             block = textwrap.dedent("\n".join(lines[at:end])).rstrip()
-            out.extend(_fence(out, block))
-            at = end
+            out += _escape(prose)
+            out += _fence(out, block)
+            prose, at = [], end
         else:
-            out.append(_escape(line))
+            prose.append(line)
             at += 1
-    return "\n".join(out)
+    return "\n".join(out + _escape(prose))
 
 
 def _end_of_block(lines: list[str], start: int) -> int:
@@ -70,13 +73,17 @@ def _is_python(block: str) -> bool:
     return True
 
 
-def _escape(line: str) -> str:
-    """Escapes what Markdown would read as emphasis, a link or a tag, outside of code spans."""
-    parts = re.split(r"(`+[^`]+`+)", line)
+def _escape(lines: list[str]) -> list[str]:
+    """Escapes what Markdown would read as emphasis, a link or a tag, outside of code spans.
+
+    `*A title*` stays emphasis, `[K, *param]` and `a * b` have no such thing.
+    """
+    parts = re.split(r"(`+[^`]+`+)", "\n".join(lines))
     for i in range(0, len(parts), 2):
-        bullet = re.match(r"\s*\*+ ?" if i == 0 else "", parts[i])
-        start = bullet.end() if bullet else 0  # a list's own star, or an argument's
-        text = parts[i][:start] + parts[i][start:].replace("*", r"\*")
-        text = re.sub(r"<(?=\S)", "&lt;", text)
+        text = re.sub(r"<(?=\S)", "&lt;", parts[i])
+        text = _EMPHASIS.sub("\\1•\\2•", text)
+        star = r"(?<=[^\s*])\*|(?<=\S )\*"  # not a list's, or an argument's
+        text = re.sub(star, r"\\*", text)
+        text = text.replace("•", "*")
         parts[i] = text.replace("](", "]&#40;").replace("~", "&#126;")
-    return "".join(parts)
+    return "".join(parts).split("\n")

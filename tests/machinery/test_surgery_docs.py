@@ -1,27 +1,20 @@
 """The snippets of docs/surgery.md run, in order, and train; what it names exists."""
 
-import pathlib
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import DOCS, python_blocks, run
 
 from mtrl_jax import surgery
 
-PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "surgery.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+PAGE = (DOCS / "surgery.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def page():
-    names: dict = {}
-    assert len(SNIPPETS) >= 8
-    with jax.numpy_rank_promotion("allow"):  # snippets are written as users write
-        for snippet in SNIPPETS:
-            exec(snippet, names)
-    return names
+    assert len(python_blocks(PAGE)) >= 8
+    return run(PAGE)
 
 
 def test_snippets_run_and_every_framework_returns_a_loss_per_task(page):
