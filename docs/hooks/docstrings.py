@@ -1,8 +1,9 @@
 """Docstrings as Markdown, for the API reference.
 
 Docstrings are plain text, read in `help()` first. Here an indented block becomes a block of
-equations (`equations`), one behind "::" is kept as it is (code, or a table), and characters that
-Markdown would take for its own are escaped. docs/equations.md says it to authors.
+equations (`equations`), a code span with a relation an equation in the line, a block behind "::" is
+kept as it is (code, or a table), and characters that Markdown would take for its own are escaped.
+docs/equations.md says it to authors.
 """
 
 import ast
@@ -12,6 +13,7 @@ import textwrap
 __all__ = ["arguments", "to_markdown"]
 
 _EMPHASIS = re.compile(r"(^|[\s(])\*([^\s*\[\]][^*\[\]]*?)(?<=[\w.?!])\*(?![\w*])")
+_EQUATION = re.compile(r"`[^`]*( (=|:=|<=|>=|<|>|~|in) |\bsum_)[^`]*`$")  # a span that is one
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?):$")
 
 
@@ -86,4 +88,9 @@ def _escape(lines: list[str]) -> list[str]:
         text = re.sub(star, r"\\*", text)
         text = text.replace("•", "*")
         parts[i] = text.replace("](", "]&#40;").replace("~", "&#126;")
+    for i in range(1, len(parts), 2):
+        if _EQUATION.match(parts[i]):
+            # The lines of a section count, so its breaks stay where they are: behind the span.
+            breaks = re.findall(r"\n *", parts[i])
+            parts[i] = "`#!maths " + re.sub(r"\n *", " ", parts[i][1:]) + "".join(breaks)
     return "".join(parts).split("\n")

@@ -17,7 +17,7 @@ import re
 from html import escape
 from typing import NamedTuple, NoReturn
 
-__all__ = ["EquationError", "to_mathml"]
+__all__ = ["EquationError", "inline", "to_mathml"]
 
 _GREEK = {
     name: chr(0x3B1 + i)
@@ -71,6 +71,12 @@ class _Token(NamedTuple):
     text: str
     before: bool  # whether a space precedes it
     after: bool  # whether a space, or the end, follows
+
+
+def inline(equation: str) -> str:
+    """An equation in a line of prose, as `<math>`; raises as `to_mathml`."""
+    left, right, _ = _row(equation.strip())
+    return f"<math><mrow>{left}{right}</mrow></math>"
 
 
 def to_mathml(block: str) -> str:
@@ -248,7 +254,8 @@ class _Parser:
         token = self.next()
         if token.text in _LARGE:
             head = self.scripts(f'<mo largeop="true">{_LARGE[token.text]}</mo>', limits=True)
-            return f"<mrow>{head}{'' if self.closes() else self.body()}</mrow>"
+            follows = not self.closes() and self._begins_factor(self.peek())
+            return f"<mrow>{head}{self.body() if follows else ''}</mrow>"
         if token.text == "sqrt" and self.peek().text == "(":
             return self.scripts(f"<msqrt>{_bare(self.bracket(self.next()))}</msqrt>")
         if token.kind == "text":
@@ -260,7 +267,7 @@ class _Parser:
         if token.kind == "name":
             return self.name(token)
         if token.text in _CLOSING:
-            return self.scripts(self.bracket(token))
+            return self.scripts(self.bracket(token, shown=True))
         if token.text in ("...", ".."):
             return f"<mo>{_PUNCTUATION[token.text]}</mo>"
         self.at -= 1
@@ -345,8 +352,8 @@ class _Parser:
         self.at -= 1
         self.fail(f"nothing stands behind {sign!r}")
 
-    def bracket(self, token: _Token) -> str:
-        """What a bracket holds, with it; braces are not shown."""
+    def bracket(self, token: _Token, shown: bool = False) -> str:
+        """What a bracket holds, with it; braces are shown where they are a set's."""
         closing = _CLOSING[token.text]
         self.open.append(closing)
         inside = self.sum()
@@ -355,7 +362,7 @@ class _Parser:
         self.open.pop()
         if not inside:
             self.fail(f"nothing stands between {token.text!r} and {closing!r}")
-        if token.text == "{":
+        if token.text == "{" and not shown:
             return f'<mrow class="bare">{inside}</mrow>'
         opening, closing = _SHOWN.get(token.text, token.text), _SHOWN.get(closing, closing)
         kind = ' class="paren"' if token.text == "(" else ""
@@ -371,6 +378,8 @@ def _symbol(text: str) -> str:
     found = re.fullmatch(r"([A-Za-z])(\d+)", text)
     if found:
         return f"<msub><mi>{found[1]}</mi><mn>{found[2]}</mn></msub>"
+    if re.fullmatch(r"[a-z][A-Z]|[A-Z][a-z]", text) and text not in _GREEK:
+        return f"<mi>{text[0]}</mi><mi>{text[1]}</mi>"  # Gw, dL: a product
     return f"<mi>{text}</mi>"
 
 

@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from equations import EquationError, to_mathml
+from equations import EquationError, inline, to_mathml
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -40,11 +40,22 @@ def maths(source: str, *args: Any, **kwargs: Any) -> str:
         return f"<pre>{escape(source)}</pre>"
 
 
+def maths_in_line(source: str, *args: Any, **kwargs: Any) -> str:
+    """A code span of a docstring that is an equation (`docstrings`)."""
+    try:
+        return inline(source)
+    except EquationError as error:
+        _wrong_equations.append(str(error))
+        return f"<code>{escape(source)}</code>"
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     _wrong_equations.clear()
     config.nav = _nav(config.nav or [])
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
     fences["custom_fences"] = [{"name": "maths", "class": "maths", "format": maths}]
+    spans = config.mdx_configs.setdefault("pymdownx.inlinehilite", {})
+    spans["custom_inline"] = [{"name": "maths", "class": "maths", "format": maths_in_line}]
     return config
 
 
