@@ -218,7 +218,7 @@ def product(factors: Sequence[Gaussian], exponents: Sequence[Array | float]) -> 
 
     Precisions add up, and the mean is that of the means weighted by them, coordinate by coordinate:
 
-        p ~ prod_i N(m_i, s_i^2)^c_i = N(m, s^2)
+        p ~ prod_i N(m_i, s_i^2)^{c_i} = N(m, s^2)
         1 / s^2 = sum_i c_i / s_i^2
         m = s^2 sum_i c_i m_i / s_i^2
 

@@ -256,7 +256,7 @@ def gradient_step(
 def repeat(
     step: Callable[[Any, jax.Array], tuple[Any, Metrics]], carry: Any, count: jax.Array | int
 ) -> tuple[Any, Metrics]:
-    """`carry, metrics = step(carry, i)` for i in 0 .. count - 1, and only so often.
+    """``carry, metrics = step(carry, i)`` for i in 0 .. count - 1, and only so often.
 
     A loop, not a scan under a condition: a scan computes steps that are then thrown away, also
     under a vmap over seeds, and rings that go into a condition may be copied. Seeds whose counts

@@ -25,7 +25,7 @@ _GREEK = {
         "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
         "_ sigma tau upsilon phi chi psi omega".split()
     )
-} | {"lambda_": "λ", "inf": "∞", "infinity": "∞", "grad": "∇"}
+} | {"lambda_": "λ", "eps": "ε", "inf": "∞", "infinity": "∞", "grad": "∇"}
 _GREEK |= {name.capitalize(): letter.upper() for name, letter in _GREEK.items() if letter > "α"}
 _LARGE = {"sum": "∑", "prod": "∏", "integral": "∫", "Σ": "∑"}
 _LIMITS = {"max", "min", "argmax", "argmin"}
@@ -56,6 +56,7 @@ _TIMES = {"*": "·", "·": "·", "⊙": "⊙", "×": "×", "@": "@"}
 _PUNCTUATION = {",": ",", ";": ";", ":": ":", "||": "∥", "|": "|", "...": "…", "..": "…"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "<": ">", "|": "|", "‖": "‖"}
 _SHOWN = {"<": "⟨", ">": "⟩"}
+_INDICES = re.compile(r"[ijkmnt]{2}|tm\d|tp\d")
 _TOKEN = re.compile(
     r"(?P<text>\"[^\"]*\")|(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<name>[A-Za-z]+\d*|[α-ωΑ-Ω∇∞])"
     r"|(?P<sign>:=|\+=|-=|<=|>=|!=|->|<-|\|\||\.\.\.|\.\.|\+-|-\+|[-+=<>~≤≥∈*·⊙×@/|‖,;:'()\[\]{}_^])"
@@ -116,6 +117,8 @@ def _row(line: str) -> tuple[str, str, str]:
     line = re.sub(rf" +(?=(?:{relation}) )", " ", line)  # spaces before a relation align it
     parts = [_Parser(part, line) for part in re.split(r" {2,}", line)]
     left, right = parts[0].equation()
+    if line.split(" ")[0] in _WORDS:  # "if phi < t:" is no left-hand side
+        left, right = "", left + right
     for part in parts[1:]:
         right += '<mspace width="2em"/>' + "".join(part.equation())
     return left, right, number
@@ -255,7 +258,7 @@ class _Parser:
         if token.text in _LARGE:
             head = self.scripts(f'<mo largeop="true">{_LARGE[token.text]}</mo>', limits=True)
             follows = not self.closes() and self._begins_factor(self.peek())
-            return f"<mrow>{head}{self.body() if follows else ''}</mrow>"
+            return f"<mrow>{head}{self.term() if follows else ''}</mrow>"
         if token.text == "sqrt" and self.peek().text == "(":
             return self.scripts(f"<msqrt>{_bare(self.bracket(self.next()))}</msqrt>")
         if token.kind == "text":
@@ -272,15 +275,6 @@ class _Parser:
             return f"<mo>{_PUNCTUATION[token.text]}</mo>"
         self.at -= 1
         self.fail(f"{token.text or 'the end'!r} stands where a name or bracket must")
-
-    def body(self) -> str:
-        """What a large operator applies to: factors up to a sign or a slash with spaces."""
-        factors = [self.factor()]
-        while not self.closes() and self._begins_factor(self.peek()):
-            factors.append(self.factor())
-            if self.peek().text == "/" and not self.peek().before:
-                factors.append(self.slash())
-        return _side_by_side(factors)
 
     def slash(self) -> str:
         self.next()
@@ -306,9 +300,10 @@ class _Parser:
         """`shared_scale` is one name, `KL_i`, `mean_j`, `sigma_max` and `c_kl` are not."""
         if self.peek().text != "_" or len(text) == 1 or self.at + 1 >= len(self.tokens):
             return False
-        if text in _GREEK or text in _FUNCTIONS or text in _LARGE or text[1:].isdigit():
+        if text in _GREEK or text in _LIMITS or text in _LARGE or not text.islower():
             return False
-        return len(self.tokens[self.at + 1].text) > 2 and text.islower()
+        script = self.tokens[self.at + 1].text
+        return len(script) > 1 and script.isalpha() and not _INDICES.fullmatch(script)
 
     def scripts(self, head: str, limits: bool = False) -> str:
         """Subscripts, superscripts, primes, and arguments that touch: f_i^2(x), |g|^2, v[t]."""
@@ -378,8 +373,8 @@ def _symbol(text: str) -> str:
     found = re.fullmatch(r"([A-Za-z])(\d+)", text)
     if found:
         return f"<msub><mi>{found[1]}</mi><mn>{found[2]}</mn></msub>"
-    if re.fullmatch(r"[a-z][A-Z]|[A-Z][a-z]", text) and text not in _GREEK:
-        return f"<mi>{text[0]}</mi><mi>{text[1]}</mi>"  # Gw, dL: a product
+    if re.fullmatch(r"[a-z][A-Z]\d*|[A-Z][a-z]\d*", text):  # Gw, dU1: a product
+        return f"<mi>{text[0]}</mi>{_symbol(text[1:])}"
     return f"<mi>{text}</mi>"
 
 
@@ -389,9 +384,9 @@ def _script_name(text: str) -> str:
     if moved:
         sign = "−" if moved[2] == "m" else "+"
         return f"<mi>{moved[1]}</mi><mo>{sign}</mo><mn>{moved[3]}</mn>"
-    if re.fullmatch(r"[ijkmnt]{2}", text):
+    if _INDICES.fullmatch(text):
         return "".join(f"<mi>{letter}</mi>" for letter in text)
-    return _symbol(text)
+    return f"<mi>{text}</mi>" if text == "grad" else _symbol(text)
 
 
 def _bare(node: str) -> str:

@@ -60,7 +60,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def _nav(entries: list[Any]) -> list[Any]:
-    """The navigation, with all pages of a folder where it names a folder."""
+    """The navigation: of a folder all its pages, of the top folder the pages that exist."""
+    absent = {page for source, page in PAGES.items() if not (ROOT / source).exists()}
     out: list[Any] = []
     for entry in entries:
         title, target = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
@@ -68,7 +69,7 @@ def _nav(entries: list[Any]) -> list[Any]:
             out.append({title: _nav(target)})
         elif target.endswith("/"):
             out.append({title: sorted(f"{target}{p.name}" for p in (DOCS / target).glob("*.md"))})
-        else:
+        elif target not in absent:
             out.append(entry)
     return out
 
@@ -156,15 +157,24 @@ def fetched(page: str) -> list[str]:
 
 
 def missing(documented: set[str]) -> list[str]:
-    """Names in an `__all__` of the package for which no page has an entry."""
+    """Functions and classes in an `__all__` of the package for which no page has an entry.
+
+    A function without a docstring has none.
+    """
     modules = {_module(path): ast.parse(path.read_text("utf-8")) for path in _sources()}
     have = {_origin(modules, *name.rpartition(".")[::2]) for name in documented - set(modules)}
+    defined = {
+        f"{module}.{node.name}"
+        for module, tree in modules.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     wanted = {
-        f"{module}.{name}": _origin(modules, module, name)
+        _origin(modules, module, name)
         for module, tree in modules.items()
         for name in _exported(tree)
     }
-    return sorted(name for name, origin in wanted.items() if origin not in have)
+    return sorted(wanted & defined - have)
 
 
 def _sources() -> list[pathlib.Path]:
@@ -186,7 +196,7 @@ def _exported(tree: ast.Module) -> list[str]:
 def _origin(modules: dict[str, ast.Module], module: str, name: str) -> str:
     """Where a name that a module may only import is defined."""
     for node in modules[module].body if module in modules else []:
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != module:
             for alias in node.names:
                 if (alias.asname or alias.name) == name and node.module in modules:
                     return _origin(modules, node.module, alias.name)

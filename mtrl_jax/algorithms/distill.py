@@ -257,6 +257,7 @@ def make_parts(
     masters: tuple[teachers.Teacher, ...],
     collectives: learner.Collectives = learner.ALONE,
 ) -> _Parts:
+    """Network, optimisers and teachers of the numbers in `config`."""
     adam = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate)
     )

@@ -217,6 +217,7 @@ def agent(
 def make_parts(
     spec: EnvSpec, config: Config, collectives: learner.Collectives = learner.ALONE
 ) -> _Parts:
+    """Network and optimisers of the numbers in `config`."""
     net = q_network.make(spec, config.network, config.torso, config.hidden)
     task = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),

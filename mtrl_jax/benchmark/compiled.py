@@ -324,6 +324,7 @@ def config_seeds(config: engines.RunConfig) -> range:
 
 
 def save(path: pathlib.Path, step: int, state: ArrayTree) -> None:
+    """Keeps an agent's state, once: a step that is there already is not written again."""
     with checkpoint.open_manager(path) as manager:
         if manager.latest_step() != step:
             checkpoint.save(manager, step, {"state": state}, {})

@@ -62,6 +62,7 @@ def check(x: Array, task: Array, **sizes: int) -> None:
 
 
 def activate(module: Any, x: Array) -> Array:
+    """What `module.activation` names, of `x`."""
     return ACTIVATIONS[module.activation](x)
 
 
@@ -76,6 +77,7 @@ def add_bias(y: Array, bias: Array) -> Array:
 
 
 def modulate(x: Array, scale: Array, bias: Array) -> Array:
+    """`[B, F]` times one scale and plus one bias `[F]` for all rows."""
     return add_bias(x * jnp.broadcast_to(scale, x.shape), bias)
 
 

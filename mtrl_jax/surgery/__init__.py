@@ -1,5 +1,7 @@
 """Gradient surgery: optax transforms that turn K task gradients into one update.
 
+For example::
+
     tx = optax.chain(
         surgery.pcgrad(num_tasks=3, seed=0), optax.clip_by_global_norm(1.0), optax.adam(1e-3)
     )

@@ -28,7 +28,7 @@ def dwa_weights(newer: Array, older: Array, temperature: Array | float = 2.0) ->
 
     Args:
       newer, older: float32 `[K]`, mean losses of the last two periods. Where the older one is 0,
-      r_i is 1.
+        r_i is 1.
       temperature: T, positive.
 
     Returns:

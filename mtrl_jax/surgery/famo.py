@@ -63,7 +63,7 @@ def famo(
     Liu, Feng, Stone & Liu 2023, "FAMO: Fast Adaptive Multitask Optimization", arXiv 2306.03792,
     algorithm 2:
 
-        w_i = c z_i / (L_i - b_i),    z = softmax(xi),    c = 1 / sum_j z_j / (L_j - b_j)
+        w_i = c z_i / (L_i - b_i),    z = softmax(xi),    c = 1 / sum_j (z_j / (L_j - b_j))
 
     and xi follows Adam on the change of log(L - b) over each step. The paper computes both losses
     of a change on the same minibatch: pass those of the *previous* call's batch under the present

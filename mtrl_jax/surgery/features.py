@@ -36,13 +36,13 @@ def feature_value_and_grad(
     section 3.3: with z = torso(shared, x) and the loss of task i a function of z and of its own
     parameters, the chain rule gives
 
-        grad_shared L_i = (dz / d shared)' grad_z L_i
+        grad_shared L_i = (d z/d shared)' grad_z L_i
 
     so K small gradients at z are combined first, and one backward pass through the torso follows
     in place of K. It is another question than surgery on the parameters: two tasks may conflict at
     z and not behind it, or the other way round. For `surgery.sum` and `surgery.mean`, which are
     linear, both are the same. It has a meaning only where all tasks read the same features of the
-    same inputs: with a batch a task, the rows of z belong to one task each and never conflict.
+    same inputs: with a batch a task, the rows of z belong to one task each and never conflict::
 
         out = surgery.feature_value_and_grad(torso, loss_fn)(shared, heads, x, targets)
         z_update, state = tx.update(out.by_features, state, out.features)

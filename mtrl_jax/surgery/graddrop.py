@@ -47,7 +47,7 @@ def graddrop(
     Multitask Models with Gradient Sign Dropout", arXiv 2010.06808, algorithm 1, on the gradients
     of the parameters. For each coordinate, with U uniform in [0, 1] and the positive sign purity
 
-        P = 1/2 (1 + sum_i g_i / sum_i |g_i|)
+        P = 1/2 (1 + (sum_i g_i) / (sum_i |g_i|))
 
     the positive gradients are summed if P > U, else the negative ones. Its expectation agrees in
     sign with the sum. (The paper acts on the gradients of a layer's activations, with signs taken

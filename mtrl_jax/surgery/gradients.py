@@ -37,7 +37,7 @@ def per_task_value_and_grad(
     """`jax.value_and_grad` over tasks: K losses, and gradients that lead with the task axis.
 
     With one loss for all tasks, `loss_fn(params, batch)` is the scalar loss of *one* task, and the
-    returned function takes batches whose leaves lead with the task axis:
+    returned function takes batches whose leaves lead with the task axis::
 
         losses, grads = per_task_value_and_grad(loss_fn)(params, batches)  # [K], [K, *param]
 

@@ -60,8 +60,8 @@ def gradnorm(
     Chen, Badrinarayanan, Lee & Rabinovich 2018, "GradNorm: Gradient Normalization for Adaptive Loss
     Balancing in Deep Multitask Networks", arXiv 1711.02257, equation 2 and algorithm 1:
 
-        L_grad = sum_i | w_i |g_i| - mean_j(w_j |g_j|) r_i^alpha |,    r_i = (L_i / L_i(0)) /
-        mean_j(...)
+        L_grad = sum_i | w_i |g_i| - mean_j(w_j |g_j|) r_i^alpha |
+        r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0))
 
     The weights follow its gradient and are renormalised to sum K. Departures: the norms are those
     of all shared leaves (the paper takes the last shared layer; say so with `mask`), relative to

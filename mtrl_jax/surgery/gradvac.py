@@ -22,8 +22,9 @@ def gradvac_weights(
     As `pcgrad_weights`, with p_i = sum_j C_ij g_j. Row i visits j with phi = cos(p_i, g_j) and the
     target t = target_ij:
 
-        if phi < t:    p_i += |p_i| (t sqrt(1 - phi^2) - phi sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2))
-        g_j target_ij := (1 - beta) t + beta phi
+        if phi < t:    p_i += a g_j
+        a = |p_i| (t sqrt(1 - phi^2) - phi sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2))
+        target_ij := (1 - beta) t + beta phi
 
     Args:
       gram: float32 `[K, K]`.

@@ -14,8 +14,8 @@ __all__ = ["mgda", "mgda_weights"]
 def mgda_weights(gram: Array) -> Array:
     """The w on the simplex that minimises `w'Gw`.
 
-    From the complementarity problem of `min 1/2 w'Gw - sum(w), w >= 0`, whose solution points the
-    same way, and is bounded by the ridge where the hull contains 0 (the update is then 0 up to
+    From the complementarity problem of `min 1/2 w'Gw - sum_i w_i, w >= 0`, whose solution points
+    the same way, and is bounded by the ridge where the hull contains 0 (the update is then 0 up to
     that). A zero gradient is itself the shortest vector: it takes all the weight.
 
     Args:

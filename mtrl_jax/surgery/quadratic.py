@@ -2,14 +2,13 @@
 
 All of them are one linear complementarity problem, for a positive definite M:
 
-    find x >= 0 with y = M x + q >= 0 and x_i y_i = 0 for every i        (min 1/2 x'Mx + q'x, x >=
-    0)
+    find x >= 0    with y = M x + q >= 0    and x_i y_i = 0 for every i
 
-whose solution is a choice of the free set {i : x_i > 0} and one linear solve. Block principal
-pivoting (Judice & Pires 1994; Kim & Park 2011) exchanges all indices of the wrong sign at once,
-and a single one when that does not help, which makes it finite; a handful of solves is typical.
-The solution is exact for its free set, in float32, where first-order or interior methods are left
-with the square root of the precision.
+which is that of min 1/2 x'Mx + q'x over x >= 0, and whose solution is a choice of the free set {i :
+x_i > 0} and one linear solve. Block principal pivoting (Judice & Pires 1994; Kim & Park 2011)
+exchanges all indices of the wrong sign at once, and a single one when that does not help, which
+makes it finite; a handful of solves is typical. The solution is exact for its free set, in float32,
+where first-order or interior methods are left with the square root of the precision.
 """
 
 from typing import NamedTuple

@@ -53,6 +53,10 @@ WRITTEN_AND_MEANT = {
         "<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow>"
         "<mrow><mrow><mn>2</mn><mi>n</mi></mrow></mrow></mfrac>"
     ),
+    "sum_i a / b": (
+        '<mrow><munder><mo largeop="true">∑</mo><mrow><mi>i</mi></mrow></munder>'
+        "<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac></mrow>"
+    ),
     "a/b": '<mi>a</mi><mo stretchy="false" lspace="0" rspace="0">/</mo><mi>b</mi>',
 }
 
@@ -69,6 +73,8 @@ def test_what_is_written_is_what_is_meant(written):
         ("a - <g, d> <= c |g_0|^2", "a−⟨g,d⟩≤c|g0|2"),
         ("sum_i | w_i |g_i| - mean_j(w_j |g_j|) r_i |", "∑i|wi|gi|−meanj(wj|gj|)ri|"),
         ("KL(p || q) = pi(a|s)", "KL(p∥q)=π(a|s)"),
+        ("{d : <g_i, d> >= 0 for all i}", "{d:⟨gi,d⟩≥0foralli}"),
+        ("exp(log_ratio) L_grad", "exp(log_ratio)Lgrad"),
         ("w^(-1/alpha) in R^{P × M}", "w−1/α∈RP×M"),
         ("U1[:, j] = ‖e‖ v' G", "U1[:,j]=‖e‖v′G"),
         ("max_d min_i x := F * ... * F_{p, 1}", "maxdminix:=F·…·Fp,1"),
@@ -106,7 +112,7 @@ def test_what_cannot_be_shown_is_named(wrong, why):
 def test_docstring_blocks_are_equations_unless_announced():
     found = docstrings.to_markdown(
         inspect.cleandoc(
-            """One line with <p, g>, [K, *param] and `a * b`.
+            """One line with <p, g>, [K, *param], *emphasis*, `a * b` and `a = b`.
 
             An equation:
 
@@ -124,7 +130,7 @@ def test_docstring_blocks_are_equations_unless_announced():
         )
     )
     assert found.split("\n")[:12] == [
-        "One line with &lt;p, g>, [K, \\*param] and `a * b`.",
+        "One line with &lt;p, g>, [K, \\*param], *emphasis*, `a * b` and `#!maths a = b`.",
         "",
         "An equation:",
         "",
@@ -157,7 +163,8 @@ def test_every_equation_of_the_package_and_its_pages_can_be_shown():
     found, wrong = 0, []
     places = [(place, docstrings.to_markdown(text)) for place, text, _ in documented()]
     for place, text in places + list(texts().items()):
-        for block in re.findall(r"^```maths\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        blocks = re.findall(r"^```maths\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        for block in blocks + re.findall(r"`#!maths ([^`]*)`", text):
             found += 1
             try:
                 ET.fromstring(equations.to_mathml(block))
