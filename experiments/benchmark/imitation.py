@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtrl_jax import learner
-from mtrl_jax.algorithms import distill, dqn, q_network, student, teachers
+from mtrl_jax.algorithms import distill, dqn, q_network, student, teacher
 from mtrl_jax.benchmark.compiled import Entry, Imitation, Twin
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec
 
@@ -83,7 +83,7 @@ def imitator(
         net = q_network.make(spec, master.network, master.torso, master.hidden)
         wanted = config.feature_cost > 0
         numbers = range(spec.num_tasks)
-        found = tuple(teachers.make(net, state.params, k, features=wanted) for k in numbers)
+        found = tuple(teacher.make(net, state.params, k, features=wanted) for k in numbers)
         return distill.agent(spec, config, found, collectives=learner.across(1))
 
     def graduate(learnt: distill.State, fresh: dqn.State) -> dqn.State:

@@ -44,13 +44,13 @@ def last_scores(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Scores:
 
 
 def table(
-    random: Scores, masters: Scores, students: Mapping[str, Scores], episodes: int
+    random: Scores, teachers: Scores, students: Mapping[str, Scores], episodes: int
 ) -> tuple[list[dict[str, Any]], str]:
     """A row for each game and student, and the same as text; intervals over seeds, if several."""
     rows: list[dict[str, Any]] = []
     for title, own in students.items():
         for name in own:
-            kept = share(random[name], masters[name], own[name])
+            kept = share(random[name], teachers[name], own[name])
             ends = map(float, plots.bootstrap_interval(kept)) if len(kept) > 1 else (None, None)
             low, high = ends
             rows.append(
@@ -59,7 +59,7 @@ def table(
                     "game": name,
                     "episodes": episodes,
                     "random": float(random[name].mean()),
-                    "teacher_seeds": masters[name].tolist(),
+                    "teacher_seeds": teachers[name].tolist(),
                     "student_seeds": own[name].tolist(),
                     "share": float(kept.mean()),
                     "share_low": low,
@@ -86,7 +86,7 @@ def report(
     spec: EnvSpec,
     rows: Mapping[str, Sequence[dict[str, Any]]],
     random: Scores,
-    masters: Scores,
+    teachers: Scores,
     sizes: Mapping[str, int],
     teacher_size: int,
     config: RunConfig,
@@ -95,7 +95,7 @@ def report(
     """Prints the table, writes results.jsonl and table.txt, and draws the students' scores."""
     names = spec.task_names
     own = {title: last_scores(run, names) for title, run in rows.items()}
-    found, text = table(random, masters, own, config.eval_episodes)
+    found, text = table(random, teachers, own, config.eval_episodes)
     for row in found:
         row |= {"student_size": sizes[row["student"]], "teachers_size": teacher_size}
     size = "\n".join(
@@ -113,7 +113,7 @@ def report(
     def key(name):
         return plots.task_key(name, "eval/task_policy/return")
 
-    constant = {key(name): masters[name].tolist() for name in names}
+    constant = {key(name): teachers[name].tolist() for name in names}
     teacher = [{"step": step, **constant} for step in (0, config.total_env_steps)]
     levels = {name: float(random[name].mean()) for name in names}
     picture = folder / "plots" / "students.png"

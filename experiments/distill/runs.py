@@ -16,13 +16,13 @@ import numpy as np
 from absl import flags
 
 from mtrl_jax import engines, evaluate, learner, processes, replay
-from mtrl_jax.algorithms import distill, teachers
+from mtrl_jax.algorithms import distill, teacher
 from mtrl_jax.types import FunctionalSuite
 
 from ..common import run_flags, runs
 from ..common.override import override
 from . import report
-from .masters import learnt, restore_teachers, train_teachers
+from .teachers import learnt, restore_teachers, train_teachers
 
 _TEACHERS = flags.DEFINE_list(
     "teachers",
@@ -95,12 +95,12 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         bodies = 1 if config.outputs == "separate" else spec.num_tasks
         hidden = tuple(max(round(w * _SHARE.value * bodies), 1) for w in found.hidden)
         config = override(dataclasses.replace(config, hidden=hidden), run_flags.overrides())
-        num_sets = teachers.num_sets(found.masters)
+        num_sets = teacher.num_sets(found.teachers)
         more = {"teachers": found.digest}
         settings = runs.settings_of(binary, suite_settings, run_config, config, **more)
         collectives = learner.across(run_config.num_devices)
-        agent = distill.agent(spec, config, found.masters, collectives=collectives)
-        width = teachers.num_features(found.masters) if config.feature_cost else 0
+        agent = distill.agent(spec, config, found.teachers, collectives=collectives)
+        width = teacher.num_features(found.teachers) if config.feature_cost else 0
         replay.check_memory(
             distill.item_spec(spec, width),
             spec.num_tasks,
@@ -123,5 +123,5 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
     if processes.is_chief():
         random = scores(suite, evaluate.random_agent(spec), np.zeros(1, np.int32), run_config)
         which = np.arange(run_config.num_seeds, dtype=np.int32) % num_sets
-        masters = scores(suite, teachers.agent(spec, found.masters), which, run_config)
-        report.report(spec, rows, random, masters, sizes, found.size, run_config, folder)
+        teachers = scores(suite, teacher.agent(spec, found.teachers), which, run_config)
+        report.report(spec, rows, random, teachers, sizes, found.size, run_config, folder)

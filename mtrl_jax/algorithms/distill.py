@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import optax
 
 from mtrl_jax import learner, replay, surgery
-from mtrl_jax.algorithms import checks, q_network, student, teachers
+from mtrl_jax.algorithms import checks, q_network, student, teacher
 from mtrl_jax.losses import distillation as losses
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
@@ -139,13 +139,13 @@ class _Parts(NamedTuple):
     config: Config
     spec: EnvSpec
     net: student.Net
-    teachers: tuple[teachers.Teacher, ...]
+    teachers: tuple[teacher.Teacher, ...]
     num_features: int
     transforms: learner.Transforms
     collectives: learner.Collectives
 
 
-def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) -> None:
+def check(spec: EnvSpec, config: Config, teachers: tuple[teacher.Teacher, ...]) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
     if spec.action_size:
         raise ValueError("suite must have discrete actions for distillation; got continuous ones")
@@ -167,11 +167,11 @@ def check(spec: EnvSpec, config: Config, masters: tuple[teachers.Teacher, ...]) 
         raise ValueError(
             f"min_replay must not exceed replay_size = {most}; got {config.min_replay}"
         )
-    teachers.check(spec, masters)
-    if config.feature_cost and not teachers.num_features(masters):
+    teacher.check(spec, teachers)
+    if config.feature_cost and not teacher.num_features(teachers):
         raise ValueError(
             "feature_cost must be 0 unless all teachers show as many features; they show "
-            f"{', '.join(str(teacher.num_features) for teacher in masters)}"
+            f"{', '.join(str(one.num_features) for one in teachers)}"
         )
     _network(spec, config)  # raises
 
@@ -189,7 +189,7 @@ def item_spec(spec: EnvSpec, num_features: int = 0) -> Item:
 def agent(
     spec: EnvSpec,
     config: Config,
-    masters: tuple[teachers.Teacher, ...],
+    teachers: tuple[teacher.Teacher, ...],
     num_updates: int = 0,
     collectives: learner.Collectives = learner.ALONE,
 ) -> Agent:
@@ -200,15 +200,15 @@ def agent(
     Args:
       spec: of the suite.
       config: the student's numbers.
-      masters: a teacher for each task; constants of the programs. A fresh state has the first set
+      teachers: a teacher for each task; constants of the programs. A fresh state has the first set
         of them (`assign_teachers`).
       collectives: of the devices of the run.
 
     Raises:
       ValueError: as `check`.
     """
-    check(spec, config, masters)
-    parts = make_parts(spec, config, masters, collectives)
+    check(spec, config, teachers)
+    parts = make_parts(spec, config, teachers, collectives)
 
     def act_(
         policy: Policy,
@@ -223,7 +223,7 @@ def agent(
         if greedy or config.actor == "student":
             y = student.outputs(parts.net, policy.params, timestep.observation)
         else:
-            y, _ = teachers.outputs(masters, policy.which, timestep.observation)
+            y, _ = teacher.outputs(teachers, policy.which, timestep.observation)
         return *q_network.epsilon_greedy(y, spec.action_mask, epsilon, keys), actor
 
     return Agent(
@@ -254,7 +254,7 @@ def _network(spec: EnvSpec, config: Config) -> student.Net:
 def make_parts(
     spec: EnvSpec,
     config: Config,
-    masters: tuple[teachers.Teacher, ...],
+    teachers: tuple[teacher.Teacher, ...],
     collectives: learner.Collectives = learner.ALONE,
 ) -> _Parts:
     """Network, optimisers and teachers of the numbers in `config`."""
@@ -263,10 +263,10 @@ def make_parts(
     )
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), adam)
-    num_features = teachers.num_features(masters) if config.feature_cost else 0
+    num_features = teacher.num_features(teachers) if config.feature_cost else 0
     transforms = learner.Transforms(shared, adam)
     net = _network(spec, config)
-    return _Parts(config, spec, net, masters, num_features, transforms, collectives)
+    return _Parts(config, spec, net, teachers, num_features, transforms, collectives)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -355,7 +355,7 @@ def _items(parts: _Parts, which: Array, rollout: Rollout) -> tuple[Item, Array]:
 
     observation = lead(rollout.timestep.observation[:-1])
     k, t, e = observation.shape[:3]
-    values, seen = teachers.outputs(
+    values, seen = teacher.outputs(
         parts.teachers, which, observation.reshape(k, t * e, *observation.shape[3:])
     )
 

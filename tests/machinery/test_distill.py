@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import engines, learner, rollout
-from mtrl_jax.algorithms import distill, q_network, student, teachers
+from mtrl_jax.algorithms import distill, q_network, student, teacher
 from mtrl_jax.losses import distillation as losses
 from tests.machinery import tiny
 
@@ -51,9 +51,9 @@ def q_net(network="separate", shape=SPEC.observation_shape):
     return net, draw(two)
 
 
-def masters(network="separate", features=True):
+def teachers(network="separate", features=True):
     net, params = q_net(network)
-    return tuple(teachers.make(net, params, k, features=features) for k in range(SPEC.num_tasks))
+    return tuple(teacher.make(net, params, k, features=features) for k in range(SPEC.num_tasks))
 
 
 @pytest.mark.parametrize("network", ["separate", "multihead", "onehot", "blind"])
@@ -61,7 +61,7 @@ def test_teachers_say_what_their_network_says_and_show_what_is_behind_it(network
     net, params = q_net(network)
     observation = draw(jnp.zeros((SPEC.num_tasks, 3, *SPEC.observation_shape)), seed=1)
     for which in range(2):
-        values, features = teachers.outputs(masters(network), jnp.int32(which), observation)
+        values, features = teacher.outputs(teachers(network), jnp.int32(which), observation)
         mine = jax.tree.map(lambda x, n=which: x[n], params)
         np.testing.assert_allclose(
             values, q_network.values(net, mine, observation), rtol=1e-5, atol=1e-5
@@ -74,7 +74,7 @@ def test_teachers_say_what_their_network_says_and_show_what_is_behind_it(network
             assert (features[k] >= 0).all() and features[k].shape == (3, 5)
             again = np.asarray(features[k]) @ out["kernel"] + np.asarray(out["bias"])
             np.testing.assert_allclose(again, values[k], rtol=1e-4, atol=1e-5)
-        plain, nothing = teachers.outputs(masters(network, False), jnp.int32(which), observation)
+        plain, nothing = teacher.outputs(teachers(network, False), jnp.int32(which), observation)
         np.testing.assert_allclose(plain, values, rtol=1e-5, atol=1e-5)
         assert nothing[0].shape == (3, 0)
 
@@ -82,7 +82,7 @@ def test_teachers_say_what_their_network_says_and_show_what_is_behind_it(network
 @functools.cache
 def agent(collectives=learner.ALONE, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    return distill.agent(SPEC, config, masters(), collectives=collectives)
+    return distill.agent(SPEC, config, teachers(), collectives=collectives)
 
 
 @functools.cache
@@ -98,7 +98,7 @@ def test_actions_that_a_task_has_not_are_never_chosen():
     for actor in distill.ACTORS:
         for greedy in (False, True):
             config = dataclasses.replace(CONFIG, actor=actor, epsilon=0.5, eval_epsilon=0.5)
-            masked = distill.agent(spec, config, masters())
+            masked = distill.agent(spec, config, teachers())
             action, log_prob, _ = masked.act(
                 masked.policy_params(fresh()), (), timestep, keys, greedy=greedy
             )
@@ -111,7 +111,7 @@ def test_the_teacher_or_the_student_acts_in_training_and_the_student_when_it_is_
     timestep = rollout.Timestep(*[observation] * 6)
     keys = jax.random.split(jax.random.key(1), (2, 16))
     policy = agent().policy_params(fresh()._replace(which=jnp.int32(1)))
-    theirs = teachers.outputs(masters(), jnp.int32(1), observation)[0].argmax(-1)
+    theirs = teacher.outputs(teachers(), jnp.int32(1), observation)[0].argmax(-1)
     net = student.make(SPEC, CONFIG.outputs, "auto", CONFIG.hidden, CONFIG.controller)
     own = student.outputs(net, policy.params, observation).argmax(-1)
     assert (theirs != own).any()
@@ -131,7 +131,7 @@ def items(seed=0):
 @functools.cache
 def step(actions="all"):
     spec = SPEC if actions == "all" else SPEC._replace(action_mask=MASK)
-    parts = distill.make_parts(spec, CONFIG, masters())
+    parts = distill.make_parts(spec, CONFIG, teachers())
     return jax.jit(
         lambda state, batch: distill.gradient_step(parts, state.params, state.opt_state, batch)
     )
@@ -189,10 +189,10 @@ def test_rows_go_into_the_replay_with_what_their_own_set_of_teachers_says():
     ring = new.replay.items
     np.testing.assert_array_equal(ring.observation[0, :7], rows[0, keep])
     np.testing.assert_array_equal(ring.observation[1, :8], rows[1])
-    values, features = teachers.outputs(masters(), jnp.int32(1), rows)
+    values, features = teacher.outputs(teachers(), jnp.int32(1), rows)
     np.testing.assert_allclose(ring.values[1, :8], values[1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ring.features[0, :7], features[0][:7], rtol=1e-5, atol=1e-6)
-    other, _ = teachers.outputs(masters(), jnp.int32(0), rows)
+    other, _ = teacher.outputs(teachers(), jnp.int32(0), rows)
     assert np.abs(other[1] - ring.values[1, :8]).max() > 0.1
 
 
@@ -205,7 +205,7 @@ def test_no_gradient_step_is_computed_before_there_is_enough_to_learn_from(monke
 
     monkeypatch.setattr(distill, "gradient_step", counted)
     config = dataclasses.replace(CONFIG, min_replay=9)  # the first rollout brings 7 and 8 rows
-    update = jax.jit(distill.agent(SPEC, config, masters()).update)
+    update = jax.jit(distill.agent(SPEC, config, teachers()).update)
     state, seen = fresh(), []
     for _ in range(3):
         state, _ = jax.block_until_ready(update(state, experience()))
@@ -231,7 +231,7 @@ def test_teachers_are_in_no_state():
     shapes = {x.shape for x in jax.tree.leaves(fresh()) if hasattr(x, "shape")}
     assert not any(
         x.shape in shapes or x.shape[1:] in shapes
-        for x in jax.tree.leaves((masters()[0].shared, masters()[0].task))
+        for x in jax.tree.leaves((teachers()[0].shared, teachers()[0].task))
     )
 
 
@@ -365,17 +365,17 @@ def test_teachers_that_do_not_fit_are_named():
         return distill.agent(SPEC, dataclasses.replace(CONFIG, **changes), those)
 
     with pytest.raises(ValueError, match="teachers must be 2, one for each task; got 1"):
-        build(masters()[:1])
+        build(teachers()[:1])
     with pytest.raises(ValueError, match="as many features; they show 0, 0"):
-        build(masters(features=False))
-    build(masters(features=False), feature_cost=0.0)
+        build(teachers(features=False))
+    build(teachers(features=False), feature_cost=0.0)
     one = jax.tree.map(lambda x: x[:1], params)
     with pytest.raises(ValueError, match="as many seeds: 2; that of memory_1 has 1"):
-        build((masters()[0], teachers.make(net, one, 1)))
+        build((teachers()[0], teacher.make(net, one, 1)))
     with pytest.raises(ValueError, match=r"teacher of memory_0 must read float32\(2,\)"):
-        build(tuple(teachers.make(*q_net("separate", (3,)), k) for k in range(2)))
+        build(tuple(teacher.make(*q_net("separate", (3,)), k) for k in range(2)))
     with pytest.raises(ValueError, match=r"number must lie in \[0, 2\); got 2"):
-        teachers.make(net, params, 2)
+        teacher.make(net, params, 2)
     film = q_network.make(SPEC, "film", "auto", (5,))
     with pytest.raises(ValueError, match="for their features to be seen; got FiLM"):
-        teachers.make(film, learner.Params({}, {}), 0)
+        teacher.make(film, learner.Params({}, {}), 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import engines, evaluate, learner
-from mtrl_jax.algorithms import distill, q_network, student, teachers
+from mtrl_jax.algorithms import distill, q_network, student, teacher
 from tests.machinery import tiny
 from tests.probes import probe_envs
 
@@ -35,7 +35,7 @@ def _quick():
         yield
 
 
-def masters(suite, flips, features=True):
+def teachers(suite, flips, features=True):
     """Teachers that answer the cue, with values 0.5 for right and 0.2 for wrong.
 
     Two hidden units hold the cue's positive and negative part, the others nothing. `flips` is
@@ -53,7 +53,7 @@ def masters(suite, flips, features=True):
             task["out_kernel"][..., unit, action] = 0.35 + 0.15 * sign * (1 if right else -1)
     every = learner.Params({}, task)
     spec = suite.spec
-    return tuple(teachers.make(net, every, k, features=features) for k in range(spec.num_tasks))
+    return tuple(teacher.make(net, every, k, features=features) for k in range(spec.num_tasks))
 
 
 def train(suite, config, those, run=RUN):
@@ -62,7 +62,7 @@ def train(suite, config, those, run=RUN):
     engine = engines.make(run, suite, agent)
     carry = engine.start()
     saved = engine.save(carry)
-    state = distill.assign_teachers(saved["state"], teachers.num_sets(those))
+    state = distill.assign_teachers(saved["state"], teacher.num_sets(those))
     carry = engine.load({**saved, "state": state})
     for n in range(2):
         carry, values = engine.advance(carry, n * engine.updates)
@@ -92,7 +92,7 @@ WAYS = {
 def opposite(way):
     """Two tasks with opposite answers to one cue."""
     suite = probe_envs.action_and_cue((0.0, 1.0))
-    those = masters(suite, np.array([[False, True]]))
+    those = teachers(suite, np.array([[False, True]]))
     before = jax.tree.map(np.copy, [(t.shared, t.task) for t in those])
     result = train(suite, dataclasses.replace(CONFIG, **WAYS[way]), those)
     tiny.assert_trees_equal(before, [(t.shared, t.task) for t in those])  # nobody trains a teacher
@@ -137,7 +137,7 @@ def test_each_seed_follows_its_own_teachers_but_one_output_layer_only_where_task
     flips = np.array([[False, True], [True, True]])
     run = dataclasses.replace(RUN, num_seeds=3)
     config = dataclasses.replace(CONFIG, outputs="shared", loss="nll", actor="student")
-    those = masters(suite, flips, False)
+    those = teachers(suite, flips, False)
     agent, state, metrics = train(suite, config, those, run)
     np.testing.assert_array_equal(state.which, [0, 1, 0])
     assert metrics["student/agreement"].shape == (3, 2)
@@ -148,5 +148,5 @@ def test_each_seed_follows_its_own_teachers_but_one_output_layer_only_where_task
     np.testing.assert_allclose(agreement, 0.5, atol=0.1)
     assert metrics["loss/imitation"][[0, 2]].mean(1).min() > 0.6  # log 2 is the best there is
     # The teachers themselves, as agents.
-    theirs = returns_of(suite, teachers.agent(suite.spec, those), jnp.arange(2))
+    theirs = returns_of(suite, teacher.agent(suite.spec, those), jnp.arange(2))
     np.testing.assert_array_equal(theirs.mean(-1), [[1.0, 1.0], [-1.0, 1.0]])

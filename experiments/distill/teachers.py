@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mtrl_jax import engines, learner
-from mtrl_jax.algorithms import dqn, q_network, teachers
+from mtrl_jax.algorithms import dqn, q_network, teacher
 from mtrl_jax.types import Agent
 
 from ..common import agents, runs
@@ -23,13 +23,13 @@ class Teachers(NamedTuple):
     """Teachers of a suite's games, in its order.
 
     Attributes:
-      masters: one a game.
+      teachers: one a game.
       hidden: widths of the first one's layers.
       size: parameters of all of them, those that they share counted once.
       digest: of all their parameters, by which a run knows them again.
     """
 
-    masters: tuple[teachers.Teacher, ...]
+    teachers: tuple[teacher.Teacher, ...]
     hidden: tuple[int, ...]
     size: int
     digest: str
@@ -91,7 +91,7 @@ def restore_teachers(
     def count(tree):
         return sum(x.size for x in jax.tree.leaves(tree))
 
-    found: dict[str, tuple[teachers.Teacher, tuple[int, ...]]] = {}
+    found: dict[str, tuple[teacher.Teacher, tuple[int, ...]]] = {}
     size = 0
     for folder in folders:
         try:
@@ -114,15 +114,15 @@ def restore_teachers(
         new = [name for name in taught if name not in found]
         for name in new:
             number = theirs.spec.task_names.index(name)
-            found[name] = (teachers.make(net, params, number, features=features), config.hidden)
+            found[name] = (teacher.make(net, params, number, features=features), config.hidden)
         own = count(params.task) // theirs.spec.num_tasks * len(new)
         size += (own + bool(new) * count(params.shared)) // run.num_seeds
     lacking = [name for name in suite.spec.task_names if name not in found]
     if lacking:
         raise ValueError(f"--teachers: no run has learnt {', '.join(lacking)}")
     chosen = [found[name] for name in suite.spec.task_names]
-    masters = tuple(master for master, _ in chosen)
+    teachers = tuple(one for one, _ in chosen)
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves([(m.shared, m.task, m.number) for m in masters]):
+    for leaf in jax.tree.leaves([(m.shared, m.task, m.number) for m in teachers]):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    return Teachers(masters, chosen[0][1], size, digest.hexdigest()[:16])
+    return Teachers(teachers, chosen[0][1], size, digest.hexdigest()[:16])
