@@ -113,7 +113,7 @@ def test_pictures_are_shown_somewhere():
 
 
 def test_the_reference_has_every_module_once():
-    """The build itself checks names (docs/hooks/site.py); modules move, and this is quicker."""
+    """The build checks names (docs/hooks/mkdocs_hooks.py); modules move, and this is quicker."""
     shown = re.findall(r"^::: (\S+)", "".join(TEXTS.values()), flags=re.MULTILINE)
     public = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

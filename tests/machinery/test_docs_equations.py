@@ -183,3 +183,20 @@ def test_docstrings_name_arguments_that_exist():
     ]
     assert len(listed) > 300
     assert [name for name, exists in listed if not exists] == []
+
+
+def test_the_build_sees_what_is_missing_and_what_would_be_fetched():
+    pytest.importorskip("mkdocs")
+    hooks = importlib.import_module("mkdocs_hooks")
+    everything = hooks.missing(set())
+    assert {"mtrl_jax.returns.gae", "mtrl_jax.surgery.pcgrad.pcgrad"} <= set(everything)
+    assert hooks.missing(set(everything)) == []
+    # A name counts wherever it is shown: here by the package that exports it.
+    exported = {name.replace(".distral.loss.", ".distral.") for name in everything}
+    assert hooks.missing(exported) == []
+
+    own = '<script src="a.js"></script><link rel="stylesheet" href="b.css"><a href="https://c.d">'
+    assert hooks.fetched(own + '<link rel="canonical" href="https://c.d">') == []
+    assert hooks.fetched(own + '<script async src="https://c.d/e.js">') == ["//c.d/e.js"]
+    assert hooks.fetched('<link href="//c.d/e.css" rel="stylesheet">') == ["//c.d/e.css"]
+    assert hooks.fetched("<img src='http://c.d/e.png'>") == ["//c.d/e.png"]
