@@ -12,6 +12,9 @@ For example::
 Needs jax and optax only. One method a file; what they share is `make_transform`.
 """
 
+import difflib
+from collections.abc import Callable
+
 from mtrl_jax.surgery.aligned_mtl import aligned_mtl, aligned_mtl_weights
 from mtrl_jax.surgery.cagrad import cagrad, cagrad_weights
 from mtrl_jax.surgery.config import config, config_weights
@@ -137,27 +140,39 @@ __all__ = [
     "weighted_sum",
 ]
 
+
+class _Methods(dict[str, Callable[..., Transform]]):
+    """A dictionary whose KeyError names what may have been meant."""
+
+    def __missing__(self, name: str) -> Callable[..., Transform]:
+        near = difflib.get_close_matches(str(name), self, n=3)
+        known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self)}."
+        raise KeyError(f"surgery has no method {name!r}; {known}")
+
+
 # Every factory is called as METHODS[name](num_tasks=K, seed=0); gradnorm, famo,
 # uncertainty_weighting and dwa want task_losses= at every update.
-METHODS = {
-    "pcgrad": pcgrad,
-    "gradvac": gradvac,
-    "cagrad": cagrad,
-    "mgda": mgda,
-    "nash_mtl": nash_mtl,
-    "imtl_g": imtl_g,
-    "aligned_mtl": aligned_mtl,
-    "fairgrad": fairgrad,
-    "upgrad": upgrad,
-    "dual_proj": dual_proj,
-    "config": config,
-    "graddrop": graddrop,
-    "random_weighting": random_weighting,
-    "gradnorm": gradnorm,
-    "famo": famo,
-    "uncertainty_weighting": uncertainty_weighting,
-    "dwa": dwa,
-    "gradient_cosine": gradient_cosine,
-    "mean": mean,
-    "sum": sum,
-}
+METHODS: dict[str, Callable[..., Transform]] = _Methods(
+    {
+        "pcgrad": pcgrad,
+        "gradvac": gradvac,
+        "cagrad": cagrad,
+        "mgda": mgda,
+        "nash_mtl": nash_mtl,
+        "imtl_g": imtl_g,
+        "aligned_mtl": aligned_mtl,
+        "fairgrad": fairgrad,
+        "upgrad": upgrad,
+        "dual_proj": dual_proj,
+        "config": config,
+        "graddrop": graddrop,
+        "random_weighting": random_weighting,
+        "gradnorm": gradnorm,
+        "famo": famo,
+        "uncertainty_weighting": uncertainty_weighting,
+        "dwa": dwa,
+        "gradient_cosine": gradient_cosine,
+        "mean": mean,
+        "sum": sum,
+    }
+)

@@ -1,6 +1,6 @@
 """Aligned-MTL: the principal components of the task gradients are made equally long."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,7 +12,7 @@ from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, facto
 __all__ = ["aligned_mtl", "aligned_mtl_weights"]
 
 
-def aligned_mtl_weights(gram: Array, scale: str = "min") -> Array:
+def aligned_mtl_weights(gram: Array, scale: Literal["min", "median", "rmse"] = "min") -> Array:
     """`w = sqrt(sigma) V diag(1 / sqrt(lambda)) V' 1/K` over the non-zero eigenvalues of G.
 
     Args:
@@ -51,7 +51,7 @@ def aligned_mtl_weights(gram: Array, scale: str = "min") -> Array:
 def aligned_mtl(
     num_tasks: int,
     *,
-    scale: str = "min",
+    scale: Literal["min", "median", "rmse"] = "min",
     **options: Unpack[Options],
 ) -> Transform:
     """Aligned-MTL, independent component alignment.
@@ -72,6 +72,8 @@ def aligned_mtl(
     check_choice("scale", scale, ("min", "median", "rmse"))
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return (aligned_mtl_weights(inputs.gram, scale), state)
+        return aligned_mtl_weights(inputs.gram, scale) * (
+            inputs.num_tasks / inputs.num_present
+        ), state
 
     return make_transform(Method("aligned_mtl", weights), num_tasks, **options)

@@ -1,6 +1,6 @@
 """CAGrad: near the mean gradient, the direction that is best for the worst task."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def cagrad(
     num_tasks: int,
     *,
     c: float = 0.4,
-    rescale: str = "none",
+    rescale: Literal["none", "square", "linear"] = "none",
     **options: Unpack[Options],
 ) -> Transform:
     """CAGrad, conflict-averse gradient descent.
@@ -115,6 +115,8 @@ def cagrad(
     divisor = {"none": 1.0, "square": 1.0 + c**2, "linear": 1.0 + c}[rescale]
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return cagrad_weights(inputs.gram, c) / divisor, state
+        # With absent tasks the solver's mean gradient is shorter than theirs, and so is its update.
+        scale = inputs.num_tasks / inputs.num_present
+        return cagrad_weights(inputs.gram, c) * scale / divisor, state
 
     return make_transform(Method("cagrad", weights), num_tasks, **options)

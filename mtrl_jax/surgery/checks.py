@@ -14,8 +14,10 @@ from jax.tree_util import keystr, tree_flatten_with_path
 __all__ = [
     "check_choice",
     "check_gradients",
+    "check_groups",
     "check_losses",
     "check_positive",
+    "check_present",
     "static_int",
 ]
 
@@ -103,8 +105,18 @@ def check_gradients(grads: Any, num_tasks: Any, params: Any = None) -> int:
     return 0 if k is None else k
 
 
+def check_groups(state: Any, num_groups: int) -> None:
+    """Raises if a surgery state was made for another number of groups of leaves."""
+    for leaf in jax.tree.leaves((state.method, state.weights)):
+        if jnp.shape(leaf)[0] != num_groups:
+            raise ValueError(
+                f"the surgery state remembers {jnp.shape(leaf)[0]} groups of leaves, but the "
+                f"gradients have {num_groups}: make it with tx.init(params), for these parameters."
+            )
+
+
 def check_losses(name: str, losses: Any, num_tasks: int, method: str) -> jax.Array:
-    """Checks the extra argument `losses` of `method`; returns it as float32 `[K]`."""
+    """Checks the extra argument `losses` of `method`; returns it as an array `[K]`."""
     if losses is None:
         raise ValueError(
             f"surgery.{method} weights tasks by their losses: pass them, shape [{num_tasks}], as "
@@ -118,4 +130,15 @@ def check_losses(name: str, losses: Any, num_tasks: int, method: str) -> jax.Arr
             f"{name} must be {num_tasks} floating numbers, one a task; got shape "
             f"{jnp.shape(losses)} of {jnp.result_type(losses)}."
         )
-    return jnp.asarray(losses, jnp.float32)
+    return jnp.asarray(losses)
+
+
+def check_present(present: Any, num_tasks: int) -> jax.Array:
+    """Checks the extra argument `present`; returns it as bool `[K]`."""
+    shape, dtype = jnp.shape(present), jnp.result_type(present)
+    if shape != (num_tasks,) or dtype != jnp.bool_:
+        raise ValueError(
+            f"present must be bool [{num_tasks}], whether each task had data; got {dtype} "
+            f"{list(shape)}."
+        )
+    return jnp.asarray(present)

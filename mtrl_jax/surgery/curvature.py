@@ -10,24 +10,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax.surgery.gram import accumulator, weighted_sum
+from mtrl_jax.surgery.parts import Layout, blank
+
 __all__ = ["CurvatureState", "init_curvature", "multi_task_curvature", "update_curvature"]
 
 Array = jax.Array
 
 
 class CurvatureState(NamedTuple):
-    """What the next estimate needs: the last parameters, summed gradient and summed loss.
+    """What the next estimate needs: the last parameters, summed gradient and summed loss. Floats
+    are float32, or float64 for float64 parameters.
 
     Attributes:
-      value: float32 `[]`, the estimate of the last step; 0 until there has been one.
-      params, grads: float32 trees of the parameters' shapes.
-      loss: float32 `[]`.
+      value: `[]`, the last estimate; 0 until there has been one.
+      params, grads: trees of the parameters' shapes.
+      loss: `[]`.
+      present: bool `[K]`, the tasks that the sums are over; none before the first step.
     """
 
     value: Array
     params: Any
     grads: Any
     loss: Array
+    present: Array
 
 
 def multi_task_curvature(loss_before: Array, loss_after: Array, grad_dot_step: Array) -> Array:
@@ -40,47 +46,55 @@ def multi_task_curvature(loss_before: Array, loss_after: Array, grad_dot_step: A
     return 2.0 * (loss_after - loss_before - grad_dot_step)
 
 
-def init_curvature(params: Any) -> CurvatureState:
+def init_curvature(params: Any, num_tasks: int) -> CurvatureState:
     """The state before the first step; every leaf in a buffer of its own."""
+    leaves = jax.tree.leaves(params)
+    dtype = accumulator(*map(jnp.result_type, leaves))
 
-    def zeros():
-        return [jnp.zeros(jnp.shape(x), jnp.float32) for x in jax.tree.leaves(params)]
+    def zeros() -> list[Array]:
+        return [jnp.zeros(jnp.shape(x), dtype) for x in leaves]
 
-    return CurvatureState(jnp.zeros((), jnp.float32), zeros(), zeros(), jnp.zeros((), jnp.float32))
+    none = jnp.zeros((num_tasks,), bool)
+    return CurvatureState(jnp.zeros((), dtype), zeros(), zeros(), jnp.zeros((), dtype), none)
 
 
 def update_curvature(
     state: CurvatureState,
-    step: Array,
     params: Any,
     grads: list[Array],
     task_losses: Array,
-    axis_name: Any,
-    replicated: list[bool],
+    present: Array,
+    layout: Layout,
 ) -> CurvatureState:
     """One more estimate. Losses of different minibatches add their noise to it.
 
+    Two sums over different tasks say nothing of curvature: the estimate stays where the tasks that
+    are present are not those of the step before. Where something is not finite all stays, and the
+    next estimate is of the step from there.
+
     Args:
       state: of the previous step.
-      step: int32 `[]`, 0 at the first step, for which there is nothing to estimate.
       params: parameters now, at which `grads` and `task_losses` were taken.
-      grads: list of leaves `[*param]`, of the summed loss.
-      task_losses: float32 `[K]`.
-      axis_name, replicated: of sharded parameters, see `make_transform`.
+      grads: list of leaves `[K, *param]`, zero for absent tasks.
+      task_losses: `[K]`.
+      present: bool `[K]`.
+      layout: of the leaves.
     """
     if params is None:
         raise ValueError("diagnostics='curvature' needs the parameters: tx.update(g, s, params).")
-    now = [jnp.asarray(x, jnp.float32) for x in jax.tree.leaves(params)]
-    dots = [
-        jnp.vdot(g, new - old, precision="highest")
-        for g, new, old in zip(state.grads, now, state.params, strict=True)
-    ]
-    zero = jnp.zeros((), jnp.float32)
-    sharded = [d for d, r in zip(dots, replicated, strict=True) if not r or axis_name is None]
-    own = sum(sharded, zero)
-    if axis_name is not None:
-        own = jax.lax.psum(own, axis_name)
-        own += sum((d for d, r in zip(dots, replicated, strict=True) if r), zero)
-    loss = task_losses.sum()
-    value = jnp.where(step > 0, multi_task_curvature(state.loss, loss, own), 0.0)
-    return CurvatureState(value, now, [jnp.asarray(g, jnp.float32) for g in grads], loss)
+    dtype = state.loss.dtype
+    now = [jnp.asarray(x, dtype) for x in jax.tree.leaves(params)]
+    summed = weighted_sum(jnp.ones(present.shape, dtype), grads, now)
+    dots = {
+        i: jnp.vdot(g, new - old, precision="highest")
+        for i, (g, new, old) in enumerate(zip(state.grads, now, state.params, strict=True))
+    }
+    loss = blank(present, task_losses.astype(dtype), 0.0).sum()
+    value = multi_task_curvature(state.loss, loss, layout.total(dots, dtype))
+    same = (present == state.present).all() & state.present.any()
+    value = jnp.where(same, value, state.value)
+    odd = {i: jnp.sum(~jnp.isfinite(g), dtype=dtype) for i, g in enumerate(summed)}
+    sound = jnp.isfinite(value) & jnp.isfinite(loss) & (layout.total(odd, dtype) == 0)
+    new = CurvatureState(value, now, summed, loss, present)
+    kept: CurvatureState = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, state)
+    return kept

@@ -131,7 +131,7 @@ class Diagnostics(NamedTuple):
 
 
 def _find(opt_state: Any) -> tuple[list[tuple[str, SurgeryState]], Any, list[Any]]:
-    def is_ours(x):
+    def is_ours(x: Any) -> bool:
         return isinstance(x, SurgeryState)
 
     leaves, treedef = tree_flatten_with_path(opt_state, is_leaf=is_ours)
@@ -205,6 +205,12 @@ def reseed(opt_state: Any, seed: int | Array) -> Any:
     out = []
     for n, leaf in enumerate(leaves):
         if isinstance(leaf, SurgeryState) and leaf.key is not None:
-            leaf = leaf._replace(key=jax.random.fold_in(new_key(seed), n))
+            data = jax.random.key_data(jax.random.fold_in(new_key(seed), n))
+            if data.shape != jax.tree.leaves(leaf.key)[0].shape:
+                raise ValueError(
+                    "seed must be an integer or a key of the kind that the state holds; for states "
+                    "stacked over seeds use jax.vmap(surgery.reseed)."
+                )
+            leaf = leaf._replace(key=data)
         out.append(leaf)
     return treedef.unflatten(out)

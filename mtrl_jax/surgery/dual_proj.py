@@ -43,6 +43,7 @@ def dual_proj(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return dual_proj_weights(inputs.gram), state
+        # The projection of a shorter mean, where tasks are absent, is shorter.
+        return dual_proj_weights(inputs.gram) * (inputs.num_tasks / inputs.num_present), state
 
     return make_transform(Method("dual_proj", weights), num_tasks, **options)

@@ -16,34 +16,46 @@ __all__ = ["FAMOState", "famo", "famo_step", "famo_weights"]
 
 class FAMOState(NamedTuple):
     """Attributes: logits, float32 `[K]`; adam, the state of their optimiser; losses, float32
-    `[K]`, of the last update."""
+    `[K]`, above their bounds, of the last update in which the task was present, 0 before it."""
 
     logits: Array
     adam: Any
     losses: Array
 
 
-def famo_weights(logits: Array, task_losses: Array) -> Array:
+def famo_weights(logits: Array, task_losses: Array, present: Array | None = None) -> Array:
     """`w_i = c z_i / L_i`, `z = softmax(logits)`, `c = 1 / sum_j (z_j / L_j)`: float32 `[K]`, sum
     1.
 
     Args:
       logits: float32 `[K]`.
       task_losses: float32 `[K]`, above their lower bounds, which are already subtracted; positive.
+      present: bool `[K]`, the tasks that get a weight; None: all.
     """
-    z = jax.nn.softmax(logits)
+    if present is not None:
+        task_losses = jnp.where(present, task_losses, jnp.inf)
+    z = jax.nn.softmax(logits, where=present)
     scaled = z * (jnp.min(task_losses) / task_losses)  # of ratios, whatever the losses' scale
     return scaled / scaled.sum()
 
 
-def famo_step(state: FAMOState, losses_after: Array, optimiser) -> tuple[Array, Any]:
+def famo_step(
+    state: FAMOState,
+    losses_after: Array,
+    optimiser: optax.GradientTransformation,
+    present: Array | None = None,
+) -> tuple[Array, Any]:
     """New logits and optimiser state, from the fall of the log losses over the last step.
 
     The gradient is `J' (log L_before - log L_after)`, J the Jacobian of the softmax: tasks that
-    fell more than the others lose weight.
+    fell more than the others lose weight. Of tasks that are absent, or were never seen before,
+    nothing is known: they take no part.
     """
-    delta = jnp.log(state.losses) - jnp.log(losses_after)
-    z = jax.nn.softmax(state.logits)
+    seen = state.losses > 0
+    seen = seen if present is None else seen & present
+    before, after = (jnp.where(seen, x, 1.0) for x in (state.losses, losses_after))
+    delta = jnp.log(before) - jnp.log(after)
+    z = jax.nn.softmax(state.logits, where=seen)
     gradient = z * (delta - jnp.sum(z * delta))
     change, adam = optimiser.update(gradient, state.adam, state.logits)
     return state.logits + change, adam
@@ -70,7 +82,8 @@ def famo(
     parameters as `task_losses_after=`. Without it the present losses stand in, which saves the
     second forward pass and adds the noise of two different minibatches.
 
-    Needs `task_losses` above `min_losses`, and no per-task gradients beyond their weighted sum:
+    Needs `task_losses` above `min_losses` (at one below, the last weights stand in and nothing is
+    learned), and no per-task gradients beyond their weighted sum:
     where K gradients are too dear, differentiate the weighted loss instead (`famo_weights`).
 
     Args:
@@ -86,23 +99,21 @@ def famo(
     optimiser = optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        def above(losses):
-            return losses - bound + 1e-8
+        def above(losses: Array) -> Array:
+            room = jnp.where(losses >= bound, losses - bound + 1e-8, jnp.nan)
+            return jnp.where(inputs.present, room, 1.0)
 
         now = above(inputs.task_losses)
         after = now if inputs.task_losses_after is None else above(inputs.task_losses_after)
-        logits, adam = famo_step(state, after, optimiser)
+        logits, adam = famo_step(state, after, optimiser, inputs.present)
         old = (state.logits, state.adam)
+        known = (inputs.present & (state.losses > 0)).any()
+        logits, adam = jax.tree.map(lambda a, b: jnp.where(known, a, b), (logits, adam), old)
+        return famo_weights(logits, now, inputs.present), FAMOState(logits, adam, now)
 
-        def keep(new, old):
-            return jnp.where(inputs.step > 0, new, old)
-
-        logits, adam = jax.tree.map(keep, (logits, adam), old)
-        return famo_weights(logits, now), FAMOState(logits, adam, now)
-
-    def init(k):
+    def init(k: int) -> FAMOState:
         logits = jnp.zeros((k,), jnp.float32)
-        return FAMOState(logits, optimiser.init(logits), jnp.ones((k,), jnp.float32))
+        return FAMOState(logits, optimiser.init(logits), jnp.zeros((k,), jnp.float32))
 
     method = Method("famo", weights, init=init, uses_gram=False, uses_losses=True)
     return make_transform(method, num_tasks, **options)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mtrl_jax.surgery.gram import accumulator
 from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
 
 __all__ = ["graddrop", "graddrop_leaf"]
@@ -21,14 +22,14 @@ def graddrop_leaf(key: Array, grads: Array, leak: Array | float = 0.0) -> Array:
       leak: `[]` or `[K]` in [0, 1], the share of each task's gradient that passes unmasked.
 
     Returns:
-      float32 `[*param]`. NaN where a task's gradient is.
+      `[*param]`, float32 (float64 for float64 gradients). NaN where a task's gradient is.
     """
-    grads = grads.astype(jnp.float32)
+    grads = grads.astype(accumulator(grads.dtype))
     total, size = grads.sum(0), jnp.abs(grads).sum(0)
     purity = 0.5 * (1.0 + total / jnp.where(size > 0, size, 1.0))
     positive = purity > jax.random.uniform(key, purity.shape)
     kept = jnp.where(jnp.where(positive[None], grads > 0, grads < 0), grads, 0.0)
-    leak = jnp.broadcast_to(jnp.asarray(leak, jnp.float32), grads.shape[:1])
+    leak = jnp.broadcast_to(jnp.asarray(leak, grads.dtype), grads.shape[:1])
     leak = leak.reshape(-1, *(1,) * (grads.ndim - 1))
     update = (leak * grads + (1.0 - leak) * kept).sum(0)
     return jnp.where(jnp.isfinite(total), update, jnp.nan)
@@ -63,7 +64,7 @@ def graddrop(
     """
     weights = jnp.asarray(leak, jnp.float32)
 
-    def combine(key, grads):
+    def combine(key: Array, grads: Array) -> Array:
         return graddrop_leaf(key, grads, weights)
 
     method = Method("graddrop", None, combine=combine, uses_gram=False, uses_key=True, sums=True)

@@ -1,6 +1,6 @@
 """Auxiliary tasks are let in only while their gradients agree with the main one's."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,7 +12,9 @@ from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, facto
 __all__ = ["gradient_cosine", "gradient_cosine_weights"]
 
 
-def gradient_cosine_weights(gram: Array, main: Array | int = 0, gate: str = "soft") -> Array:
+def gradient_cosine_weights(
+    gram: Array, main: Array | int = 0, gate: Literal["soft", "hard"] = "soft"
+) -> Array:
     """`w_main = 1`; `w_i = max(0, cos(g_i, g_main))` ('soft') or `1[cos >= 0]` ('hard').
 
     Args:
@@ -31,7 +33,7 @@ def gradient_cosine(
     num_tasks: int,
     *,
     main: int = 0,
-    gate: str = "soft",
+    gate: Literal["soft", "hard"] = "soft",
     **options: Unpack[Options],
 ) -> Transform:
     """Gating of auxiliary losses by gradient cosine.
@@ -46,14 +48,15 @@ def gradient_cosine(
 
     Args:
       num_tasks: K.
-      main: index of the main task.
+      main: index of the main task. While it is absent nothing moves.
       gate: 'soft' weighs by the cosine, 'hard' lets in or keeps out.
       options: see `Options`.
     """
     check_choice("gate", gate, ("soft", "hard"))
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return (gradient_cosine_weights(inputs.gram, main, gate), state)
+        w = gradient_cosine_weights(inputs.gram, main, gate)
+        return jnp.where(inputs.present[main], w, 0.0), state
 
     method = Method("gradient_cosine", weights, sums=True)
     return make_transform(method, num_tasks, **options)

@@ -12,15 +12,20 @@ __all__ = ["GradNormState", "gradnorm", "gradnorm_step"]
 
 
 class GradNormState(NamedTuple):
-    """Attributes: weights, float32 `[K]`, sum K; first_losses, float32 `[K]`, of the first
-    update."""
+    """Attributes: weights, float32 `[K]`, sum K; first_losses, float32 `[K]`, each
+    task's first positive one, 0 before it."""
 
     weights: Array
     first_losses: Array
 
 
 def gradnorm_step(
-    weights: Array, norms: Array, ratios: Array, alpha: Array | float, learning_rate: Array | float
+    weights: Array,
+    norms: Array,
+    ratios: Array,
+    alpha: Array | float,
+    learning_rate: Array | float,
+    present: Array | None = None,
 ) -> Array:
     """One gradient step on w of `sum_i |w_i n_i - T_i|`, and back to sum K.
 
@@ -33,18 +38,20 @@ def gradnorm_step(
       ratios: float32 `[K]`, L_i / L_i(0).
       alpha: how strongly slow tasks are helped.
       learning_rate: of w.
+      present: bool `[K]`, the tasks to balance; None: all.
 
     Returns:
-      float32 `[K]`, positive, sum K.
+      float32 `[K]`, positive, sum (of the tasks present) K.
     """
-    size = norms.mean()
+    here = jnp.ones(weights.shape, bool) if present is None else present
+    size = norms.mean(where=here)
     norms = norms / jnp.where(size > 0, size, 1.0)
-    mean_ratio = ratios.mean()
+    mean_ratio = ratios.mean(where=here)
     rate = ratios / jnp.where(mean_ratio > 0, mean_ratio, 1.0)
-    target = (weights * norms).mean() * rate**alpha
+    target = (weights * norms).mean(where=here) * rate**alpha
     weights = weights - learning_rate * jnp.sign(weights * norms - target) * norms
     weights = jnp.maximum(weights, 1e-3)  # the paper's rule alone could cross zero
-    return weights * weights.shape[0] / weights.sum()
+    return weights * here.sum() / weights.sum(where=here)
 
 
 @factory
@@ -67,7 +74,8 @@ def gradnorm(
     of all shared leaves (the paper takes the last shared layer; say so with `mask`), relative to
     their mean; w follows plain gradient descent and stays above 0.001.
 
-    Needs `task_losses`, positive. For tasks whose losses have different scales or speeds.
+    Needs `task_losses`, not negative; at a negative one the weights stay. For tasks whose
+    losses have different scales or speeds.
 
     Args:
       num_tasks: K.
@@ -79,10 +87,11 @@ def gradnorm(
     check_positive("learning_rate", learning_rate)
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        first = jnp.where(inputs.step == 0, inputs.task_losses, state.first_losses)
-        ratios = inputs.task_losses / jnp.where(first > 0, first, 1.0)
+        losses = inputs.task_losses
+        first = jnp.where(state.first_losses > 0, state.first_losses, losses)
+        ratios = jnp.where(losses >= 0, losses / jnp.where(first > 0, first, 1.0), jnp.nan)
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(inputs.gram), 0.0))
-        new = gradnorm_step(state.weights, norms, ratios, alpha, learning_rate)
+        new = gradnorm_step(state.weights, norms, ratios, alpha, learning_rate, inputs.present)
         return state.weights, GradNormState(new, first)
 
     def init(k: int) -> Any:

@@ -1,6 +1,6 @@
 """Gradient Vaccine: task gradients are turned until their cosines reach a running target."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.orders import random_orders
-from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["gradvac", "gradvac_weights"]
@@ -40,7 +40,7 @@ def gradvac_weights(
     rows = jnp.arange(k)
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0.0))
 
-    def visit(carry, j):
+    def visit(carry: tuple[Array, Array, Array], j: Array) -> tuple[Any, None]:
         c, s, target = carry
         own = jnp.sqrt(jnp.maximum(jnp.sum(c * s, axis=1), 0.0))
         alive = (own > 0) & (norms[j] > 0)
@@ -64,7 +64,7 @@ def gradvac(
     num_tasks: int,
     *,
     beta: float = 0.01,
-    reduction: str = "sum",
+    reduction: Literal["sum", "mean"] = "sum",
     **options: Unpack[Options],
 ) -> Transform:
     """GradVac, "gradient vaccine".
@@ -86,10 +86,10 @@ def gradvac(
     """
     check_choice("reduction", reduction, ("sum", "mean"))
 
-    def weights(inputs, target):
+    def weights(inputs: Inputs, target: Array) -> tuple[Array, Any]:
         k = inputs.num_tasks
         w, target = gradvac_weights(inputs.gram, target, random_orders(inputs.key, k), beta)
-        return (w / k if reduction == "mean" else w), target
+        return (w / inputs.num_present if reduction == "mean" else w), target
 
     def init(k: int) -> Any:
         return jnp.zeros((k, k), jnp.float32)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["gram_matrix", "weighted_sum"]
+__all__ = ["accumulator", "gram_matrix", "weighted_sum"]
 
 _MOST = 50  # tasks up to which the Gram matrix is made by pairs; from there on tiles are as fast
 _ROWS = 32  # rows of one tile of the Gram matrix: tiles below the diagonal are not computed
@@ -33,8 +33,10 @@ def _block_columns(k: int) -> int:
     return 4096 if k <= 16 else 1024
 
 
-def _accumulator(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)  # float32, or float64 for float64 gradients
+def accumulator(*dtypes: Any) -> Any:
+    """The dtype in which everything between such inputs and outputs is computed: float32, or
+    float64 if one of them is."""
+    return functools.reduce(jnp.promote_types, dtypes, jnp.float32)
 
 
 def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -44,7 +46,7 @@ def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
         y,
         (((1,), (1,)), ((), ())),
         precision=lax.Precision.HIGHEST,
-        preferred_element_type=_accumulator(x.dtype),
+        preferred_element_type=accumulator(x.dtype),
     )
 
 
@@ -75,7 +77,7 @@ def _block(x: jax.Array, starts: tuple[Any, Any], sizes: tuple[int, int]) -> jax
 
 def _zeros(shape: tuple[int, ...], x: jax.Array) -> jax.Array:
     """Accumulators of zeros that vary over devices as x does, which `shard_map` asks of a carry."""
-    like = x[0, 0].astype(_accumulator(x.dtype))
+    like = x[0, 0].astype(accumulator(x.dtype))
     return jnp.where(jnp.zeros(shape, bool), like, 0)
 
 
@@ -167,30 +169,32 @@ def gram_matrix(grads: Any) -> jax.Array:
     return functools.reduce(operator.add, [one(leaf) for leaf in jax.tree.leaves(grads)])
 
 
-def weighted_sum(weights: jax.Array, grads: Any) -> Any:
+def weighted_sum(weights: jax.Array, grads: Any, like: Any = None) -> Any:
     """The update `sum_i w_i g_i`, a dot over the task axis of every leaf.
 
     A dot and not a sum over axis 0: XLA:CPU of jax 0.10 reduces over a leading axis many times more
     slowly.
 
     Args:
-      weights: `[K]`, float32.
+      weights: `[K]`, floating.
       grads: a pytree with leaves `[K, *param]`.
+      like: the same tree of anything that has the dtypes of the update, such as the parameters;
+        None: those of `grads`.
 
     Returns:
-      The same tree with leaves `[*param]`, each in the dtype of its leaf; accumulated in float32
-      (float64 for float64 leaves).
+      The same tree with leaves `[*param]`; accumulated in float32 (float64 if the leaf or what
+      it is like is), and rounded once, to the dtype asked for.
     """
 
     def dot(w, x):
         y = x.astype(w.dtype)
-        return lax.dot(w, y, precision=lax.Precision.HIGHEST).astype(x.dtype)
+        return lax.dot(w, y, precision=lax.Precision.HIGHEST)
 
     def fused(
         w, x
     ):  # one loop that widens as it reads; XLA:CPU would first widen all of x for a dot
         rows = [w[i] * x[i].astype(w.dtype) for i in range(x.shape[0])]
-        return functools.reduce(operator.add, rows).astype(x.dtype)
+        return functools.reduce(operator.add, rows)
 
     def split(w, x):  # three bfloat16 numbers hold every bit of a float32, so nothing is widened
         parts = []
@@ -198,16 +202,17 @@ def weighted_sum(weights: jax.Array, grads: Any) -> Any:
             parts.append(w.astype(jnp.bfloat16))
             w = w - parts[-1].astype(w.dtype)
         y = lax.dot(jnp.stack(parts), x, preferred_element_type=w.dtype)
-        return (y[0] + (y[1] + y[2])).astype(x.dtype)
+        return y[0] + (y[1] + y[2])
 
-    def one(leaf):
-        x = leaf.reshape(leaf.shape[0], -1)
-        w = weights.astype(_accumulator(leaf.dtype))
+    def one(leaf, target):
+        x, out = leaf.reshape(leaf.shape[0], -1), jnp.result_type(target)
+        w = weights.astype(accumulator(leaf.dtype, out))
         on_cpu = dot
         if leaf.dtype.itemsize < 4 and leaf.shape[0] <= 16:
             on_cpu = fused
-        elif leaf.dtype == jnp.bfloat16:
+        elif leaf.dtype == jnp.bfloat16 and w.dtype == jnp.float32:
             on_cpu = split
-        return lax.platform_dependent(w, x, cpu=on_cpu, default=dot).reshape(leaf.shape[1:])
+        total = lax.platform_dependent(w, x, cpu=on_cpu, default=dot)
+        return total.astype(out).reshape(leaf.shape[1:])
 
-    return jax.tree.map(one, grads)
+    return jax.tree.map(one, grads, grads if like is None else like)

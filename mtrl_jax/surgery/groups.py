@@ -1,95 +1,118 @@
 """What is done for each group of leaves: its Gram matrix, its weights, its update, its record."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
+from mtrl_jax.surgery.gram import accumulator, gram_matrix, weighted_sum
 from mtrl_jax.surgery.method import Inputs, Method
-from mtrl_jax.surgery.options import AxisName
+from mtrl_jax.surgery.parts import Layout
 from mtrl_jax.surgery.quadratic import Solution
-from mtrl_jax.surgery.state import Record
+from mtrl_jax.surgery.state import Record, SurgeryState
 
-__all__ = ["Layout", "combine", "decide", "grams", "record_of"]
+__all__ = ["combine", "decide", "grams", "record_of"]
 
 Array = jax.Array
 
 
-class Layout(NamedTuple):
-    """How the leaves of a tree are grouped and sharded.
+def grams(leaves: list[Array], layout: Layout) -> Array:
+    """Gram matrices of the groups, `[G, K, K]`; of sharded leaves summed over the mapped axis.
 
-    Attributes:
-      parts: G lists, indices of the leaves of each group; leaves in none are task-specific.
-      whole: a boolean per leaf, whether every shard holds it in full.
-      axis_name: the mapped axes over which the others are sharded, or None.
+    In one dtype for all leaves: a float32 leaf beside a float64 one is widened before its products
+    are taken, which float32 might not hold.
     """
-
-    parts: list[list[int]]
-    whole: list[bool]
-    axis_name: AxisName
-
-    @property
-    def num_groups(self) -> int:
-        """G."""
-        return len(self.parts)
-
-
-def grams(leaves: list[Array], layout: Layout, k: int) -> Array:
-    """Gram matrices of the groups, `[G, K, K]`; of sharded leaves summed over the mapped axis."""
+    k, wide = leaves[0].shape[0], accumulator(*(leaf.dtype for leaf in leaves))
+    if wide != jnp.float32:
+        leaves = [leaf.astype(wide) for leaf in leaves]
 
     def stack(chosen: list[list[int]]) -> Array:
-        zeros = jnp.zeros((k, k), jnp.float32)
-        each = [gram_matrix([leaves[i] for i in part]) if part else zeros for part in chosen]
-        return jnp.stack(each).astype(jnp.float32)  # also where gradients are float64
+        zeros = jnp.zeros((k, k), wide)
+        return jnp.stack(
+            [gram_matrix([leaves[i] for i in part]) if part else zeros for part in chosen]
+        )
 
     if layout.axis_name is None:
         return stack(layout.parts)
     sharded = [[i for i in part if not layout.whole[i]] for part in layout.parts]
     whole = [[i for i in part if layout.whole[i]] for part in layout.parts]
-    return jax.lax.psum(stack(sharded), layout.axis_name) + stack(whole)
+    summed: Array = jax.lax.psum(stack(sharded), layout.axis_name)
+    return summed + stack(whole)
 
 
-def decide(method: Method, inputs: Inputs, state: Any, n: int) -> tuple[Solution, Any]:
-    """Weights `[G, K]` and new state of n groups, NaN and unchanged where what was seen is not
-    finite.
+def decide(method: Method, inputs: Inputs, state: SurgeryState) -> tuple[Solution, SurgeryState]:
+    """Weights `[G, K]`, and the state with what the method remembers now.
+
+    Only what is sound is learned from. Where a group's weights or its new memory are not finite,
+    the weights of its last sound update stand in; where what was seen is not finite, weights are
+    NaN. Both leave the memory as it was and are counted.
 
     Args:
       method: one with weights.
       inputs: as for one group, but for gram `[G, K, K]`.
-      state: what the method remembers, leaves `[G, ...]`.
-      n: G.
+      state: before the update.
     """
+    present = inputs.present
+    old = jax.tree.map(lambda x: _cast(x, inputs.dtype), state.method)
+    solution, new = _solve(method, inputs, old, state.weights.shape[0])
+    solved = jnp.isfinite(jnp.where(present[None], solution.weights, 0.0)).all(1)  # [G]
+    for leaf in jax.tree.leaves(new):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            solved &= jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)
+    finite = jnp.asarray(True)
+    for x in (inputs.gram, inputs.task_losses, inputs.task_losses_after):
+        finite &= True if x is None else jnp.isfinite(x).all()
+    sound = solved & finite
+
+    def learn(new: Array, old: Array) -> Array:
+        change = sound.reshape(-1, *(1,) * (old.ndim - 1))
+        if old.shape[1:2] == present.shape:
+            change &= present.reshape(1, -1, *(1,) * (old.ndim - 2))
+        if old.shape[1:3] == 2 * present.shape:
+            change &= present.reshape(1, 1, -1, *(1,) * (old.ndim - 3))
+        return jnp.where(change, _cast(new, old.dtype), old)
+
+    weights = jnp.where(solved[:, None], solution.weights, state.weights)
+    weights = jnp.where(finite, weights, jnp.nan)
+    weights = jnp.where(present[None], weights, 0.0).astype(inputs.dtype)
+    state = state._replace(
+        method=jax.tree.map(learn, new, state.method),
+        weights=learn(solution.weights, state.weights),
+        unsound=state.unsound + ~sound.all(),
+    )
+    return Solution(weights, solution.converged & sound), state
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _solve(method: Method, inputs: Inputs, state: Any, n: int) -> tuple[Solution, Any]:
+    """The method's own decision for each of n groups; leaves `[G, ...]`."""
     weights = method.weights
     assert weights is not None
 
     def solve(one: Inputs, own: Any) -> tuple[Solution, Any]:
         w, new = weights(one, own)
-        return (w if isinstance(w, Solution) else Solution(w, jnp.ones((), bool))), new
+        return (w if isinstance(w, Solution) else Solution(w, jnp.asarray(True))), new
 
     if n == 1:  # no vmap, which would only slow the solvers
         first = jax.tree.map(lambda x: x[0], state)
         one = inputs._replace(gram=None if inputs.gram is None else inputs.gram[0])
         solution, new = jax.tree.map(lambda x: x[None], solve(one, first))
-    else:
-        keys = None if inputs.key is None else jax.random.split(inputs.key, n)
-        axes = (None if inputs.gram is None else 0, None if keys is None else 0, 0)
+        return solution, new
+    keys = None if inputs.key is None else jax.random.split(inputs.key, n)
+    axes = (None if inputs.gram is None else 0, None if keys is None else 0, 0)
 
-        def each(gram: Any, key: Any, own: Any) -> tuple[Solution, Any]:
-            return solve(inputs._replace(gram=gram, key=key), own)
+    def each(gram: Any, key: Any, own: Any) -> tuple[Solution, Any]:
+        return solve(inputs._replace(gram=gram, key=key), own)
 
-        solution, new = jax.vmap(each, in_axes=axes, axis_size=n)(inputs.gram, keys, state)
-    seen = (inputs.gram, inputs.task_losses, inputs.task_losses_after)
-    sound = [jnp.isfinite(x).all() for x in seen if x is not None]
-    if sound:
-        finite = jnp.stack(sound).all()
-        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-        solution = solution._replace(weights=jnp.where(finite, solution.weights, jnp.nan))
+    solution, new = jax.vmap(each, in_axes=axes, axis_size=n)(inputs.gram, keys, state)
     return solution, new
 
 
 def combine(
-    method: Method, weights: Any, key: Any, leaves: list[Array], layout: Layout
+    method: Method, weights: Any, key: Any, leaves: list[Array], like: list[Any], layout: Layout
 ) -> list[Array]:
     """The update, leaves `[*param]`: of each group by its weights, or coordinate by coordinate; of
     task-specific leaves the sum.
@@ -99,63 +122,45 @@ def combine(
       weights: `[G, K]`, or None for a method that looks at coordinates.
       key: typed key, of such a method.
       leaves: task gradients, `[K, *param]`.
+      like: what has the dtypes of the update, one a leaf.
       layout: of the leaves.
     """
     out: dict[int, Array] = {}
     for g, part in enumerate(layout.parts):
-        pick = [leaves[i] for i in part]
+        pick, target = [leaves[i] for i in part], [like[i] for i in part]
         if weights is not None:
-            done = weighted_sum(weights[g], pick)
+            done = weighted_sum(weights[g], pick, target)
         else:
             assert method.combine is not None and key is not None
             keys = jax.random.split(jax.random.fold_in(key, g), len(part))
             done = [method.combine(keys[n], leaf) for n, leaf in enumerate(pick)]
         out.update(zip(part, done, strict=True))
     rest = [i for i in range(len(leaves)) if i not in out]
-    out.update(zip(rest, summed([leaves[i] for i in rest]), strict=True))
+    if rest:
+        ones = jnp.ones((leaves[0].shape[0],), jnp.float32)
+        done = weighted_sum(ones, [leaves[i] for i in rest], [like[i] for i in rest])
+        out.update(zip(rest, done, strict=True))
     return [out[i] for i in range(len(leaves))]
 
 
-def summed(leaves: list[Array]) -> list[Array]:
-    """Sums over tasks, leaves `[*param]`."""
-    if not leaves:
-        return []
-    ones = jnp.ones((leaves[0].shape[0],), jnp.float32)
-    total: list[Array] = weighted_sum(ones, leaves)
-    return total
-
-
 def record_of(
-    method: Method, gram: Array, solution: Solution | None, out: list[Array], layout: Layout
+    gram: Array, solution: Solution | None, out: list[Array], layout: Layout, scale: Array | float
 ) -> Record:
     """The `Record` of one update.
 
     Args:
-      method: see `Method`.
       gram: `[G, K, K]`.
       solution: weights `[G, K]` and whether they converged, or None for a method without weights.
       out: the update, leaves `[*param]`.
       layout: of its leaves.
+      scale: 1 for a method on the scale of the sum, one over the number of tasks for the mean's.
     """
-    scale = 1.0 if method.sums else 1.0 / gram.shape[-1]
     before = jnp.sqrt(jnp.maximum(gram.sum(), 0.0)) * scale
     if solution is None:
-        after = _norm(out, layout)
+        shared = [i for part in layout.parts for i in part]
+        squares = {i: jnp.sum(jnp.square(out[i].astype(gram.dtype))) for i in shared}
+        after = jnp.sqrt(layout.total(squares, gram.dtype))
         return Record(gram, None, jnp.ones((layout.num_groups,), bool), before, after)
     w = solution.weights
     quadratic = jnp.einsum("gi,gij,gj->", w, gram, w, precision="highest")
     return Record(gram, w, solution.converged, before, jnp.sqrt(jnp.maximum(quadratic, 0.0)))
-
-
-def _norm(out: list[Array], layout: Layout) -> Array:
-    """Norm of the update over the shared leaves, those that every shard holds counted once."""
-
-    def square(indices: list[int]) -> Array:
-        zero = jnp.zeros((), jnp.float32)
-        return sum((jnp.sum(jnp.square(out[i].astype(jnp.float32))) for i in indices), zero)
-
-    shared = [i for part in layout.parts for i in part]
-    if layout.axis_name is None:
-        return jnp.sqrt(square(shared))
-    sharded = jax.lax.psum(square([i for i in shared if not layout.whole[i]]), layout.axis_name)
-    return jnp.sqrt(sharded + square([i for i in shared if layout.whole[i]]))

@@ -2,7 +2,6 @@
 
 from typing import Any, Unpack
 
-import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
@@ -25,6 +24,6 @@ def mean(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return jnp.full((inputs.num_tasks,), 1.0 / inputs.num_tasks, jnp.float32), state
+        return inputs.ones / inputs.num_present, state
 
     return make_transform(Method("mean", weights, uses_gram=False), num_tasks, **options)

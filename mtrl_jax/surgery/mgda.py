@@ -11,7 +11,7 @@ from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, facto
 __all__ = ["mgda", "mgda_weights"]
 
 
-def mgda_weights(gram: Array) -> Array:
+def mgda_weights(gram: Array, present: Array | None = None) -> Array:
     """The w on the simplex that minimises `w'Gw`.
 
     From the complementarity problem of `min 1/2 w'Gw - sum_i w_i, w >= 0`, whose solution points
@@ -20,6 +20,7 @@ def mgda_weights(gram: Array) -> Array:
 
     Args:
       gram: float32 `[K, K]`.
+      present: bool `[K]`, the tasks that the hull is of; None: all.
 
     Returns:
       float32 `[K]`, non-negative, sum 1.
@@ -30,7 +31,8 @@ def mgda_weights(gram: Array) -> Array:
     relative = inverse * jnp.min(jnp.where(dead, jnp.inf, norms))
     matrix = cosines + RIDGE * jnp.eye(gram.shape[0], dtype=gram.dtype)
     x, _ = complementarity(matrix, jnp.where(dead, 0.0, -relative))
-    w = jnp.where(dead.any(), dead.astype(gram.dtype), jnp.where(dead, 0.0, x * relative))
+    shortest = dead if present is None else dead & present
+    w = jnp.where(shortest.any(), shortest.astype(gram.dtype), jnp.where(dead, 0.0, x * relative))
     return w / w.sum()
 
 
@@ -54,6 +56,6 @@ def mgda(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return mgda_weights(inputs.gram), state
+        return mgda_weights(inputs.gram, inputs.present), state
 
     return make_transform(Method("mgda", weights), num_tasks, **options)

@@ -5,13 +5,12 @@ from typing import Literal, TypedDict
 import jax
 import optax
 
-from mtrl_jax.surgery.parts import Mask
+from mtrl_jax.surgery.parts import AxisName, Mask
 
 __all__ = ["AxisName", "Options", "Scope", "Seed", "Transform"]
 
 Transform = optax.GradientTransformationExtraArgs
 Seed = int | jax.Array
-AxisName = str | tuple[str, ...] | None
 Scope = Literal["global", "leaf", "module"]
 
 

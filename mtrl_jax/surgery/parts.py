@@ -1,16 +1,53 @@
 """Which leaves surgery works on, and in which groups."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-__all__ = ["flags", "groups"]
+__all__ = ["AxisName", "Layout", "Mask", "blank", "flags", "groups"]
 
 Mask = Any | Callable[[Any], Any] | None
+AxisName = str | tuple[str, ...] | None
+
+
+class Layout(NamedTuple):
+    """How the leaves of a tree are grouped and sharded.
+
+    Attributes:
+      parts: G lists, indices of the leaves of each group; leaves in none are task-specific.
+      whole: a boolean per leaf, whether every shard holds it in full.
+      axis_name: the mapped axes over which the others are sharded, or None.
+    """
+
+    parts: list[list[int]]
+    whole: list[bool]
+    axis_name: AxisName
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return len(self.parts)
+
+    def total(self, each: dict[int, jax.Array], dtype: Any) -> jax.Array:
+        """Sum of one number a leaf over leaves and shards; what every shard holds counts once."""
+
+        def add(indices: list[int]) -> jax.Array:
+            return sum((each[i] for i in indices), jnp.zeros((), dtype))
+
+        if self.axis_name is None:
+            return add(list(each))
+        mine = add([i for i in each if not self.whole[i]])
+        sharded: jax.Array = jax.lax.psum(mine, self.axis_name)
+        return sharded + add([i for i in each if self.whole[i]])
+
+
+def blank(present: jax.Array, x: jax.Array, value: float) -> jax.Array:
+    """`x`, `[K, ...]`, with the rows of absent tasks set to `value`, whatever stood there."""
+    return jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.asarray(value, x.dtype))
 
 
 def flags(name: str, mask: Mask, tree: Any, task_axis: bool) -> list[bool]:
@@ -31,7 +68,7 @@ def flags(name: str, mask: Mask, tree: Any, task_axis: bool) -> list[bool]:
     # A tree of booleans in the form of a module that can be called is a tree all the same.
     if callable(mask) and type(mask) is not type(tree):
 
-        def abstract(leaf):
+        def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
             shape = jnp.shape(leaf)[1:] if task_axis else jnp.shape(leaf)
             return jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
 

@@ -1,6 +1,6 @@
 """PCGrad: each task gradient is projected off the gradients that it conflicts with."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +36,13 @@ def pcgrad_weights(gram: Array, orders: Array) -> Array:
     inverse = jnp.where(d > 0, 1.0 / jnp.where(d > 0, d, 1.0), 0.0)
     rows = jnp.arange(k)
 
-    def visit(carry, j):
+    def visit(carry: tuple[Array, Array], j: Array) -> tuple[Any, None]:
         c, s = carry
         a = jnp.maximum(-s[rows, j], 0.0) * inverse[j]
         return (c.at[rows, j].add(a), s + a[:, None] * gram[j]), None
 
     start = (vary_like(jnp.eye(k, dtype=gram.dtype), gram), gram)
-    (c, _), _ = jax.lax.scan(visit, start, orders.T)
+    c: Array = jax.lax.scan(visit, start, orders.T)[0][0]
     return c.sum(0)
 
 
@@ -50,8 +50,8 @@ def pcgrad_weights(gram: Array, orders: Array) -> Array:
 def pcgrad(
     num_tasks: int,
     *,
-    reduction: str = "sum",
-    order: str = "independent",
+    reduction: Literal["sum", "mean"] = "sum",
+    order: Literal["independent", "shared", "fixed"] = "independent",
     num_orders: int | None = None,
     **options: Unpack[Options],
 ) -> Transform:
@@ -86,7 +86,7 @@ def pcgrad(
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         k = inputs.gram.shape[0]
 
-        def draw(key):
+        def draw(key: Array) -> Array:
             if order == "fixed":
                 return pcgrad_weights(inputs.gram, fixed_orders(k))
             orders = random_orders(key, k, shared=order == "shared")
@@ -97,7 +97,7 @@ def pcgrad(
             w = draw(inputs.key)
         else:
             w = jax.vmap(draw)(jax.random.split(inputs.key, n)).mean(0)
-        return (w / k if reduction == "mean" else w), state
+        return (w / inputs.num_present if reduction == "mean" else w), state
 
     method = Method("pcgrad", weights, uses_key=order != "fixed", sums=reduction == "sum")
     return make_transform(method, num_tasks, **options)

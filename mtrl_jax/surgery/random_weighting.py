@@ -11,9 +11,9 @@ from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, facto
 __all__ = ["random_weighting", "random_weights"]
 
 
-def random_weights(key: Array, num_tasks: int) -> Array:
-    """Softmax of K independent standard normal numbers, float32 `[K]`."""
-    return jax.nn.softmax(jax.random.normal(key, (num_tasks,), jnp.float32))
+def random_weights(key: Array, num_tasks: int, present: Array | None = None) -> Array:
+    """Softmax of K independent standard normal numbers, float32 `[K]`, 0 for absent tasks."""
+    return jax.nn.softmax(jax.random.normal(key, (num_tasks,), jnp.float32), where=present)
 
 
 @factory
@@ -32,7 +32,7 @@ def random_weighting(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return (random_weights(inputs.key, inputs.num_tasks), state)
+        return random_weights(inputs.key, inputs.num_tasks, inputs.present), state
 
     method = Method("random_weighting", weights, uses_gram=False, uses_key=True)
     return make_transform(method, num_tasks, **options)

@@ -2,7 +2,6 @@
 
 from typing import Any, Unpack
 
-import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
@@ -22,6 +21,6 @@ def sum(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return jnp.full((inputs.num_tasks,), 1.0, jnp.float32), state
+        return inputs.ones, state
 
     return make_transform(Method("sum", weights, uses_gram=False, sums=True), num_tasks, **options)

@@ -9,19 +9,27 @@ groups, sharded parameters, randomness, and the record that `surgery.diagnostics
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax.surgery.checks import check_choice, check_gradients, check_losses, static_int
+from mtrl_jax.surgery.checks import (
+    check_choice,
+    check_gradients,
+    check_groups,
+    check_losses,
+    check_present,
+    static_int,
+)
 from mtrl_jax.surgery.curvature import init_curvature, update_curvature
-from mtrl_jax.surgery.groups import Layout, combine, decide, grams, record_of, summed
+from mtrl_jax.surgery.gram import accumulator
+from mtrl_jax.surgery.groups import combine, decide, grams, record_of
 from mtrl_jax.surgery.method import Inputs, Method
-from mtrl_jax.surgery.options import AxisName, Options, Scope, Seed, Transform
-from mtrl_jax.surgery.parts import Mask, flags, groups
-from mtrl_jax.surgery.state import Record, SurgeryState, empty_record, new_key
+from mtrl_jax.surgery.options import Options, Scope, Seed, Transform
+from mtrl_jax.surgery.parts import AxisName, Layout, Mask, blank, flags, groups
+from mtrl_jax.surgery.state import Record, SurgeryState, empty_record, key_data, new_key, wrap_key
 
 __all__ = [
     "AxisName",
@@ -62,34 +70,38 @@ def make_transform(
       seed, mask, scope, diagnostics, axis_name, replicated: see `Options`.
 
     Returns:
-      `init(params)` takes parameters. `update(grads, state, params=None, *, task_losses=None, ...)`
-      takes leaves `[K, *param]` and returns `[*param]` in the dtype of the parameters (of the
-      gradients, if `params` is not given).
+      `init(params)` takes parameters, and fixes the dtypes of the state: float32, or float64 if a
+      parameter is. `update(grads, state, params=None, *, task_losses=None, task_losses_after=None,
+      present=None)` takes leaves `[K, *param]` and returns `[*param]` in the dtype of the
+      parameters (of the gradients, if `params` is not given), rounded once, from an accumulator of
+      at least float32.
 
-    Nothing that is not finite is dropped in silence. A method that decides from the Gram matrix or
-    the losses makes the whole shared update NaN when they are not finite, and keeps what it
-    remembers; one that does not look (`mean`, `sum`, `graddrop`, random and loss weights) passes a
-    NaN on in the coordinates that have it. `optax.apply_if_finite` around the optimiser *behind*
-    surgery skips such steps.
+    `present`, bool `[K]`, may be traced, and says which tasks had data. The update, and what is
+    remembered of the tasks that are present, are those of the method made for these tasks alone
+    (in distribution, for a method that draws); the gradients and losses of the others are not
+    looked at, and what is remembered of them stays. If no task is present the update is zero and
+    the state stays as it is. The price is a pass over the gradients, to blank absent rows.
+
+    What a method remembers changes only in a sound update, and `SurgeryState.unsound` counts the
+    others:
+
+      * Nothing that is not finite is dropped in silence. A method that decides from the Gram matrix
+        or the losses makes the whole shared update NaN when they are not finite; one that does not
+        look (`mean`, `sum`, `graddrop`, random and loss weights) passes a NaN on in the coordinates
+        that have it. `optax.apply_if_finite` around the optimiser *behind* surgery skips such
+        steps.
+      * Where what comes in is finite, but outside the method's domain (a negative loss, in `famo`),
+        the weights of the last sound update stand in, and training goes on; `converged` is False in
+        the diagnostics.
     """
     check_choice("scope", scope, ("global", "leaf", "module"))
     check_choice("diagnostics", diagnostics, (True, False, None, "curvature"))
     records = method.uses_gram if diagnostics is None else bool(diagnostics)
+    curvature = diagnostics == "curvature"
+    plan = _Plan(method, num_tasks, seed, mask, scope, records, curvature, axis_name, replicated)
 
     def init(params: Any) -> SurgeryState:
-        k = static_int("num_tasks", num_tasks)
-        n = len(groups(scope, params, flags("mask", mask, params, False)))
-
-        def stack(x: Any) -> Array:
-            return jnp.repeat(jnp.asarray(x)[None], n, axis=0)
-
-        return SurgeryState(
-            step=jnp.zeros((), jnp.int32),
-            key=new_key(seed) if method.uses_key else None,
-            method=jax.tree.map(stack, method.init(k)),
-            record=empty_record(n, k, method.weights is not None) if records else None,
-            curvature=init_curvature(params) if diagnostics == "curvature" else None,
-        )
+        return _init(plan, params)
 
     def update(
         grads: Any,
@@ -98,54 +110,105 @@ def make_transform(
         *,
         task_losses: Any = None,
         task_losses_after: Any = None,
+        present: Any = None,
         **extra: Any,
     ) -> tuple[Any, SurgeryState]:
         del extra  # other members of a chain may want them
-        k = check_gradients(grads, num_tasks, params)
-        leaves, treedef = jax.tree.flatten(grads)
-        layout = Layout(
-            parts=groups(scope, grads, flags("mask", mask, grads, True)),
-            whole=flags("replicated", replicated, grads, True),
-            axis_name=axis_name,
-        )
-        if method.uses_losses:
-            task_losses = check_losses("task_losses", task_losses, k, method.name)
-        if task_losses_after is not None:
-            task_losses_after = check_losses("task_losses_after", task_losses_after, k, method.name)
-
-        key = None if state.key is None else jax.random.fold_in(state.key, state.step)
-        needs_gram = bool(layout.parts) and (method.uses_gram or records)
-        gram = grams(leaves, layout, k) if needs_gram else None
-        solution, remembered = None, state.method
-        if layout.parts and method.weights is not None:
-            inputs = Inputs(
-                num_tasks=k,
-                gram=gram if method.uses_gram else None,
-                key=key,
-                step=state.step,
-                task_losses=task_losses if method.uses_losses else None,
-                task_losses_after=task_losses_after if method.uses_losses else None,
-            )
-            solution, remembered = decide(method, inputs, state.method, layout.num_groups)
-        weights = None if solution is None else solution.weights
-        out = combine(method, weights, key, leaves, layout)
-
-        record, curvature = state.record, state.curvature
-        if records and gram is not None:
-            record = record_of(method, gram, solution, out, layout)
-        if curvature is not None:
-            losses = check_losses("task_losses", task_losses, k, "... with diagnostics='curvature'")
-            total = summed(leaves)
-            curvature = update_curvature(
-                curvature, state.step, params, total, losses, axis_name, layout.whole
-            )
-        like = leaves if params is None else jax.tree.leaves(params)
-        out = [x.astype(jnp.result_type(y)) for x, y in zip(out, like, strict=True)]
-        step = optax.safe_increment(state.step)
-        new_state = SurgeryState(step, state.key, remembered, record, curvature)
-        return jax.tree.unflatten(treedef, out), new_state
+        return _update(plan, grads, state, params, present, (task_losses, task_losses_after))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Plan(NamedTuple):
+    """What `make_transform` was told; `records`: whether to keep a `Record`."""
+
+    method: Method
+    num_tasks: int
+    seed: Seed
+    mask: Mask
+    scope: Scope
+    records: bool
+    curvature: bool
+    axis_name: AxisName
+    replicated: Mask
+
+
+def _init(plan: _Plan, params: Any) -> SurgeryState:
+    method, k = plan.method, static_int("num_tasks", plan.num_tasks)
+    n = len(groups(plan.scope, params, flags("mask", plan.mask, params, False)))
+    dtype = accumulator(*map(jnp.result_type, jax.tree.leaves(params)))
+
+    def stack(x: Any) -> Array:
+        wide = dtype if jnp.issubdtype(jnp.result_type(x), jnp.floating) else None
+        return jnp.repeat(jnp.asarray(x, wide)[None], n, axis=0)
+
+    weighs = method.weights is not None
+    return SurgeryState(
+        step=jnp.zeros((), jnp.int32),
+        key=key_data(plan.seed) if method.uses_key else None,
+        method=jax.tree.map(stack, method.init(k)),
+        record=empty_record(n, k, weighs, dtype) if plan.records else None,
+        curvature=init_curvature(params, k) if plan.curvature else None,
+        weights=jnp.full((n, k), 1.0 if method.sums else 1.0 / k, dtype) if weighs else None,
+        unsound=jnp.zeros((), jnp.int32),
+    )
+
+
+def _update(
+    plan: _Plan, grads: Any, state: SurgeryState, params: Any, present: Any, losses: tuple[Any, Any]
+) -> tuple[Any, SurgeryState]:
+    method, k = plan.method, check_gradients(grads, plan.num_tasks, params)
+    leaves, treedef = jax.tree.flatten(grads)
+    layout = Layout(
+        parts=groups(plan.scope, grads, flags("mask", plan.mask, grads, True)),
+        whole=flags("replicated", plan.replicated, grads, True),
+        axis_name=plan.axis_name,
+    )
+    check_groups(state, layout.num_groups)
+    inputs = _inputs(method, state, leaves, present, losses)
+    if present is not None:
+        leaves = [blank(inputs.present, leaf, 0.0) for leaf in leaves]
+    key = None
+    if state.key is not None:
+        key = jax.random.fold_in(wrap_key(state.key, plan.seed), state.step)
+
+    new, solution, gram = state._replace(step=optax.safe_increment(state.step)), None, None
+    if layout.parts and (method.uses_gram or plan.records):
+        gram = grams(leaves, layout)
+    if layout.parts and method.weights is not None:
+        seen = inputs._replace(gram=gram if method.uses_gram else None, key=key)
+        solution, new = decide(method, seen, new)
+    like = leaves if params is None else jax.tree.leaves(params)
+    weights = None if solution is None else solution.weights
+    out = combine(method, weights, key, leaves, like, layout)
+    if plan.records and gram is not None:
+        scale = 1.0 if method.sums else 1.0 / inputs.num_present
+        new = new._replace(record=record_of(gram, solution, out, layout, scale))
+    if state.curvature is not None:
+        total = check_losses("task_losses", losses[0], k, "... with diagnostics='curvature'")
+        found = update_curvature(state.curvature, params, leaves, total, inputs.present, layout)
+        new = new._replace(curvature=found)
+    if present is not None:  # if no task is, nothing happened
+        new = jax.tree.map(lambda a, b: jnp.where(inputs.present.any(), a, b), new, state)
+    new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+    out = [x.astype(jnp.result_type(y)) for x, y in zip(out, like, strict=True)]
+    return jax.tree.unflatten(treedef, out), new
+
+
+def _inputs(
+    method: Method, state: SurgeryState, leaves: list[Array], present: Any, losses: tuple[Any, Any]
+) -> Inputs:
+    """What the method sees, but for the Gram matrix and the key."""
+    k = leaves[0].shape[0] if leaves else 0
+    here = jnp.ones((k,), bool) if present is None else check_present(present, k)
+    dtype = accumulator(*(leaf.dtype for leaf in leaves))
+    checked: list[Any] = [None, None]
+    for n, name in enumerate(("task_losses", "task_losses_after")):
+        if losses[n] is not None or (method.uses_losses and n == 0):
+            given = check_losses(name, losses[n], k, method.name)
+            if method.uses_losses:
+                checked[n] = blank(here, given.astype(dtype), 1.0)
+    return Inputs(k, here, dtype, None, None, state.step, *checked)
 
 
 def factory(function: Callable[P, T]) -> Callable[P, T]:

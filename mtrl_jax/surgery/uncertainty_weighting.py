@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
-from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["uncertainty_step", "uncertainty_weighting", "uncertainty_weights"]
 
@@ -19,8 +19,12 @@ def uncertainty_weights(log_variance: Array) -> Array:
 def uncertainty_step(
     log_variance: Array, task_losses: Array, learning_rate: Array | float
 ) -> Array:
-    """One gradient step on s of `sum_i 1/2 (exp(-s_i) L_i + s_i)`, float32 `[K]`."""
-    return log_variance - learning_rate * 0.5 * (1.0 - jnp.exp(-log_variance) * task_losses)
+    """One gradient step on s of `sum_i 1/2 (exp(-s_i) L_i + s_i)`, float32 `[K]`.
+
+    Where a loss is not positive the sum has no minimum, and s_i stays.
+    """
+    step = learning_rate * 0.5 * (1.0 - jnp.exp(-log_variance) * task_losses)
+    return jnp.where(task_losses <= 0, log_variance, log_variance - step)
 
 
 @factory
@@ -41,8 +45,8 @@ def uncertainty_weighting(
     so that a task with a large loss gets a small weight. The s_i are learned here by plain
     gradient descent (the paper trains them with the network's optimiser) and start at 0.
 
-    Needs `task_losses`, which must be positive for the s_i to stay bounded. Gradients enter the
-    update only.
+    Needs `task_losses`; one that is not positive, whose s_i would fall for ever, leaves it alone.
+    Gradients enter the update only.
 
     Args:
       num_tasks: K.
@@ -51,7 +55,7 @@ def uncertainty_weighting(
     """
     check_positive("learning_rate", learning_rate)
 
-    def weights(inputs, s):
+    def weights(inputs: Inputs, s: Array) -> tuple[Array, Any]:
         return uncertainty_weights(s), uncertainty_step(s, inputs.task_losses, learning_rate)
 
     def init(k: int) -> Any:

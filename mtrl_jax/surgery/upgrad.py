@@ -1,6 +1,6 @@
 """UPGrad: every task gradient is projected onto the cone where no task gets worse."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def upgrad_weights(gram: Array) -> Array:
 def upgrad(
     num_tasks: int,
     *,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum"] = "mean",
     **options: Unpack[Options],
 ) -> Transform:
     """UPGrad, "unconflicting projection of gradients".
@@ -52,7 +52,7 @@ def upgrad(
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         w = upgrad_weights(inputs.gram)
-        return (w / inputs.num_tasks if reduction == "mean" else w), state
+        return (w / inputs.num_present if reduction == "mean" else w), state
 
     method = Method("upgrad", weights, sums=reduction == "sum")
     return make_transform(method, num_tasks, **options)

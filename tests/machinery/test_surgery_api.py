@@ -3,6 +3,10 @@
 import builtins
 import functools
 import inspect
+import pathlib
+import re
+import subprocess
+import sys
 import typing
 
 import jax
@@ -65,3 +69,29 @@ def test_a_solver_that_gave_up_is_seen_in_the_diagnostics():
     tx = surgery.graddrop(num_tasks=2, diagnostics=True)
     _, state = jax.jit(tx.update)(grads, tx.init(jax.tree.map(lambda g: g[0], grads)))
     assert surgery.diagnostics(state).converged.tolist() == [True]
+
+
+def test_a_wrong_name_suggests_the_near_ones():
+    with pytest.raises(KeyError, match="no method 'pcgard'; did you mean pcgrad"):
+        surgery.METHODS["pcgard"]
+    with pytest.raises(KeyError, match="no method 'xyz'; known: pcgrad, gradvac"):
+        surgery.METHODS["xyz"]
+    assert surgery.METHODS.get("pcgard") is None and "pcgard" not in surgery.METHODS
+
+
+def test_a_strict_user_is_content_and_told_of_wrong_options():
+    """`mypy --strict` on a file of a user's: the lines that say so are errors, and no others."""
+    file = pathlib.Path(__file__).with_name("a_strict_user.py")
+    root = file.parents[2]
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
+    out = subprocess.run(
+        [*command, "--no-error-summary", "--hide-error-context", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+    ).stdout
+    came = re.findall(r":(\d+): error: .*\[([\w-]+)\]", out)
+    lines = enumerate(file.read_text().splitlines(), 1)
+    want = [(str(n), m[1]) for n, line in lines if (m := re.search(r"# error: ([\w-]+)", line))]
+    assert sorted(came) == sorted(want) and len(want) == 4, out

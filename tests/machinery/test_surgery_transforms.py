@@ -161,7 +161,8 @@ def test_vmap_of_init_and_reseed():
 def test_keys_as_seeds_and_raw_keys():
     key = jax.random.key(5)
     state = surgery_of(seed=key).init(PARAMS)
-    assert int(state.step) == 0 and jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    assert int(state.step) == 0 and state.key.dtype == jnp.uint32
+    np.testing.assert_array_equal(state.key, jax.random.key_data(jax.random.fold_in(key, 0)))
     with pytest.raises(ValueError, match="wrap_key_data"):
         surgery_of(seed=jax.random.key_data(key)).init(PARAMS)
 
