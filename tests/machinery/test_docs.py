@@ -105,6 +105,20 @@ def test_links_lead_somewhere(page):
     assert wrong == []
 
 
+def test_tests_and_files_that_pages_name_exist():
+    there = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")))
+    wrong = []
+    for page, text in TEXTS.items():
+        if not page.startswith(OF_THEIR_TIME):
+            named = re.findall(r"`[^`]*?\b(test_\w+(?:\.py)?)", text)
+            wrong += [f"{page}: {name}" for name in named if not there & {name, f"{name}.py"}]
+            paths = re.findall(r"`((?:mtrl_jax|experiments|timings|docs|tests)/[\w./]+)`", text)
+            wrong += [f"{page}: {path}" for path in paths if not (ROOT / path).exists()]
+    assert wrong == []
+
+
 def test_pictures_are_shown_somewhere():
     """A picture that no page shows has no reader."""
     shown = set(re.findall(r"img/([\w.]+)", "".join(TEXTS.values())))
