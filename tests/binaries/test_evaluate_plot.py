@@ -179,7 +179,7 @@ def test_plot_refuses_what_cannot_be_compared(functional_run, host_run):
     )
     _one_sentence(plot(f"--runs={functional_run},{functional_run}/."), "same run", "--labels")
     _one_sentence(plot(f"--runs={functional_run}", "--labels=a,b"), "--labels", "got 2")
-    _one_sentence(plot(f"--runs={functional_run}", "--suite=maze8"), "--suite")
+    _one_sentence(plot(f"--runs={functional_run}", "--suite=maze8"), "flag 'suite'")
     _one_sentence(plot(), "--runs")
 
 
