@@ -51,8 +51,8 @@ def init_curvature(params: Any, num_tasks: int) -> CurvatureState:
     leaves = jax.tree.leaves(params)
     dtype = accumulator(*map(jnp.result_type, leaves))
 
-    def zeros() -> list[Array]:
-        return [jnp.zeros(jnp.shape(x), dtype) for x in leaves]
+    def zeros() -> Any:
+        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), dtype), params)
 
     none = jnp.zeros((num_tasks,), bool)
     return CurvatureState(jnp.zeros((), dtype), zeros(), zeros(), jnp.zeros((), dtype), none)
@@ -83,11 +83,13 @@ def update_curvature(
     if params is None:
         raise ValueError("diagnostics='curvature' needs the parameters: tx.update(g, s, params).")
     dtype = state.loss.dtype
-    now = [jnp.asarray(x, dtype) for x in jax.tree.leaves(params)]
+    leaves, treedef = jax.tree.flatten(params)
+    now = [jnp.asarray(x, dtype) for x in leaves]
+    before = zip(jax.tree.leaves(state.grads), jax.tree.leaves(state.params), strict=True)
     summed = weighted_sum(jnp.ones(present.shape, dtype), grads, now)
     dots = {
         i: jnp.vdot(g, new - old, precision="highest")
-        for i, (g, new, old) in enumerate(zip(state.grads, now, state.params, strict=True))
+        for i, (new, (g, old)) in enumerate(zip(now, before, strict=True))
     }
     loss = blank(present, task_losses.astype(dtype), 0.0).sum()
     value = multi_task_curvature(state.loss, loss, layout.total(dots, dtype))
@@ -95,6 +97,7 @@ def update_curvature(
     value = jnp.where(same, value, state.value)
     odd = {i: jnp.sum(~jnp.isfinite(g), dtype=dtype) for i, g in enumerate(summed)}
     sound = jnp.isfinite(value) & jnp.isfinite(loss) & (layout.total(odd, dtype) == 0)
-    new = CurvatureState(value, now, summed, loss, present)
+    now_tree, summed_tree = (jax.tree.unflatten(treedef, x) for x in (now, summed))
+    new = CurvatureState(value, now_tree, summed_tree, loss, present)
     kept: CurvatureState = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, state)
     return kept

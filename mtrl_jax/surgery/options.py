@@ -7,11 +7,12 @@ import optax
 
 from mtrl_jax.surgery.parts import AxisName, Mask
 
-__all__ = ["AxisName", "Options", "Scope", "Seed", "Transform"]
+__all__ = ["SCOPES", "AxisName", "Options", "Scope", "Seed", "Transform"]
 
 Transform = optax.GradientTransformationExtraArgs
 Seed = int | jax.Array
 Scope = Literal["global", "leaf", "module"]
+SCOPES: tuple[Scope, ...] = ("global", "leaf", "module")
 
 
 class Options(TypedDict, total=False):

@@ -50,6 +50,8 @@ class SurgeryState(NamedTuple):
         equal ones at first. They stand in where a method has none. None for a method without.
       unsound: int32 `[]`, number of updates so far from which the method did not learn, because
         what it saw was not finite or outside its domain.
+      scope: int32 `[]`, position in `SCOPES`; says what a group is to code that has the state alone
+        (`networks.morph.carry`).
     """
 
     step: Array
@@ -59,6 +61,7 @@ class SurgeryState(NamedTuple):
     curvature: CurvatureState | None
     weights: Any
     unsound: Array
+    scope: Array
 
 
 def empty_record(num_groups: int, num_tasks: int, has_weights: bool, dtype: Any) -> Record:

@@ -27,7 +27,7 @@ from mtrl_jax.surgery.curvature import init_curvature, update_curvature
 from mtrl_jax.surgery.gram import accumulator
 from mtrl_jax.surgery.groups import combine, decide, grams, record_of
 from mtrl_jax.surgery.method import Inputs, Method
-from mtrl_jax.surgery.options import Options, Scope, Seed, Transform
+from mtrl_jax.surgery.options import SCOPES, Options, Scope, Seed, Transform
 from mtrl_jax.surgery.parts import AxisName, Layout, Mask, blank, flags, groups
 from mtrl_jax.surgery.state import Record, SurgeryState, empty_record, key_data, new_key, wrap_key
 
@@ -94,7 +94,7 @@ def make_transform(
         the weights of the last sound update stand in, and training goes on; `converged` is False in
         the diagnostics.
     """
-    check_choice("scope", scope, ("global", "leaf", "module"))
+    check_choice("scope", scope, SCOPES)
     check_choice("diagnostics", diagnostics, (True, False, None, "curvature"))
     records = method.uses_gram if diagnostics is None else bool(diagnostics)
     curvature = diagnostics == "curvature"
@@ -151,6 +151,7 @@ def _init(plan: _Plan, params: Any) -> SurgeryState:
         curvature=init_curvature(params, k) if plan.curvature else None,
         weights=jnp.full((n, k), 1.0 if method.sums else 1.0 / k, dtype) if weighs else None,
         unsound=jnp.zeros((), jnp.int32),
+        scope=jnp.asarray(SCOPES.index(plan.scope), jnp.int32),
     )
 
 

@@ -20,6 +20,8 @@ DEGREES = {
     "trace": 1,  # momentum
     "sum_of_squares": 2,  # adagrad
     "acc_grads": 1,  # MultiSteps
+    "params": 0,  # surgery's curvature, which compares two steps
+    "grads": 1,
 }
 """Fields of optax's states that look like the parameters, and the power of gradients they hold."""
 
@@ -42,7 +44,9 @@ def carry(
     """An optax state for the morphed parameters.
 
     Every part of the state with the structure and shapes of `params` goes through the morph;
-    counters and keys stay, so that bias corrections and schedules go on where they were.
+    counters and keys stay, so that bias corrections and schedules go on where they were. What
+    gradient surgery remembers of the tasks stays too; what it remembers of each leaf or module
+    (`scope='leaf'`, `'module'`) stays where the morph leaves these as they are.
 
     Args:
       state: of any chain of optax transforms.
@@ -53,8 +57,10 @@ def carry(
 
     Raises:
       ValueError: for a field that looks like the parameters and is in neither table, and for
-        state of single parameters in another shape (factored or masked), which has no rule.
+        state of single parameters in another shape (factored or masked), which has no rule, and
+        for surgery by leaf or module if the morph adds or renames leaves.
     """
+    _check_surgery(state, params, morph)
     known = {**DEGREES, **(degrees or {})}
     structure: Any = jax.tree.structure(params)  # Any: mypy has no == of tree structures
     shapes = [jnp.shape(x) for x in jax.tree.leaves(params)]
@@ -84,3 +90,24 @@ def carry(
         return x
 
     return jax.tree_util.tree_map_with_path(one, state, is_leaf=like_params)
+
+
+def _check_surgery(state: Any, params: ArrayTree, morph: Morph) -> None:
+    """Refuses a surgery state whose groups of leaves would be others after the morph."""
+
+    def is_surgery(x: Any) -> bool:  # by name: networks know nothing of surgery
+        return type(x).__name__ == "SurgeryState"
+
+    def names(tree: Any) -> list[Any]:
+        return [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+    found = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_surgery)[0]
+    by_group = [(path, x) for path, x in found if is_surgery(x) and int(x.scope)]
+    if by_group and names(params) != names(morph(params, 0)):
+        path, x = by_group[0]
+        raise ValueError(
+            f"state: {jax.tree_util.keystr(path)}, a SurgeryState, remembers something of each "
+            f"{('', 'leaf', 'module')[int(x.scope)]} of the parameters, and the morph changes "
+            "which there are, so there is no rule for it; start it anew with tx.init, or do "
+            "surgery with scope='global'"
+        )
