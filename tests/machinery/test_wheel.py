@@ -11,7 +11,7 @@ import pytest
 
 from tests.machinery import commands
 
-SOURCES = ("mtrl_jax", "experiments", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("mtrl_jax", "experiments", "pyproject.toml", "docs/package.md", "LICENSE")
 
 
 def pip(*arguments: object) -> None:
@@ -30,7 +30,8 @@ def wheel(tmp_path_factory) -> pathlib.Path:
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(commands.ROOT / name, source / name, ignore=ignore)
         else:
-            shutil.copy(commands.ROOT / name, source)
+            (source / name).parent.mkdir(exist_ok=True)
+            shutil.copy(commands.ROOT / name, source / name)
     pip("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source)
     return next(out.glob("*.whl"))
 
@@ -42,6 +43,16 @@ def test_every_file_is_inside_and_nothing_else(wheel):
     binaries = {f.relative_to(commands.ROOT) for f in (commands.ROOT / "experiments").rglob("*.py")}
     wanted = {str(f) for f in library} | {f"mtrl_jax/{f}" for f in binaries}
     assert inside == wanted | {"mtrl_jax/py.typed"}
+
+
+def test_its_page_needs_no_repository(wheel):
+    """No pictures, no links that lead into the checkout; what it shows is what the README shows."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        page = archive.read(name).decode().partition("\n\n")[2]
+    assert page.startswith("# mtrl_jax") and "![" not in page and "](" not in page
+    code = page.partition("```python")[2].partition("```")[0]
+    assert code.strip() and code in (commands.ROOT / "README.md").read_text()
 
 
 def test_it_trains_alone(wheel, tmp_path):
