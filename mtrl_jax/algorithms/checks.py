@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 # These follow the size of the tasks' losses.
-_FOLLOW_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting")
+_FOLLOW_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting", "imtl_l", "stch", "go4align")
 
 
 def one_of(config: Any, **allowed: Collection[str]) -> None:

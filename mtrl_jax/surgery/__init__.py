@@ -35,6 +35,7 @@ from mtrl_jax.surgery.dwa import DWAState, dwa, dwa_weights
 from mtrl_jax.surgery.fairgrad import fairgrad, fairgrad_weights
 from mtrl_jax.surgery.famo import FAMOState, famo, famo_step, famo_weights
 from mtrl_jax.surgery.features import FeatureGradients, feature_value_and_grad
+from mtrl_jax.surgery.go4align import cluster_means, go4align, go4align_step
 from mtrl_jax.surgery.graddrop import graddrop, graddrop_leaf
 from mtrl_jax.surgery.gradient_cosine import gradient_cosine, gradient_cosine_weights
 from mtrl_jax.surgery.gradients import per_task_value_and_grad
@@ -42,14 +43,18 @@ from mtrl_jax.surgery.gradnorm import GradNormState, gradnorm, gradnorm_step
 from mtrl_jax.surgery.gradvac import gradvac, gradvac_weights
 from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
 from mtrl_jax.surgery.imtl_g import imtl_g, imtl_g_weights
+from mtrl_jax.surgery.imtl_l import imtl_l, imtl_l_step
 from mtrl_jax.surgery.mean import mean
 from mtrl_jax.surgery.mgda import mgda, mgda_weights
 from mtrl_jax.surgery.nash_mtl import clip_weights, nash_mtl, nash_mtl_weights
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_weights
+from mtrl_jax.surgery.pivrg import pivrg, pivrg_importance, pivrg_weights
 from mtrl_jax.surgery.plot import plot_diagnostics
 from mtrl_jax.surgery.quadratic import Solution
 from mtrl_jax.surgery.random_weighting import random_weighting, random_weights
+from mtrl_jax.surgery.sdmgrad import project_to_simplex, sdmgrad, sdmgrad_step
+from mtrl_jax.surgery.stch import STCHState, stch, stch_weights
 from mtrl_jax.surgery.sum import sum as sum  # not in __all__: a star must not hide Python's own
 from mtrl_jax.surgery.transform import (
     Inputs,
@@ -77,6 +82,7 @@ __all__ = [
     "Inputs",
     "Method",
     "Options",
+    "STCHState",
     "Solution",
     "SurgeryState",
     "Transform",
@@ -86,6 +92,7 @@ __all__ = [
     "cagrad",
     "cagrad_weights",
     "clip_weights",
+    "cluster_means",
     "config",
     "config_weights",
     "cosine_similarity",
@@ -104,6 +111,8 @@ __all__ = [
     "famo_weights",
     "feature_value_and_grad",
     "fixed_orders",
+    "go4align",
+    "go4align_step",
     "graddrop",
     "graddrop_leaf",
     "gradient_cosine",
@@ -115,6 +124,8 @@ __all__ = [
     "gram_matrix",
     "imtl_g",
     "imtl_g_weights",
+    "imtl_l",
+    "imtl_l_step",
     "magnitude_similarity",
     "make_transform",
     "mean",
@@ -127,11 +138,19 @@ __all__ = [
     "pcgrad",
     "pcgrad_weights",
     "per_task_value_and_grad",
+    "pivrg",
+    "pivrg_importance",
+    "pivrg_weights",
     "plot_diagnostics",
+    "project_to_simplex",
     "random_orders",
     "random_weighting",
     "random_weights",
     "reseed",
+    "sdmgrad",
+    "sdmgrad_step",
+    "stch",
+    "stch_weights",
     "uncertainty_step",
     "uncertainty_weighting",
     "uncertainty_weights",
@@ -150,8 +169,8 @@ class _Methods(dict[str, Callable[..., Transform]]):
         raise KeyError(f"surgery has no method {name!r}; {known}")
 
 
-# Every factory is called as METHODS[name](num_tasks=K, seed=0); gradnorm, famo,
-# uncertainty_weighting and dwa want task_losses= at every update.
+# Every factory is called as METHODS[name](num_tasks=K, seed=0); those that weigh losses want
+# task_losses= at every update.
 METHODS: dict[str, Callable[..., Transform]] = _Methods(
     {
         "pcgrad": pcgrad,
@@ -172,6 +191,11 @@ METHODS: dict[str, Callable[..., Transform]] = _Methods(
         "uncertainty_weighting": uncertainty_weighting,
         "dwa": dwa,
         "gradient_cosine": gradient_cosine,
+        "imtl_l": imtl_l,
+        "stch": stch,
+        "go4align": go4align,
+        "sdmgrad": sdmgrad,
+        "pivrg": pivrg,
         "mean": mean,
         "sum": sum,
     }

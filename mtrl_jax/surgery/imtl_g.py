@@ -37,7 +37,7 @@ def imtl_g(num_tasks: int, **options: Unpack[Options]) -> Transform:
     """IMTL-G, impartial multi-task learning (its gradient half).
 
     Liu, Li, Kuang, Xue, Chen, Yang, Liao & Zhang 2021, "Towards Impartial Multi-task Learning",
-    ICLR, equation 6: the update d = sum_i w_i g_i, sum_i w_i = 1, with <d, g_i / |g_i|> equal for
+    ICLR, equation 2: the update d = sum_i w_i g_i, sum_i w_i = 1, with <d, g_i / |g_i|> equal for
     all tasks.
 
     Needs the gradients only. No task is favoured by the size of its gradient. Weights may be

@@ -65,7 +65,9 @@ def test_without_params_the_task_axis_is_still_checked():
     jax.eval_shape(tx.update, GOOD, state)
 
 
-@pytest.mark.parametrize("name", ["gradnorm", "famo", "uncertainty_weighting", "dwa"])
+@pytest.mark.parametrize(
+    "name", ["gradnorm", "famo", "uncertainty_weighting", "dwa", "imtl_l", "stch", "go4align"]
+)
 def test_missing_or_wrong_losses(name):
     tx = surgery.METHODS[name](num_tasks=4)
     state = tx.init(PARAMS)

@@ -80,7 +80,9 @@ def test_nnx_with_batch_norm_and_dropout():
     assert len(np.unique(np.asarray(values))) == K
 
 
-@pytest.mark.parametrize("name", ["famo", "gradnorm", "dwa", "uncertainty_weighting"])
+@pytest.mark.parametrize(
+    "name", ["famo", "gradnorm", "dwa", "uncertainty_weighting", "imtl_l", "stch", "go4align"]
+)
 def test_a_train_state_with_a_method_that_needs_losses(name):
     model = nn.Dense(2)
     tx = optax.chain(surgery.METHODS[name](num_tasks=K), optax.adam(1e-2))

@@ -55,6 +55,11 @@ TABLE = {
     "uncertainty_weighting": Row(equal=2.0, alone=0.5, linear=True),
     "dwa": Row(equal=4.0, linear=True),
     "gradient_cosine": Row(equal=4.0, permutes=False),
+    "imtl_l": Row(equal=4.0, linear=True),
+    "stch": Row(linear=True),
+    "go4align": Row(linear=True),
+    "sdmgrad": Row(),
+    "pivrg": Row(equal=None, alone=None, unconflicting=True, homogeneous=False),
     "mean": Row(linear=True),
     "sum": Row(equal=4.0, linear=True),
 }
@@ -230,6 +235,7 @@ def test_nan_in_one_task_is_never_hidden(name):
     update, after = step(tree(jacobian), state, LOSSES)
     assert np.isnan(update["a"][0, 0])
     without_gram = "graddrop random_weighting famo uncertainty_weighting dwa mean sum".split()
+    without_gram += "imtl_l stch go4align".split()
     if name not in without_gram:
         assert all(np.isnan(x).all() for x in update.values())
         # What the method remembers is as before, so that the next step is sound.

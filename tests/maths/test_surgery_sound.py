@@ -81,7 +81,15 @@ def test_what_is_not_finite_is_counted_and_not_remembered(name, what):
     step, state = stepper(name)
     _, state = step(state)
     uses = surgery.METHODS[name](num_tasks=2).init(PARAMS).record is not None
-    reads = name in ("famo", "gradnorm", "dwa", "uncertainty_weighting")
+    reads = name in (
+        "famo",
+        "gradnorm",
+        "dwa",
+        "uncertainty_weighting",
+        "imtl_l",
+        "stch",
+        "go4align",
+    )
     if what == "losses":
         update, after = step(state, jnp.asarray([0.5, jnp.inf]))
         seen = reads
