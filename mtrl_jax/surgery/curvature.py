@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.gram import accumulator, weighted_sum
+from mtrl_jax.surgery.dtypes import accumulator
+from mtrl_jax.surgery.gram import weighted_sum
 from mtrl_jax.surgery.parts import Layout, blank
 
 __all__ = ["CurvatureState", "init_curvature", "multi_task_curvature", "update_curvature"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mtrl_jax.surgery.gram import accumulator
+from mtrl_jax.surgery.dtypes import accumulator
 from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
 
 __all__ = ["graddrop", "graddrop_leaf"]

@@ -2,11 +2,10 @@
 
 `gram_matrix` reads the gradients once and gives the K x K inner products; every decision is then
 taken on K x K numbers; `weighted_sum` reads the gradients a second time and gives the update.
-Leaves are never concatenated, and nothing of size K * P is copied: on CPU the temporaries are
-accumulators or a few blocks of columns.
+Leaves are never concatenated, reshaped or transposed, and nothing of size K * P is copied.
 
-The CPU paths exist because a dot of few rows is mostly packing in XLA:CPU (jax 0.10.2 and
-0.12.0.1) and runs on one core, also beside other dots. An accelerator gets the plain dot.
+This file says what the two are. What stands in `gram_cpu` and `gram_tpu` is the same arithmetic in
+a form that the platform's compiler makes a good program of, and goes when it makes one of this.
 """
 
 import functools
@@ -15,138 +14,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-__all__ = ["accumulator", "gram_matrix", "weighted_sum"]
+from mtrl_jax.surgery import gram_cpu, gram_tpu
+from mtrl_jax.surgery.dtypes import accumulator
 
-_MOST = 50  # tasks up to which the Gram matrix is made by pairs; from there on tiles are as fast
-_ROWS = 32  # rows of one tile of the Gram matrix: tiles below the diagonal are not computed
-# Products by pairs: the lanes of an accumulator are whole cache lines, and multiples of them do not
-# meet in one cache set; XLA fuses a gather into at most 15 slices.
-_LANES, _SLICES = 160, 8
-_IN_CACHE = 1100  # accumulators of a block, of 160 lanes each: with the rest about a megabyte
+__all__ = ["gram_matrix", "weighted_sum"]
 
 
-def _block_columns(k: int) -> int:
-    """Columns of one block: K rows of it are 40 to 200 KB, a fraction of an L2 cache."""
-    return 4096 if k <= 16 else 1024
-
-
-def accumulator(*dtypes: Any) -> Any:
-    """The dtype in which everything between such inputs and outputs is computed: float32, or
-    float64 if one of them is."""
-    return functools.reduce(jnp.promote_types, dtypes, jnp.float32)
-
-
-def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`[M, n], [N, n] -> [M, N]`."""
+def _dot(x: jax.Array) -> jax.Array:
+    """`[K, *param] -> [K, K]`. All axes but the first are contracted where they are: flattened
+    first, they would be copied into other tiles on a TPU."""
+    axes = tuple(range(1, x.ndim))
     return lax.dot_general(
         x,
-        y,
-        (((1,), (1,)), ((), ())),
+        x,
+        ((axes, axes), ((), ())),
         precision=lax.Precision.HIGHEST,
         preferred_element_type=accumulator(x.dtype),
     )
 
 
-def _plain(x: jax.Array) -> jax.Array:
-    return _dot(x, x)
+def _sum(w: jax.Array, x: jax.Array) -> jax.Array:
+    """`[K], [K, *param] -> [*param]` in the dtype of w.
 
-
-def _mirror(tiles: list[list[jax.Array]]) -> jax.Array:
-    """Whole symmetric matrix; `tiles[a][c - a]` is tile (a, c), on or above the diagonal."""
-    n = len(tiles)
-    rows = [[tiles[c][a - c].T if c < a else tiles[a][c - a] for c in range(n)] for a in range(n)]
-    return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
-
-
-def _block(x: jax.Array, starts: tuple[Any, Any], sizes: tuple[int, int]) -> jax.Array:
-    """A piece of x, in its dtype; in a loop, of a narrow x too, without a copy of x.
-
-    XLA:CPU of jax 0.10 widens every operation on bfloat16 but not on integers of its width, and
-    would do either to all of x in front of the loop, were x not tied to what changes in it.
+    A dot and not products that are added: where all weights are one constant (the mean), XLA makes
+    it part of the product that the gradient is, and the task gradients are never stored.
     """
-    narrow = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize)
-    if narrow is None:
-        return lax.dynamic_slice(x, starts, sizes)
-    held, starts = lax.optimization_barrier((x, starts))
-    bits = lax.dynamic_slice(lax.bitcast_convert_type(held, narrow), starts, sizes)
-    return lax.bitcast_convert_type(bits, x.dtype)
-
-
-def _zeros(shape: tuple[int, ...], x: jax.Array) -> jax.Array:
-    """Accumulators of zeros that vary over devices as x does, which `shard_map` asks of a carry."""
-    like = x[0, 0].astype(accumulator(x.dtype))
-    return jnp.where(jnp.zeros(shape, bool), like, 0)
-
-
-def _by_tiles(x: jax.Array) -> jax.Array:
-    """Blocks of columns that stay in the cache, tiles of rows on and above the diagonal."""
-    k, n = x.shape
-    width = _block_columns(k)
-
-    def tiles(start, size):
-        sizes = [(r, min(_ROWS, k - r)) for r in range(0, k, _ROWS)]
-        rows = [_block(x, (r, start), (m, size)) for r, m in sizes]
-        return [[_dot(a, c) for c in rows[i:]] for i, a in enumerate(rows)]
-
-    if n < 2 * width:
-        return _mirror(tiles(0, n))
-    total = jax.tree.map(lambda t: _zeros(t.shape, x), jax.eval_shape(lambda: tiles(0, width)))
-
-    def add(b, total):
-        return jax.tree.map(operator.add, total, tiles(b * width, width))
-
-    total = lax.fori_loop(0, n // width, add, total)
-    if n % width:
-        total = jax.tree.map(operator.add, total, tiles(n - n % width, n % width))
-    return _mirror(total)
-
-
-def _by_pairs(x: jax.Array) -> jax.Array:
-    """Every pair of rows multiplied lane by lane, in one fused loop that all cores share.
-
-    A block is V chunks of columns; its accumulators are [V, pairs, lanes]. XLA:CPU vectorises this
-    loop over lanes, divides it among cores over V, and reads x in place: the rows of a pair are
-    gathered from flat x by where they start. The starts are carried by the loop: computed inside,
-    they would be computed again for every lane.
-    """
-    k, n = x.shape
-    width = _SLICES * _LANES
-    chunks = n // width
-    if chunks < 2:
-        return _plain(x)
-    # Chunks of a block: as many as leave its accumulators in the cache; of the numbers near that,
-    # the one with the smallest rest, which a dot then takes.
-    most = max(1, min(64, _IN_CACHE // (k * (k + 1) // 2), chunks // 2))
-    v = min(range(most, most // 2, -1), key=lambda v: chunks % v)
-    rows, columns = np.triu_indices(k)
-    near = np.lexsort((columns, rows, columns // 4, rows // 4))  # few rows in the cache at a time
-    pairs = np.stack([rows[near], columns[near]])
-    first = pairs[:, None] * n + np.arange(v)[:, None] * width
-    flat = x.reshape(-1)
-    dims = lax.GatherDimensionNumbers((2,), collapsed_slice_dims=(), start_index_map=(0,))
-
-    def block(_, carry):
-        total, starts, stride = carry
-        a, b = (
-            lax.gather(flat, s[..., None], dims, (width,), mode="promise_in_bounds") for s in starts
-        )
-        for i in range(0, width, _LANES):
-            total = total + a[..., i : i + _LANES] * b[..., i : i + _LANES]
-        # The scatter is there for jax 0.12.0.1, which runs any loop of elementwise operations on
-        # one core; it only counts in entry 1.
-        return total, [s + stride[0] for s in starts], stride.at[np.array([1, 1])].add(1)
-
-    total = _zeros((v, len(near), _LANES), x)
-    starts, stride = list(jnp.asarray(first, jnp.int32)), jnp.asarray([v * width, 0], jnp.int32)
-    total, *_ = lax.fori_loop(0, chunks // v, block, (total, starts, stride))
-    entry = np.zeros((k, k), int)
-    entry[tuple(pairs)] = entry[tuple(pairs[::-1])] = np.arange(len(near))
-    g = total.sum((0, 2))[entry]
-    done = chunks // v * v * width
-    return g + _plain(x[:, done:]) if done < n else g
+    tasks = (((0,), (0,)), ((), ()))
+    return lax.dot_general(w, x.astype(w.dtype), tasks, precision=lax.Precision.HIGHEST)
 
 
 def gram_matrix(grads: Any) -> jax.Array:
@@ -160,20 +56,15 @@ def gram_matrix(grads: Any) -> jax.Array:
       (float64 if a leaf is). A NaN or an infinity in task i shows in row and column i.
     """
 
-    def one(leaf):
-        x = leaf.reshape(leaf.shape[0], -1)
-        wide = leaf.dtype.itemsize >= 4 and leaf.size <= np.iinfo(np.int32).max
-        on_cpu = _by_pairs if 1 < leaf.shape[0] <= _MOST and wide else _by_tiles
-        return lax.platform_dependent(x, cpu=on_cpu, default=_plain)
+    def one(leaf: jax.Array) -> jax.Array:
+        on = {"cpu": gram_cpu.gram, "tpu": gram_tpu.gram if gram_tpu.takes(leaf) else _dot}
+        return lax.platform_dependent(leaf, **on, default=_dot)
 
     return functools.reduce(operator.add, [one(leaf) for leaf in jax.tree.leaves(grads)])
 
 
 def weighted_sum(weights: jax.Array, grads: Any, like: Any = None) -> Any:
-    """The update `sum_i w_i g_i`, a dot over the task axis of every leaf.
-
-    A dot and not a sum over axis 0: XLA:CPU of jax 0.10 reduces over a leading axis many times more
-    slowly.
+    """The update `sum_i w_i g_i`.
 
     Args:
       weights: `[K]`, floating.
@@ -186,33 +77,10 @@ def weighted_sum(weights: jax.Array, grads: Any, like: Any = None) -> Any:
       it is like is), and rounded once, to the dtype asked for.
     """
 
-    def dot(w, x):
-        y = x.astype(w.dtype)
-        return lax.dot(w, y, precision=lax.Precision.HIGHEST)
-
-    def fused(
-        w, x
-    ):  # one loop that widens as it reads; XLA:CPU would first widen all of x for a dot
-        rows = [w[i] * x[i].astype(w.dtype) for i in range(x.shape[0])]
-        return functools.reduce(operator.add, rows)
-
-    def split(w, x):  # three bfloat16 numbers hold every bit of a float32, so nothing is widened
-        parts = []
-        for _ in range(3):
-            parts.append(w.astype(jnp.bfloat16))
-            w = w - parts[-1].astype(w.dtype)
-        y = lax.dot(jnp.stack(parts), x, preferred_element_type=w.dtype)
-        return y[0] + (y[1] + y[2])
-
-    def one(leaf, target):
-        x, out = leaf.reshape(leaf.shape[0], -1), jnp.result_type(target)
+    def one(leaf: jax.Array, target: Any) -> jax.Array:
+        out = jnp.result_type(target)
         w = weights.astype(accumulator(leaf.dtype, out))
-        on_cpu = dot
-        if leaf.dtype.itemsize < 4 and leaf.shape[0] <= 16:
-            on_cpu = fused
-        elif leaf.dtype == jnp.bfloat16 and w.dtype == jnp.float32:
-            on_cpu = split
-        total = lax.platform_dependent(w, x, cpu=on_cpu, default=dot)
-        return total.astype(out).reshape(leaf.shape[1:])
+        total = lax.platform_dependent(w, leaf, cpu=gram_cpu.weighted_sum, default=_sum)
+        return total.astype(out)
 
     return jax.tree.map(one, grads, grads if like is None else like)

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.gram import accumulator, gram_matrix, weighted_sum
+from mtrl_jax.surgery.dtypes import accumulator
+from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
 from mtrl_jax.surgery.method import Inputs, Method
 from mtrl_jax.surgery.parts import Layout
 from mtrl_jax.surgery.quadratic import Solution

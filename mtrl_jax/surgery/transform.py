@@ -24,7 +24,7 @@ from mtrl_jax.surgery.checks import (
     static_int,
 )
 from mtrl_jax.surgery.curvature import init_curvature, update_curvature
-from mtrl_jax.surgery.gram import accumulator
+from mtrl_jax.surgery.dtypes import accumulator
 from mtrl_jax.surgery.groups import combine, decide, grams, record_of
 from mtrl_jax.surgery.method import Inputs, Method
 from mtrl_jax.surgery.options import SCOPES, Options, Scope, Seed, Transform
