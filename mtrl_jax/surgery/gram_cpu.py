@@ -3,8 +3,8 @@
 Measured with XLA:CPU of jaxlib 0.10.2 and 0.12.0. There a dot of few rows is mostly packing and
 runs on one core, also beside other dots; one with a long contracted axis copies its right-hand side
 without XLA's memory analysis showing it; narrow floats are widened as a whole in front of a dot.
-`tests/maths/test_gram_cpu.py` asks the compiler of the day whether each of these still holds, and
-fails when one does not: then what works around it can go, and `gram.py` is all there is.
+`tests/maths/test_gram_platforms.py` asks the compiler of the day whether it still copies and widens,
+and fails when it does not: then this can go, and `gram.py` is all there is.
 """
 
 import functools
@@ -81,7 +81,7 @@ def _by_tiles(x: jax.Array) -> jax.Array:
     k, n = x.shape
     width = _block_columns(k)
 
-    def tiles(start, size):
+    def tiles(start: Any, size: int) -> list[list[jax.Array]]:
         sizes = [(r, min(_ROWS, k - r)) for r in range(0, k, _ROWS)]
         # Widened here, in the cache: products of bfloat16 instructions are summed less exactly.
         rows = [_block(x, (r, start), (m, size)).astype(accumulator(x.dtype)) for r, m in sizes]
@@ -91,7 +91,7 @@ def _by_tiles(x: jax.Array) -> jax.Array:
         return _mirror(tiles(0, n))
     total = jax.tree.map(lambda t: _zeros(t.shape, x), jax.eval_shape(lambda: tiles(0, width)))
 
-    def add(b, total):
+    def add(b: jax.Array, total: Any) -> Any:
         return jax.tree.map(operator.add, total, tiles(b * width, width))
 
     total = lax.fori_loop(0, n // width, add, total)
@@ -124,7 +124,7 @@ def _by_pairs(x: jax.Array) -> jax.Array:
     flat = x.reshape(-1)
     dims = lax.GatherDimensionNumbers((2,), collapsed_slice_dims=(), start_index_map=(0,))
 
-    def block(_, carry):
+    def block(_: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         total, starts, stride = carry
         a, b = (
             lax.gather(flat, s[..., None], dims, (width,), mode="promise_in_bounds") for s in starts
@@ -140,7 +140,7 @@ def _by_pairs(x: jax.Array) -> jax.Array:
     total, *_ = lax.fori_loop(0, chunks // v, block, (total, starts, stride))
     entry = np.zeros((k, k), int)
     entry[tuple(pairs)] = entry[tuple(pairs[::-1])] = np.arange(len(near))
-    g = total.sum((0, 2))[entry]
+    g: jax.Array = total.sum((0, 2))[entry]
     done = chunks // v * v * width
     return g + _plain(x[:, done:]) if done < n else g
 

@@ -4,7 +4,7 @@ Compiled, not run: libtpu 0.0.42 (jaxlib 0.10.2), for v5e and v6e. A dot of floa
 highest precision is six passes of the matrix unit over rows of which it could hold 128, and its
 program is unrolled over the contracted axes: 13 s of compilation for one leaf `[10, 400, 400]`,
 where the sums below take 1, and 2.7 times their cycles by the compiler's estimate. Both read the
-leaf once. `tests/tpu/test_compiled.py` holds the bytes, and fails once the dot is as good.
+leaf once. `tests/machinery/test_surgery_tpu.py` holds the bytes, and fails once the dot is as good.
 """
 
 import jax
@@ -31,7 +31,7 @@ def gram(leaf: jax.Array) -> jax.Array:
     rows = [leaf[i].astype(dtype) for i in range(k)]
     products = [rows[i] * rows[j] for i, j in pairs]
 
-    def add(a, b):
+    def add(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
         return [x + y for x, y in zip(a, b, strict=True)]
 
     zeros = [jnp.zeros((), dtype)] * len(pairs)
