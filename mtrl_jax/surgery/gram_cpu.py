@@ -3,8 +3,8 @@
 Measured with XLA:CPU of jaxlib 0.10.2 and 0.12.0. There a dot of few rows is mostly packing and
 runs on one core, also beside other dots; one with a long contracted axis copies its right-hand side
 without XLA's memory analysis showing it; narrow floats are widened as a whole in front of a dot.
-`tests/maths/test_gram_platforms.py` asks the compiler of the day whether it still copies and widens,
-and fails when it does not: then this can go, and `gram.py` is all there is.
+`tests/maths/test_gram_platforms.py` asks the compiler of the day whether it still copies and
+widens, and fails when it does not: then this can go, and `gram.py` is all there is.
 """
 
 import functools
