@@ -102,6 +102,15 @@ def check(
         )
 
 
+def total_steps(
+    config: RunConfig, suite: FunctionalSuite | HostSuite, unroll_length: int
+) -> tuple[int, int]:
+    """Environment steps of one dispatch, and of a whole run, which is whole dispatches."""
+    updates = config.updates_per_dispatch if isinstance(suite, FunctionalSuite) else 1
+    one = unroll_length * suite.spec.num_tasks * config.num_envs_per_task * updates
+    return one, -(-config.total_env_steps // one) * one
+
+
 def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) -> Engine:
     """The engine for this kind of suite.
 

@@ -149,28 +149,21 @@ def _set_up(
                     workdir.create(folder, settings)
         # ------------------------------------------------------------ what trains
         engine = engines.make(config, suite, agent)
-        per_update = agent.unroll_length * suite.spec.num_tasks * config.num_envs_per_task
-        per_dispatch = per_update * engine.updates
+        per_dispatch, total = engines.total_steps(config, suite, agent.unroll_length)
         evaluation = evaluation or Evaluation(suite, agent)
         # ------------------------------------------------------------ resume or start
         manager = None
         if chief:
             manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
         begin = _restore(manager, engine, begin_from)
-        total = -(-config.total_env_steps // per_dispatch) * per_dispatch
-        if begin.step > total:
-            raise ValueError(
-                f"total_env_steps: the run in {folder} has done {begin.step} environment steps, "
-                f"more than the {total} of {config.total_env_steps} rounded up to whole "
-                "dispatches; give at least as many, or choose another workdir"
-            )
+        check_total(folder, begin.step, config.total_env_steps, total)
         writer = stack.enter_context(_writer(folder, settings, begin.step))
         setup = _Setup(
             config=config,
             agent=agent,
             engine=engine,
             spec=suite.spec,
-            per_update=per_update,
+            per_update=per_dispatch // engine.updates,
             per_dispatch=per_dispatch,
             total=total,
             manager=manager,
@@ -179,6 +172,16 @@ def _set_up(
             scorers=_scorers(config, evaluation),
         )
         yield setup, begin
+
+
+def check_total(folder: pathlib.Path, step: int, asked: int, total: int) -> None:
+    """Raises ValueError if a run has done more steps than it was asked for, rounded up."""
+    if step > total:
+        raise ValueError(
+            f"total_env_steps: the run in {folder} has done {step} environment steps, more than "
+            f"the {total} of {asked} rounded up to whole dispatches; give at least as many, or "
+            "choose another workdir"
+        )
 
 
 def _loop(

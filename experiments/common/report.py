@@ -28,20 +28,27 @@ def report(
     folder: pathlib.Path,
     actions: str = "sampled actions",
 ) -> None:
-    """Prints the table, writes results.json and the learning curves, and says what to do next."""
+    """Prints the table, writes results.json and the learning curves, and says what to do next.
+
+    `rows` are those of `runs.rows`, by title; the last of each is what the table shows.
+    """
     spec: EnvSpec = suite.spec
     columns: dict[str, dict[str, Any]] = {"random": random_scores(suite, config)}
     for title, run_rows in rows.items():
-        final = [r for r in run_rows if any(k.startswith("eval/") for k in r)][-1]
+        final = run_rows[-1]
         for policy in ("task_policy", "distilled_policy"):
             prefix = f"eval/{policy}/"
             scores = {k.removeprefix(prefix): v for k, v in final.items() if k.startswith(prefix)}
             if scores and not (policy == "distilled_policy" and title == "each task alone"):
                 label = title if policy == "task_policy" else "distilled"
-                columns[label] = scores
+                columns[label] = {"env_steps": final["step"], **scores}
     width = max(len(name) for name in spec.task_names)
     quantities = ("return", "success") if spec.has_success else ("return",)
-    print(f"\nMeans of {config.eval_episodes} episodes a task, {actions}, final policies:")
+    steps = {f"{scores['env_steps']:,}" for scores in columns.values() if "env_steps" in scores}
+    print(
+        f"\nMeans of {config.eval_episodes} episodes a task, {actions}, policies after "
+        f"{' and '.join(sorted(steps))} environment steps:"
+    )
     print(" " * width, *(f"{label:>20}" for label in columns))
     print("task".ljust(width), *(f"{' / '.join(quantities):>20}" for _ in columns))
     for task in spec.task_names:
@@ -62,10 +69,11 @@ def report(
         picture,
         levels={"random": levels},
     )
+    done = columns[next(iter(rows))]["env_steps"]
     print(f"""
 learning curves  {picture}
 checkpoints      {folder / "checkpoints"}
-to continue      the same command with a larger --total_env_steps (now {config.total_env_steps})
+to continue      the same command with a larger --total_env_steps (now {done})
 to evaluate      {binary.command("evaluate")} --workdir={folder}
 to compare runs  {binary.command("plot")} --runs={
         ",".join([str(folder), str(folder / "alone")][: len(rows)])

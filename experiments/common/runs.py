@@ -17,7 +17,17 @@ from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite
 from . import agents, binary
 from .progress import Progress
 
-__all__ = ["existing", "finished", "learn", "make_suite", "read", "restore", "rows", "settings_of"]
+__all__ = [
+    "existing",
+    "finished",
+    "learn",
+    "make_suite",
+    "newest_step",
+    "read",
+    "restore",
+    "rows",
+    "settings_of",
+]
 
 
 def settings_of(
@@ -47,12 +57,30 @@ def make_suite(settings: dict[str, Any]) -> FunctionalSuite | HostSuite:
     return suites.make(settings["suite"], settings["permute_actions"])
 
 
-def finished(folder: pathlib.Path, settings: dict[str, Any], total: int) -> bool:
-    """Whether this very run is done, so that it need not be opened, which would compile it."""
+def finished(
+    folder: pathlib.Path,
+    settings: dict[str, Any],
+    run: engines.RunConfig,
+    suite: FunctionalSuite | HostSuite,
+    unroll_length: int,
+) -> bool:
+    """Whether this very run is done, so that it need not be opened, which would compile it.
+
+    Raises:
+      ValueError: if it has done more than `run` asks for, or the folder is another run's.
+    """
     if not workdir.check(folder, settings):
         return False
+    step = newest_step(folder)
+    _, total = engines.total_steps(run, suite, unroll_length)
+    train.check_total(folder, step, run.total_env_steps, total)
+    return step >= total
+
+
+def newest_step(folder: pathlib.Path) -> int:
+    """Environment steps of the newest checkpoint of a run, 0 if there is none."""
     with checkpoint.open_manager(folder / "checkpoints", read_only=True) as manager:
-        return (manager.latest_step() or 0) >= total
+        return manager.latest_step() or 0
 
 
 def learn(
@@ -73,8 +101,23 @@ def learn(
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The metrics of a run; of several processes the first one has them, the others nothing."""
-    return metrics.read_jsonl(folder / "metrics.jsonl") if processes.is_chief() else []
+    """The metrics of a run that has ended, the last row its evaluation at the end; of several
+    processes the first one has them, the others nothing.
+
+    Raises:
+      ValueError: if the last row is no evaluation of what the newest checkpoint holds.
+    """
+    if not processes.is_chief():
+        return []
+    path, step = folder / "metrics.jsonl", newest_step(folder)
+    found = metrics.read_jsonl(path)
+    last = found[-1] if found else {"step": 0}
+    if last["step"] != step or not any(key.startswith("eval/") for key in last):
+        raise ValueError(
+            f"workdir: {path} does not end with an evaluation at step {step}, of the newest "
+            f"checkpoint, but with a row of step {last['step']}; nothing is reported of it"
+        )
+    return found
 
 
 def existing(workdir: str | None) -> pathlib.Path:

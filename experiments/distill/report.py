@@ -12,6 +12,8 @@ from mtrl_jax.algorithms import student
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import EnvSpec
 
+from .teachers import Teachers
+
 Scores = Mapping[str, np.ndarray]  # game to mean returns [S]
 
 
@@ -34,13 +36,12 @@ def share(random: np.ndarray, teacher: np.ndarray, own: np.ndarray) -> np.ndarra
 
 
 def last_scores(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Scores:
-    """Of the last evaluation of a run."""
+    """Of the evaluation at the end of a run, its last row."""
 
     def key(name):
         return plots.task_key(name, "eval/task_policy/return")
 
-    row = [row for row in rows if key(names[0]) in row][-1]
-    return {name: np.atleast_1d(np.asarray(row[key(name)], float)) for name in names}
+    return {name: np.atleast_1d(np.asarray(rows[-1][key(name)], float)) for name in names}
 
 
 def table(
@@ -88,33 +89,49 @@ def report(
     random: Scores,
     teachers: Scores,
     sizes: Mapping[str, int],
-    teacher_size: int,
+    found: Teachers,
     config: RunConfig,
     folder: pathlib.Path,
 ) -> None:
-    """Prints the table, writes results.jsonl and table.txt, and draws the students' scores."""
+    """Prints the table, writes results.jsonl and table.txt, and draws the students' scores.
+
+    Args:
+      spec: of the games.
+      rows: of each student, those of `runs.rows`.
+      random, teachers: what to compare with.
+      sizes: parameters of each student.
+      found: whose scores `teachers` are.
+      config: of the students' runs.
+      folder: where to write.
+    """
     names = spec.task_names
     own = {title: last_scores(run, names) for title, run in rows.items()}
-    found, text = table(random, teachers, own, config.eval_episodes)
-    for row in found:
-        row |= {"student_size": sizes[row["student"]], "teachers_size": teacher_size}
+    steps = {title: run[-1]["step"] for title, run in rows.items()}
+    teacher_steps = dict(zip(names, found.steps, strict=True))
+    lines, text = table(random, teachers, own, config.eval_episodes)
+    for row in lines:
+        row |= {"student_size": sizes[row["student"]], "teachers_size": found.size}
+        row |= {"env_steps": steps[row["student"]], "teacher_env_steps": teacher_steps[row["game"]]}
     size = "\n".join(
-        f"{title}: {n:,} parameters, {n / teacher_size:.0%} of the {teacher_size:,} of its teachers"
+        f"{title}: {n:,} parameters, {n / found.size:.0%} of the {found.size:,} of its teachers; "
+        f"{steps[title]:,} environment steps"
         for title, n in sizes.items()
     )
+    each = " or ".join(f"{n:,}" for n in sorted(set(found.steps)))
+    size += f"\nteachers: runs of {each} environment steps"
     text = (
         f"Means of {config.eval_episodes} episodes; seeds: {config.num_seeds}; best actions. The "
         f"share is above random [95 % interval over seeds]:\n{text}\n\n{size}"
     )
     print("\n" + text)
-    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     (folder / "table.txt").write_text(text + "\n")
 
     def key(name):
         return plots.task_key(name, "eval/task_policy/return")
 
     constant = {key(name): teachers[name].tolist() for name in names}
-    teacher = [{"step": step, **constant} for step in (0, config.total_env_steps)]
+    teacher = [{"step": step, **constant} for step in (0, max(steps.values()))]
     levels = {name: float(random[name].mean()) for name in names}
     picture = folder / "plots" / "students.png"
     plots.learning_curves(

@@ -124,4 +124,4 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         random = scores(suite, evaluate.random_agent(spec), np.zeros(1, np.int32), run_config)
         which = np.arange(run_config.num_seeds, dtype=np.int32) % num_sets
         teachers = scores(suite, teacher.agent(spec, found.teachers), which, run_config)
-        report.report(spec, rows, random, teachers, sizes, found.size, run_config, folder)
+        report.report(spec, rows, random, teachers, sizes, found, run_config, folder)

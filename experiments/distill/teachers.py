@@ -26,12 +26,14 @@ class Teachers(NamedTuple):
       teachers: one a game.
       hidden: widths of the first one's layers.
       size: parameters of all of them, those that they share counted once.
+      steps: environment steps of the run that each was learnt in, all its games together.
       digest: of all their parameters, by which a run knows them again.
     """
 
     teachers: tuple[teacher.Teacher, ...]
     hidden: tuple[int, ...]
     size: int
+    steps: tuple[int, ...]
     digest: str
 
 
@@ -45,7 +47,7 @@ def learnt(
     begin_from: Callable[[Any], Any] = lambda state: state,
 ) -> list[dict[str, Any]]:
     """Trains what is left of a run and returns its metrics; a finished one is not opened again."""
-    if not runs.finished(folder, settings, run.total_env_steps):
+    if not runs.finished(folder, settings, run, suite, agent.unroll_length):
         runs.learn(title, suite, agent, run, settings, folder, begin_from)
     return runs.rows(folder)
 
@@ -91,7 +93,7 @@ def restore_teachers(
     def count(tree):
         return sum(x.size for x in jax.tree.leaves(tree))
 
-    found: dict[str, tuple[teacher.Teacher, tuple[int, ...]]] = {}
+    found: dict[str, tuple[teacher.Teacher, tuple[int, ...], int]] = {}
     size = 0
     for folder in folders:
         try:
@@ -100,7 +102,7 @@ def restore_teachers(
                 raise ValueError(f"--workdir: {folder} holds no run of dqn")
             theirs = runs.make_suite(settings)
             agent = agents.make(theirs.spec, settings)
-            _, state = runs.restore(folder, run, theirs, agent)
+            step, state = runs.restore(folder, run, theirs, agent)
         except ValueError as error:
             sentence = str(error).removeprefix("--").removeprefix("workdir: ")
             raise ValueError(f"--teachers: {sentence}") from error
@@ -114,15 +116,17 @@ def restore_teachers(
         new = [name for name in taught if name not in found]
         for name in new:
             number = theirs.spec.task_names.index(name)
-            found[name] = (teacher.make(net, params, number, features=features), config.hidden)
+            made = teacher.make(net, params, number, features=features)
+            found[name] = (made, config.hidden, step)
         own = count(params.task) // theirs.spec.num_tasks * len(new)
         size += (own + bool(new) * count(params.shared)) // run.num_seeds
     lacking = [name for name in suite.spec.task_names if name not in found]
     if lacking:
         raise ValueError(f"--teachers: no run has learnt {', '.join(lacking)}")
     chosen = [found[name] for name in suite.spec.task_names]
-    teachers = tuple(one for one, _ in chosen)
+    teachers = tuple(one for one, *_ in chosen)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves([(m.shared, m.task, m.number) for m in teachers]):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    return Teachers(teachers, chosen[0][1], size, digest.hexdigest()[:16])
+    steps = tuple(step for *_, step in chosen)
+    return Teachers(teachers, chosen[0][1], size, steps, digest.hexdigest()[:16])

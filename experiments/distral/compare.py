@@ -38,13 +38,13 @@ Rows = list[dict[str, Any]]
 
 
 def final_scores(group: list[Rows], tasks: tuple[str, ...], policy: str) -> np.ndarray | None:
-    """Mean return over tasks of the last evaluation, `[S]`; None without such a policy."""
+    """Mean return over tasks of the evaluation at the end, `[S]`; None without such a policy."""
     values = []
     for rows in group:
-        last = [row for row in rows if f"eval/{policy}/{tasks[0]}/return" in row]
-        if not last:
+        last = rows[-1]
+        if f"eval/{policy}/{tasks[0]}/return" not in last:
             return None
-        values.append(np.mean([last[-1][f"eval/{policy}/{t}/return"] for t in tasks], axis=0))
+        values.append(np.mean([last[f"eval/{policy}/{t}/return"] for t in tasks], axis=0))
     return np.concatenate([np.atleast_1d(value) for value in values])
 
 
@@ -53,6 +53,7 @@ def line(name: str, group: list[Rows], tasks: tuple[str, ...]) -> dict[str, Any]
     _, curve = plots.curve(group, [plots.task_key(t, "episode/return") for t in tasks])
     result: dict[str, Any] = {
         "algorithm": name,
+        "env_steps": group[0][-1]["step"],  # of each seed
         "final": final_scores(group, tasks, "task_policy"),
         "distilled": final_scores(group, tasks, "distilled_policy"),
         "training_mean": curve.mean(0),  # over the whole of training: the area under the curve
@@ -124,10 +125,11 @@ def main() -> None:
     with out.with_suffix(".jsonl").open("w") as file:
         file.writelines(json.dumps(result) + "\n" for result in results)
     print(f"\nMean return over {len(tasks)} tasks, {len(seeds)} seeds [95 % bootstrap interval]:")
-    print(f"{'':14}{'final':>24}{'distilled policy':>24}{'mean over training':>24}")
+    heads = (f"{text:>24}" for text in ("final", "distilled policy", "mean over training"))
+    print(f"{'':14}", *heads, f"{'environment steps':>20}", sep="")
     for r in results:
         cells = (cell(r[k]) for k in ("final", "distilled", "training_mean"))
-        print(f"{r['algorithm']:14}", *(f"{text:>23}" for text in cells))
+        print(f"{r['algorithm']:14}", *(f"{text:>23}" for text in cells), f"{r['env_steps']:19,}")
     print(f"\ncurves   {out}\nnumbers  {out.with_suffix('.jsonl')}")
 
 

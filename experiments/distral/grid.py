@@ -54,13 +54,13 @@ def settings_of(
 def train(
     suite: FunctionalSuite, run: RunConfig, config: distral.Config, grid: Grid
 ) -> list[dict[str, Any]]:
-    """A row a run, with its final return: a mean over tasks."""
+    """A row a run, with its final return, a mean over tasks, and the environment steps it took."""
     points = list(itertools.product(*grid))
     rate, cost = (np.array([p[n] for p in points], np.float32) for n in (0, 1))
     keys = jnp.stack([jax.random.key(seed) for _, _, seed in points])
     per_update = config.unroll_length * suite.spec.num_tasks * run.num_envs_per_task
     num_updates = -(-run.total_env_steps // per_update)
-    steps = per_update * sweep.UPDATES_PER_DISPATCH * len(points)  # of a dispatch
+    steps = per_update * sweep.UPDATES_PER_DISPATCH  # of a dispatch
 
     def make_agent(values: Any) -> Agent:
         own = dataclasses.replace(config, learning_rate=values[0], entropy_cost=values[1])
@@ -69,13 +69,14 @@ def train(
     with contextlib.closing(Progress(config.algorithm, suite.spec.task_names)) as progress:
 
         def tell(done: int, of: int) -> None:
-            progress(done * steps, of * steps, {})
+            progress(done * steps * len(points), of * steps * len(points), {})
 
         totals = sweep.run(
             suite, make_agent, (rate, cost), keys, run.num_envs_per_task, num_updates, tell
         )
-    final = sweep.final_returns(totals).mean(-1)
-    return [
-        {"learning_rate": p[0], "entropy_cost": p[1], "seed": p[2], "final": round(float(f), 4)}
-        for p, f in zip(points, final, strict=True)
-    ]
+    final, done = sweep.final_returns(totals).mean(-1), len(totals.episode_count) * steps
+    rows = []
+    for (rate_, cost_, seed), value in zip(points, final, strict=True):
+        row = {"learning_rate": rate_, "entropy_cost": cost_, "seed": seed, "env_steps": done}
+        rows.append({**row, "final": round(float(value), 4)})
+    return rows

@@ -44,7 +44,7 @@ def train_one(
     exists is not opened again, which would compile it.
     """
     settings = runs.settings_of("distral", suite_settings, run_config, config)
-    if skip_finished and runs.finished(folder, settings, run_config.total_env_steps):
+    if skip_finished and runs.finished(folder, settings, run_config, suite, config.unroll_length):
         return runs.rows(folder)
     per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
     num_updates = -(-run_config.total_env_steps // per_update)

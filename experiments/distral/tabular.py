@@ -59,7 +59,8 @@ def main() -> None:
     picture = folder / "plots" / "two_rooms.png"
     figure(results, config.state, picture)
     sums = summary(results, config.state)
-    numbers = {**dataclasses.asdict(config), **sums}
+    steps = int(results["steps"][-1])  # whole blocks of them, of each seed
+    numbers = {**dataclasses.asdict(config), "env_steps": steps, **sums}
     (folder / "results.json").write_text(json.dumps(numbers, indent=1) + "\n")
     for title, values in sums.items():
         print(f"\n{title}")

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import engines, evaluate, metrics, plots
-from mtrl_jax.types import Agent, ArrayTree, EnvSpec
+from mtrl_jax import engines, evaluate, metrics, plots, train
+from mtrl_jax.types import Agent, EnvSpec
 
 from ..common import binary
 
@@ -27,7 +27,7 @@ def score(
     suite: Any,
     config: engines.RunConfig,
     agent: Agent,
-    state: ArrayTree,
+    result: train.Result,
     folder: pathlib.Path,
     episodes: int,
 ) -> Results:
@@ -37,7 +37,7 @@ def score(
     began = time.monotonic()
     key = jax.random.fold_in(engines.stream(jax.random.key(config.seed), "eval"), 2**30)
     played = jax.device_get(
-        evaluate.scorer(suite, agent, episodes)(agent.policy_params(state), key)
+        evaluate.scorer(suite, agent, episodes)(agent.policy_params(result.state), key)
     )
     print(f"done in {time.monotonic() - began:.0f} s")
     tasks: dict[str, dict[str, float]] = {}
@@ -49,7 +49,7 @@ def score(
     rows = metrics.over_cpu_seconds(metrics.read_jsonl(folder / "metrics.jsonl"))
     results = {
         "episodes": episodes,
-        "env_steps": config.total_env_steps,
+        "env_steps": result.step,
         "cpu_seconds": round(rows[-1]["step"], 1),
         "mean": mean,
         "tasks": tasks,
@@ -125,3 +125,9 @@ def compare(spec: EnvSpec, results: Mapping[str, Sequence[Results]]) -> None:
     print("mean over tasks".ljust(width), *means)
     seconds = (f"{np.mean([r['cpu_seconds'] for r in runs]):22,.0f}" for runs in results.values())
     print("CPU-seconds".ljust(width), *seconds)
+    steps = (" and ".join(f"{n:,}" for n in _steps(runs)) for runs in results.values())
+    print("environment steps".ljust(width), *(f"{text:>22}" for text in steps))
+
+
+def _steps(runs: Sequence[Results]) -> list[int]:
+    return sorted({run["env_steps"] for run in runs})

@@ -95,15 +95,15 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
     # Several processes must all go the same way, and only the first one can read the folder.
     if jax.process_count() == 1 and workdir.check(folder, run.settings):
         done = report.read(folder)
-        if done and (done["env_steps"], done["episodes"]) == (
-            config.total_env_steps,
-            _FINAL_EPISODES.value,
-        ):
-            return done
+        unroll = run.agent_config.unroll_length
+        if done and runs.finished(folder, run.settings, config, run.suite, unroll):
+            of = (done["env_steps"], done["episodes"])
+            if of == (runs.newest_step(folder), _FINAL_EPISODES.value):
+                return done
     per_update = run.agent_config.unroll_length * spec.num_tasks * config.num_envs_per_task
     num_updates = -(-config.total_env_steps // per_update)
     agent = agents.make(spec, run.settings, num_updates, learner.across(config.num_devices))
     result = runs.learn(run.name, run.suite, agent, config, run.settings, folder)
     if not processes.is_chief():
         return {}
-    return report.score(run.suite, config, agent, result.state, folder, _FINAL_EPISODES.value)
+    return report.score(run.suite, config, agent, result, folder, _FINAL_EPISODES.value)

@@ -26,6 +26,7 @@ def table(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[
             return None if mine[0][name] is None else float(np.mean([row[name] for row in mine]))
 
         result[method] = {
+            "step": last[method]["step"],
             "accuracy": float(accuracy.mean()),
             "interval": [float(x) for x in plots.bootstrap_interval(accuracy)],
             "over_mean": float((accuracy - plain).mean()),
@@ -37,14 +38,16 @@ def table(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[
 
 
 def show(result: dict[str, dict[str, Any]]) -> None:
-    print(f"{'method':22} {'test accuracy %':>22} {'over plain mean':>25} {'conflicts':>10} cosine")
+    heads = f"{'over plain mean':>25} {'conflicts':>10} cosine   step"
+    print(f"{'method':22} {'test accuracy %':>22} {heads}")
     for method, row in result.items():
         low, high = (100 * x for x in row["interval"])
         text = f"{method:22} {100 * row['accuracy']:6.2f} [{low:5.2f}, {high:5.2f}]"
         low, high = (100 * x for x in row["over_mean_interval"])
         text += f"   {100 * row['over_mean']:+6.2f} [{low:+5.2f}, {high:+5.2f}]"
         numbers = (row["conflicts"], row["cosine"])
-        print(text + "".join(f"{'-' if x is None else f'{x:.3f}':>10}" for x in numbers))
+        text += "".join(f"{'-' if x is None else f'{x:.3f}':>10}" for x in numbers)
+        print(text + f"{row['step']:7}")
 
 
 def draw(rows: list[dict[str, Any]], methods: Sequence[str], path: pathlib.Path) -> None:

@@ -93,12 +93,21 @@ def table_rows(
       final: mean returns `[S, N]` at the end; None: those of the last evaluation.
       step: environment steps done.
       seconds: that it took.
+
+    Raises:
+      ValueError: without `final`, if the last evaluation is not of `step`.
     """
     curves = {}
     for name in spec.task_names:
         steps, values = metrics.series(rows, f"eval/task_policy/{name}/return")
         if len(steps):
             curves[name] = (steps.astype(int).tolist(), values)
+    for name, (steps, _) in curves.items():
+        if final is None and steps[-1] != step:
+            raise ValueError(
+                f"cell {cell.name}: its last evaluation of {name} is of step {steps[-1]}, not of "
+                f"the {step} that it has done"
+            )
     found = []
     for s, seed in enumerate(cell.seeds):
         if final is None:

@@ -26,11 +26,12 @@ def start(*args):
 
 def test_a_run_is_reported_continued_and_scored(tmp_path):
     args = (*TINY, f"--workdir={tmp_path}", "--surgery=pcgrad")
-    code, out, err = commands.finish(start(*args, f"--total_env_steps={2 * PER_UPDATE}"))
+    code, out, err = commands.finish(start(*args, f"--total_env_steps={2 * PER_UPDATE - 1}"))
     assert code == 0, err
     assert "Likeliest actions, success at any step" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["tasks"]) == {"reach", "window-open"}
+    assert results["env_steps"] == 2 * PER_UPDATE
     assert results["episodes"] == 1 and results["mean"]["return"] > 0
     assert (tmp_path / "plots" / "learning_curves.png").stat().st_size > 0
     assert commands.checkpoints(tmp_path)[-1] == 2 * PER_UPDATE
