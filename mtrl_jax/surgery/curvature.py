@@ -53,7 +53,7 @@ def init_curvature(params: Any, num_tasks: int) -> CurvatureState:
     dtype = accumulator(*map(jnp.result_type, leaves))
 
     def zeros() -> Any:
-        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), dtype), params)
+        return jax.tree.map(lambda x: jnp.zeros_like(x, dtype), params)
 
     none = jnp.zeros((num_tasks,), bool)
     return CurvatureState(jnp.zeros((), dtype), zeros(), zeros(), jnp.zeros((), dtype), none)

@@ -9,6 +9,7 @@ groups, sharded parameters, randomness, and the record that `surgery.diagnostics
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -29,6 +30,7 @@ from mtrl_jax.surgery.groups import combine, decide, grams, record_of
 from mtrl_jax.surgery.method import Inputs, Method
 from mtrl_jax.surgery.options import SCOPES, Options, Scope, Seed, Transform
 from mtrl_jax.surgery.parts import AxisName, Layout, Mask, blank, flags, groups
+from mtrl_jax.surgery.sharding import in_auto_axes
 from mtrl_jax.surgery.state import Record, SurgeryState, empty_record, key_data, new_key, wrap_key
 
 __all__ = [
@@ -114,7 +116,8 @@ def make_transform(
         **extra: Any,
     ) -> tuple[Any, SurgeryState]:
         del extra  # other members of a chain may want them
-        return _update(plan, grads, state, params, present, (task_losses, task_losses_after))
+        losses = (task_losses, task_losses_after)
+        return in_auto_axes(partial(_update, plan), grads, state, params, present, losses)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
