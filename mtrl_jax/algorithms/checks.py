@@ -18,7 +18,17 @@ __all__ = [
 ]
 
 # These follow the size of the tasks' losses.
-_FOLLOW_LOSSES = ("dwa", "famo", "gradnorm", "uncertainty_weighting", "imtl_l", "stch", "go4align")
+_FOLLOW_LOSSES = (
+    "dwa",
+    "famo",
+    "gradnorm",
+    "uncertainty_weighting",
+    "imtl_l",
+    "stch",
+    "go4align",
+    "db_mtl",
+    "moco",
+)
 
 
 def one_of(config: Any, **allowed: Collection[str]) -> None:

@@ -19,6 +19,7 @@ from mtrl_jax.surgery.aligned_mtl import aligned_mtl, aligned_mtl_weights
 from mtrl_jax.surgery.cagrad import cagrad, cagrad_weights
 from mtrl_jax.surgery.config import config, config_weights
 from mtrl_jax.surgery.curvature import multi_task_curvature
+from mtrl_jax.surgery.db_mtl import db_mtl, db_mtl_weights
 from mtrl_jax.surgery.diagnostics import (
     Diagnostics,
     all_diagnostics,
@@ -32,6 +33,7 @@ from mtrl_jax.surgery.diagnostics import (
 )
 from mtrl_jax.surgery.dual_proj import dual_proj, dual_proj_weights
 from mtrl_jax.surgery.dwa import DWAState, dwa, dwa_weights
+from mtrl_jax.surgery.excess_mtl import ExcessMTLState, excess_mtl, excess_mtl_step
 from mtrl_jax.surgery.fairgrad import fairgrad, fairgrad_weights
 from mtrl_jax.surgery.famo import FAMOState, famo, famo_step, famo_weights
 from mtrl_jax.surgery.features import FeatureGradients, feature_value_and_grad
@@ -44,8 +46,10 @@ from mtrl_jax.surgery.gradvac import gradvac, gradvac_weights
 from mtrl_jax.surgery.gram import gram_matrix, weighted_sum
 from mtrl_jax.surgery.imtl_g import imtl_g, imtl_g_weights
 from mtrl_jax.surgery.imtl_l import imtl_l, imtl_l_step
+from mtrl_jax.surgery.m_config import MConFIGMemory, MConFIGState, m_config, m_config_step
 from mtrl_jax.surgery.mean import mean
 from mtrl_jax.surgery.mgda import mgda, mgda_weights
+from mtrl_jax.surgery.moco import moco, moco_step
 from mtrl_jax.surgery.nash_mtl import clip_weights, nash_mtl, nash_mtl_weights
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_weights
@@ -58,6 +62,7 @@ from mtrl_jax.surgery.stch import STCHState, stch, stch_weights
 from mtrl_jax.surgery.sum import sum as sum  # not in __all__: a star must not hide Python's own
 from mtrl_jax.surgery.transform import (
     Inputs,
+    Memory,
     Method,
     Options,
     SurgeryState,
@@ -76,10 +81,14 @@ __all__ = [
     "METHODS",
     "DWAState",
     "Diagnostics",
+    "ExcessMTLState",
     "FAMOState",
     "FeatureGradients",
     "GradNormState",
     "Inputs",
+    "MConFIGMemory",
+    "MConFIGState",
+    "Memory",
     "Method",
     "Options",
     "STCHState",
@@ -97,12 +106,16 @@ __all__ = [
     "config_weights",
     "cosine_similarity",
     "curvature_bound",
+    "db_mtl",
+    "db_mtl_weights",
     "detrimental_interference",
     "diagnostics",
     "dual_proj",
     "dual_proj_weights",
     "dwa",
     "dwa_weights",
+    "excess_mtl",
+    "excess_mtl_step",
     "factory",
     "fairgrad",
     "fairgrad_weights",
@@ -126,11 +139,15 @@ __all__ = [
     "imtl_g_weights",
     "imtl_l",
     "imtl_l_step",
+    "m_config",
+    "m_config_step",
     "magnitude_similarity",
     "make_transform",
     "mean",
     "mgda",
     "mgda_weights",
+    "moco",
+    "moco_step",
     "multi_task_curvature",
     "nash_mtl",
     "nash_mtl_weights",
@@ -196,6 +213,10 @@ METHODS: dict[str, Callable[..., Transform]] = _Methods(
         "go4align": go4align,
         "sdmgrad": sdmgrad,
         "pivrg": pivrg,
+        "db_mtl": db_mtl,
+        "moco": moco,
+        "excess_mtl": excess_mtl,
+        "m_config": m_config,
         "mean": mean,
         "sum": sum,
     }

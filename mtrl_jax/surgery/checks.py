@@ -13,6 +13,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 __all__ = [
     "check_choice",
+    "check_fraction",
     "check_gradients",
     "check_groups",
     "check_losses",
@@ -44,6 +45,12 @@ def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Raises unless `value` is one of `allowed`."""
     if not any(value is a or value == a for a in allowed):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raises unless `value` is from 0 to below 1; traced values pass unseen."""
+    if not isinstance(value, jax.Array) and not 0 <= value < 1:
+        raise ValueError(f"{name} must be from 0 to below 1, got {value!r}.")
 
 
 def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:

@@ -68,8 +68,8 @@ def curvature_bound(gram: Array) -> Array:
     total = d[:, None] + d[None, :]
     cos = cosine_similarity(gram)
     away, along = jnp.maximum(total - 2 * gram, 0.0), jnp.maximum(total + 2 * gram, 0.0)
-    ratio = jnp.where(along > 0, away / jnp.where(along > 0, along, 1.0), jnp.inf)
-    return jnp.where(away > 0, jnp.maximum(1.0 - cos**2, 0.0) * ratio, 0.0)
+    bound = jnp.maximum(1.0 - cos**2, 0.0) * away / jnp.where(along > 0, along, 1.0)
+    return jnp.where(away > 0, jnp.where(along > 0, bound, jnp.inf), 0.0)
 
 
 def detrimental_interference(

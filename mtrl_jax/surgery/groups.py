@@ -41,8 +41,11 @@ def grams(leaves: list[Array], layout: Layout) -> Array:
     return summed + stack(whole)
 
 
-def decide(method: Method, inputs: Inputs, state: SurgeryState) -> tuple[Solution, SurgeryState]:
-    """Weights `[G, K]`, and the state with what the method remembers now.
+def decide(
+    method: Method, inputs: Inputs, state: SurgeryState
+) -> tuple[Solution, SurgeryState, Array]:
+    """Weights `[G, K]`, the state with what the method remembers now, and whether each group's
+    update was sound, `[G]`.
 
     Only what is sound is learned from. Where a group's weights or its new memory are not finite,
     the weights of its last sound update stand in; where what was seen is not finite, weights are
@@ -50,7 +53,7 @@ def decide(method: Method, inputs: Inputs, state: SurgeryState) -> tuple[Solutio
 
     Args:
       method: one with weights.
-      inputs: as for one group, but for gram `[G, K, K]`.
+      inputs: as for one group, but for gram `[G, K, K]` and the leaves of seen, `[G, ...]`.
       state: before the update.
     """
     present = inputs.present
@@ -61,8 +64,9 @@ def decide(method: Method, inputs: Inputs, state: SurgeryState) -> tuple[Solutio
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             solved &= jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)
     finite = jnp.asarray(True)
-    for x in (inputs.gram, inputs.task_losses, inputs.task_losses_after):
-        finite &= True if x is None else jnp.isfinite(x).all()
+    looked_at = (inputs.gram, inputs.task_losses, inputs.task_losses_after, inputs.seen)
+    for x in jax.tree.leaves(looked_at):
+        finite &= jnp.isfinite(x).all()
     sound = solved & finite
 
     def learn(new: Array, old: Array) -> Array:
@@ -81,7 +85,7 @@ def decide(method: Method, inputs: Inputs, state: SurgeryState) -> tuple[Solutio
         weights=learn(solution.weights, state.weights),
         unsound=state.unsound + ~sound.all(),
     )
-    return Solution(weights, solution.converged & sound), state
+    return Solution(weights, solution.converged & sound), state, sound
 
 
 def _cast(x: Array, dtype: Any) -> Array:
@@ -99,16 +103,17 @@ def _solve(method: Method, inputs: Inputs, state: Any, n: int) -> tuple[Solution
 
     if n == 1:  # no vmap, which would only slow the solvers
         first = jax.tree.map(lambda x: x[0], state)
-        one = inputs._replace(gram=None if inputs.gram is None else inputs.gram[0])
+        gram, seen = jax.tree.map(lambda x: x[0], (inputs.gram, inputs.seen))
+        one = inputs._replace(gram=gram, seen=seen)
         solution, new = jax.tree.map(lambda x: x[None], solve(one, first))
         return solution, new
     keys = None if inputs.key is None else jax.random.split(inputs.key, n)
-    axes = (None if inputs.gram is None else 0, None if keys is None else 0, 0)
 
-    def each(gram: Any, key: Any, own: Any) -> tuple[Solution, Any]:
-        return solve(inputs._replace(gram=gram, key=key), own)
+    def each(gram: Any, key: Any, seen: Any, own: Any) -> tuple[Solution, Any]:
+        return solve(inputs._replace(gram=gram, key=key, seen=seen), own)
 
-    solution, new = jax.vmap(each, in_axes=axes, axis_size=n)(inputs.gram, keys, state)
+    # What is None has no leaves to map over.
+    solution, new = jax.vmap(each, axis_size=n)(inputs.gram, keys, inputs.seen, state)
     return solution, new
 
 
@@ -145,23 +150,30 @@ def combine(
 
 
 def record_of(
-    gram: Array, solution: Solution | None, out: list[Array], layout: Layout, scale: Array | float
+    gram: Array,
+    solution: Solution | None,
+    out: list[Array] | None,
+    layout: Layout,
+    scale: Array | float,
 ) -> Record:
     """The `Record` of one update.
 
     Args:
       gram: `[G, K, K]`.
       solution: weights `[G, K]` and whether they converged, or None for a method without weights.
-      out: the update, leaves `[*param]`.
+      out: the update, leaves `[*param]`; None where it is the weighted sum, whose length the
+        weights tell.
       layout: of its leaves.
       scale: 1 for a method on the scale of the sum, one over the number of tasks for the mean's.
     """
     before = jnp.sqrt(jnp.maximum(gram.sum(), 0.0)) * scale
     if solution is None:
+        solution = Solution(None, jnp.ones((layout.num_groups,), bool))  # type: ignore[arg-type]
+    w = solution.weights
+    if out is None:
+        square = jnp.einsum("gi,gij,gj->", w, gram, w, precision="highest")
+    else:
         shared = [i for part in layout.parts for i in part]
         squares = {i: jnp.sum(jnp.square(out[i].astype(gram.dtype))) for i in shared}
-        after = jnp.sqrt(layout.total(squares, gram.dtype))
-        return Record(gram, None, jnp.ones((layout.num_groups,), bool), before, after)
-    w = solution.weights
-    quadratic = jnp.einsum("gi,gij,gj->", w, gram, w, precision="highest")
-    return Record(gram, w, solution.converged, before, jnp.sqrt(jnp.maximum(quadratic, 0.0)))
+        square = layout.total(squares, gram.dtype)
+    return Record(gram, w, solution.converged, before, jnp.sqrt(jnp.maximum(square, 0.0)))

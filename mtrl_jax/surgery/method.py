@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mtrl_jax.surgery.quadratic import Solution
 
-__all__ = ["Decision", "Inputs", "Method"]
+__all__ = ["Decision", "Inputs", "Memory", "Method"]
 
 Array = jax.Array
 Decision = tuple[Array | Solution, Any]
@@ -30,6 +30,7 @@ class Inputs(NamedTuple):
       step: int32 `[]`, number of updates before this one.
       task_losses: `[K]`, or None for a method that does not ask for them.
       task_losses_after: `[K]` or None; see `famo`.
+      seen: what `Memory.before` found out for the weights, or None.
     """
 
     num_tasks: int
@@ -40,6 +41,7 @@ class Inputs(NamedTuple):
     step: Array
     task_losses: Any
     task_losses_after: Any
+    seen: Any = None
 
     @property
     def num_present(self) -> Array:
@@ -58,6 +60,33 @@ def _nothing(num_tasks: int) -> Any:
     return ()
 
 
+class Memory(NamedTuple):
+    """What a method remembers of the size of the gradients: one tree of arrays a shared leaf.
+
+    Its arrays `[K, *param]` hold something of each task, whose rows stay where the task is absent;
+    all stay where the update is unsound. `inputs` are those of one group, without Gram matrix and
+    key, and the lists hold its leaves, in floats of the accumulators.
+
+    Attributes:
+      init: `(num_tasks, leaf of parameters) -> tree`, before the first update.
+      before: `(inputs, gradients, memory, total) -> (gradients, memory, seen)`: the rows `[K,
+        *param]` that the Gram matrix and the update are made of, the new memory, and a tree of
+        what the weights need to know besides (leaves of any shape), which becomes `inputs.seen`.
+        `total` sums a list of arrays, one a leaf, over leaves and shards.
+      after: `(inputs, state, update, memory) -> (update, memory)`, on leaves `[*param]`, with what
+        the method remembers of the group now; or None.
+    """
+
+    init: Callable[[int, Any], Any]
+    before: Callable[
+        [Inputs, list[Array], list[Any], Callable[[list[Array]], Array]],
+        tuple[list[Array], list[Any], Any],
+    ]
+    after: Callable[[Inputs, Any, list[Array], list[Any]], tuple[list[Array], list[Any]]] | None = (
+        None
+    )
+
+
 class Method(NamedTuple):
     """A method of the family, as `make_transform` wants it.
 
@@ -72,6 +101,7 @@ class Method(NamedTuple):
         leads with K is taken to hold what is remembered of each task, one that leads with K x K of
         each pair; the entries of absent tasks stay as they are.
       uses_gram, uses_key, uses_losses: what `Inputs` must hold.
+      memory: see `Memory`; or None, as for all but the methods that average gradients over time.
       sums: whether the update stands beside the sum of the task gradients (else beside their mean).
     """
 
@@ -82,4 +112,5 @@ class Method(NamedTuple):
     uses_gram: bool = True
     uses_key: bool = False
     uses_losses: bool = False
+    memory: Memory | None = None
     sums: bool = False

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-__all__ = ["AxisName", "Layout", "Mask", "blank", "flags", "groups"]
+__all__ = ["AxisName", "Layout", "Mask", "blank", "flags", "groups", "per_task"]
 
 Mask = Any | Callable[[Any], Any] | None
 AxisName = str | tuple[str, ...] | None
@@ -47,7 +47,12 @@ class Layout(NamedTuple):
 
 def blank(present: jax.Array, x: jax.Array, value: float) -> jax.Array:
     """`x`, `[K, ...]`, with the rows of absent tasks set to `value`, whatever stood there."""
-    return jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.asarray(value, x.dtype))
+    return jnp.where(per_task(present, x), x, jnp.asarray(value, x.dtype))
+
+
+def per_task(x: jax.Array, leaf: jax.Array) -> jax.Array:
+    """`x`, `[K]`, shaped so that it meets the rows of `leaf`, `[K, *param]`."""
+    return x.reshape(-1, *(1,) * (leaf.ndim - 1))
 
 
 def flags(name: str, mask: Mask, tree: Any, task_axis: bool) -> list[bool]:

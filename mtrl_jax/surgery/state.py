@@ -18,7 +18,8 @@ class Record(NamedTuple):
     float32, or float64 for float64 parameters.
 
     Attributes:
-      gram: `[G, K, K]`, of the shared leaves; zero for absent tasks.
+      gram: `[G, K, K]`, of the shared leaves; zero for absent tasks. Of a method that averages
+        gradients over time, of their means.
       weights: `[G, K]`, or None for a method without weights.
       converged: bool `[G]`, whether the weights are what the method claims: False where its solver
         gave up, or where those of an earlier update stand in. True for a method without weights.
@@ -36,8 +37,8 @@ class Record(NamedTuple):
 
 class SurgeryState(NamedTuple):
     """State of every transform in `mtrl_jax.surgery`; nothing in it is of the size of the
-    parameters unless `diagnostics='curvature'` asks for that. All leaves are plain arrays, whose
-    dtypes follow from the parameters.
+    parameters unless `diagnostics='curvature'` asks for that, or the method remembers gradients.
+    All leaves are plain arrays, whose dtypes follow from the parameters.
 
     Attributes:
       step: int32 `[]`, number of updates so far.
@@ -52,6 +53,8 @@ class SurgeryState(NamedTuple):
         what it saw was not finite or outside its domain.
       scope: int32 `[]`, position in `SCOPES`; says what a group is to code that has the state alone
         (`networks.morph.carry`).
+      memory: of a method that has one (see `Memory`): a list, leaf by leaf of the parameters, of
+        trees of arrays (None for a leaf that is task-specific); else None.
     """
 
     step: Array
@@ -62,6 +65,7 @@ class SurgeryState(NamedTuple):
     weights: Any
     unsound: Array
     scope: Array
+    memory: Any = None
 
 
 def empty_record(num_groups: int, num_tasks: int, has_weights: bool, dtype: Any) -> Record:

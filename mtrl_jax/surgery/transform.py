@@ -27,7 +27,8 @@ from mtrl_jax.surgery.checks import (
 from mtrl_jax.surgery.curvature import init_curvature, update_curvature
 from mtrl_jax.surgery.dtypes import accumulator
 from mtrl_jax.surgery.groups import combine, decide, grams, record_of
-from mtrl_jax.surgery.method import Inputs, Method
+from mtrl_jax.surgery.memory import after, before, init_memory, learned
+from mtrl_jax.surgery.method import Inputs, Memory, Method
 from mtrl_jax.surgery.options import SCOPES, Options, Scope, Seed, Transform
 from mtrl_jax.surgery.parts import AxisName, Layout, Mask, blank, flags, groups
 from mtrl_jax.surgery.sharding import in_auto_axes
@@ -36,6 +37,7 @@ from mtrl_jax.surgery.state import Record, SurgeryState, empty_record, key_data,
 __all__ = [
     "AxisName",
     "Inputs",
+    "Memory",
     "Method",
     "Options",
     "Record",
@@ -138,7 +140,8 @@ class _Plan(NamedTuple):
 
 def _init(plan: _Plan, params: Any) -> SurgeryState:
     method, k = plan.method, static_int("num_tasks", plan.num_tasks)
-    n = len(groups(plan.scope, params, flags("mask", plan.mask, params, False)))
+    parts = groups(plan.scope, params, flags("mask", plan.mask, params, False))
+    n = len(parts)
     dtype = accumulator(*map(jnp.result_type, jax.tree.leaves(params)))
 
     def stack(x: Any) -> Array:
@@ -155,6 +158,7 @@ def _init(plan: _Plan, params: Any) -> SurgeryState:
         weights=jnp.full((n, k), 1.0 if method.sums else 1.0 / k, dtype) if weighs else None,
         unsound=jnp.zeros((), jnp.int32),
         scope=jnp.asarray(SCOPES.index(plan.scope), jnp.int32),
+        memory=init_memory(method, k, jax.tree.leaves(params), parts, dtype),
     )
 
 
@@ -177,17 +181,28 @@ def _update(
         key = jax.random.fold_in(wrap_key(state.key, plan.seed), state.step)
 
     new, solution, gram = state._replace(step=optax.safe_increment(state.step)), None, None
-    if layout.parts and (method.uses_gram or plan.records):
-        gram = grams(leaves, layout)
-    if layout.parts and method.weights is not None:
-        seen = inputs._replace(gram=gram if method.uses_gram else None, key=key)
-        solution, new = decide(method, seen, new)
     like = leaves if params is None else jax.tree.leaves(params)
+    rows, memory, seen = before(method, inputs, leaves, state.memory, layout)
+    if layout.parts and (method.uses_gram or plan.records):
+        gram = grams(rows, layout)
+    if layout.parts and method.weights is not None:
+        asked = inputs._replace(gram=gram if method.uses_gram else None, key=key, seen=seen)
+        solution, new, sound = decide(method, asked, new)
     weights = None if solution is None else solution.weights
-    out = combine(method, weights, key, leaves, like, layout)
+    changes = method.memory is not None and method.memory.after is not None
+    wide = [inputs.dtype] * len(rows) if changes else like
+    out = combine(method, weights, key, rows, wide, layout)
+    if method.memory is not None and solution is not None:
+        out, memory = after(method, inputs, new.method, out, memory, layout)
+        kept = learned(memory, state.memory, sound, inputs.present, leaves, layout)
+        new = new._replace(memory=kept)
     if plan.records and gram is not None:
         scale = 1.0 if method.sums else 1.0 / inputs.num_present
-        new = new._replace(record=record_of(gram, solution, out, layout, scale))
+        new = new._replace(
+            record=record_of(
+                gram, solution, out if weights is None or changes else None, layout, scale
+            )
+        )
     if state.curvature is not None:
         total = check_losses("task_losses", losses[0], k, "... with diagnostics='curvature'")
         found = update_curvature(state.curvature, params, leaves, total, inputs.present, layout)

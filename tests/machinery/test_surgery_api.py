@@ -44,7 +44,7 @@ def test_unknown_keywords_are_refused():
 @pytest.mark.parametrize("name", surgery.METHODS)
 def test_diagnostics_are_recorded_where_they_cost_nothing(name):
     free = "graddrop random_weighting famo uncertainty_weighting dwa mean sum".split()
-    free += "imtl_l stch go4align".split()
+    free += "imtl_l stch go4align excess_mtl".split()
     state = surgery.METHODS[name](num_tasks=2).init(jnp.zeros(2))
     assert (state.record is None) == (name in free)
 

@@ -66,7 +66,18 @@ def test_without_params_the_task_axis_is_still_checked():
 
 
 @pytest.mark.parametrize(
-    "name", ["gradnorm", "famo", "uncertainty_weighting", "dwa", "imtl_l", "stch", "go4align"]
+    "name",
+    [
+        "gradnorm",
+        "famo",
+        "uncertainty_weighting",
+        "dwa",
+        "imtl_l",
+        "stch",
+        "go4align",
+        "db_mtl",
+        "moco",
+    ],
 )
 def test_missing_or_wrong_losses(name):
     tx = surgery.METHODS[name](num_tasks=4)

@@ -81,7 +81,18 @@ def test_nnx_with_batch_norm_and_dropout():
 
 
 @pytest.mark.parametrize(
-    "name", ["famo", "gradnorm", "dwa", "uncertainty_weighting", "imtl_l", "stch", "go4align"]
+    "name",
+    [
+        "famo",
+        "gradnorm",
+        "dwa",
+        "uncertainty_weighting",
+        "imtl_l",
+        "stch",
+        "go4align",
+        "db_mtl",
+        "moco",
+    ],
 )
 def test_a_train_state_with_a_method_that_needs_losses(name):
     model = nn.Dense(2)

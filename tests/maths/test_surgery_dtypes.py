@@ -46,7 +46,8 @@ def test_float64_all_the_way(name):
     jacobian = rng.normal(size=(3, 5))
     with jax.enable_x64(True):
         params = jnp.zeros(5, jnp.float64)
-        tx = surgery.METHODS[name](num_tasks=3, diagnostics=True)
+        options = {"epsilon": 1e-60} if name == "m_config" else {}  # its square is of order 1e-50
+        tx = surgery.METHODS[name](num_tasks=3, diagnostics=True, **options)
         update = jax.jit(lambda g, s: tx.update(g, s, params, task_losses=jnp.ones(3)))
         directions = []
         for scale in (1e-25, 1.0, 1e25):
@@ -57,7 +58,8 @@ def test_float64_all_the_way(name):
                 assert a.dtype == b.dtype and a.shape == b.shape
                 assert a.dtype in (jnp.float64, jnp.int32, jnp.uint32, jnp.bool_)
             gram = np.asarray(after.record.gram[0])
-            np.testing.assert_allclose(gram, jacobian @ jacobian.T * scale**2, rtol=1e-12)
+            if name not in ("db_mtl", "moco", "m_config"):  # that of running means
+                np.testing.assert_allclose(gram, jacobian @ jacobian.T * scale**2, rtol=1e-12)
             directions.append(np.asarray(out) / np.linalg.norm(out))
         np.testing.assert_allclose(directions[0], directions[1], atol=1e-4)
         np.testing.assert_allclose(directions[2], directions[1], atol=1e-4)

@@ -67,6 +67,11 @@ def of(x, keep):
     return x
 
 
+def rows(memory, keep):
+    """What is remembered of gradients, `[K, *param]` or `[*param]`, of present tasks."""
+    return jax.tree.map(lambda x: x[jnp.asarray(keep)] if x.shape[0] == K else x, memory)
+
+
 def same(got, want, tolerance=2e-4):
     for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
         scale = max(1.0, float(np.abs(b).max(initial=0.0)))
@@ -88,6 +93,7 @@ def test_equals_the_method_made_for_the_others(name):
             )
             same(update, want)
             same(jax.tree.map(lambda x: of(x, keep), state.method), want_state.method)  # noqa: B023
+            same(rows(state.memory, keep), want_state.memory)
             got, right = surgery.diagnostics(state), surgery.diagnostics(want_state)
             same((got.norm_before, got.norm_after), (right.norm_before, right.norm_after), 1e-3)
             if got.weights is not None:
@@ -97,9 +103,12 @@ def test_equals_the_method_made_for_the_others(name):
     assert step._cache_size() == 1  # traced
 
 
-REMEMBER = [
-    n for n in surgery.METHODS if jax.tree.leaves(surgery.METHODS[n](2).init(PARAMS).method)
-]
+def remembers(name):
+    state = surgery.METHODS[name](2).init(PARAMS)
+    return bool(jax.tree.leaves((state.method, state.memory)))
+
+
+REMEMBER = [name for name in surgery.METHODS if remembers(name)]
 
 
 @pytest.mark.parametrize("name", [n for n in REMEMBER if n not in DRAWS])
@@ -112,7 +121,9 @@ def test_a_task_that_goes_and_comes_back(name):
         _, state = step(grads, state, losses, jnp.ones(K, bool))
     small, small_step = compiled(name, len(keep))
     want_state = small.init(PARAMS)._replace(
-        step=state.step, method=jax.tree.map(lambda x: jnp.asarray(of(x, keep)), state.method)
+        step=state.step,
+        method=jax.tree.map(lambda x: jnp.asarray(of(x, keep)), state.method),
+        memory=rows(state.memory, keep),
     )
     before = state
     for grads, losses in stream(2)[:2]:
@@ -122,9 +133,13 @@ def test_a_task_that_goes_and_comes_back(name):
         )
         same(update, want)
         same(jax.tree.map(lambda x: of(x, keep), state.method), want_state.method)
+        same(rows(state.memory, keep), want_state.memory)
     for a, b in zip(*map(jax.tree.leaves, (state.method, before.method)), strict=True):
         if a.shape[1:2] == (K,):
             np.testing.assert_array_equal(a[:, [1, 4]], b[:, [1, 4]])
+    for a, b in zip(*map(jax.tree.leaves, (state.memory, before.memory)), strict=True):
+        if a.shape[0] == K:
+            np.testing.assert_array_equal(a[jnp.array([1, 4])], b[jnp.array([1, 4])])
     update, state = step(*steps[2][:1], state, steps[2][1], jnp.ones(K, bool))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((update, state.method)))
 
