@@ -7,6 +7,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from mtrl_jax.intervals import Interval
+
 __all__ = ["Section", "cell", "png", "render", "write"]
 
 _STYLE = (
@@ -16,6 +20,7 @@ _STYLE = (
     "img{max-width:100%}p{max-width:48em}"
 )
 _DPI = 110
+NO_END = "..."
 
 
 class Section(NamedTuple):
@@ -36,13 +41,17 @@ class Section(NamedTuple):
 
 
 def cell(value: Any, digits: int = 2) -> str:
-    """A number, an interval with its ends, or a dash for None."""
+    """A number, an interval with its ends (dots for one that is infinite), or a dash for None."""
     if value is None:
         return "-"
-    if hasattr(value, "low"):
-        ends = (f"{float(x):.{digits}f}" for x in (value.value, value.low, value.high))
-        return "{} [{}, {}]".format(*ends)
-    return f"{float(value):.{digits}f}"
+    if isinstance(value, Interval):
+        shown, low, high = (cell(float(x), digits) for x in value)
+        if np.isnan(value.low):  # of a single run
+            return shown
+        return shown + (f" [{low}, {high}]" if low + high != NO_END * 2 else " (no bounds)")
+    if np.isinf(value):
+        return NO_END
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"  # no -0.00
 
 
 def render(title: str, sections: Sequence[Section]) -> str:

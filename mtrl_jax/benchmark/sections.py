@@ -5,17 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import plots
-from mtrl_jax.benchmark import figures, numbers, stats
+from mtrl_jax.benchmark import figures, numbers
 from mtrl_jax.benchmark.page import Section, cell, png
 from mtrl_jax.benchmark.study import Study
 
 __all__ = ["every"]
 
-INTERVALS = "Brackets hold 95 % bootstrap intervals over seeds."
+INTERVALS = "Brackets hold 95 % intervals (jackknife and Student's t) over"
+DRAWN = {  # units of `numbers.unit_of`
+    "agent": "agents, each of which plays all games",
+    "fold": "pre-trained agents, each with all games of its fold",
+    "run": "runs, each game having its own",
+}
 SCALE = (
-    "Normalised scores have a random policy at 0 and at 1 the specialist: the best mean score that "
-    "any agent of the table reaches on the game from scratch, with the same budget."
+    "Normalised scores have a random policy at 0 and at 1 the specialist: the score from scratch, "
+    "with the same budget, of the agent of the table that is best on the game, chosen for each "
+    "seed by the other seeds. Intervals draw the scale too."
 )
 
 
@@ -44,7 +49,8 @@ def _overview(s: Study, rows: list[dict[str, Any]]) -> Section:
     if dropped:
         text += (
             f" No specialist is measurably better than random on {', '.join(dropped)}: left out of "
-            "everything that is normalised."
+            "everything that is normalised. (A one-sided t test at .04 "
+            "over all agents, with at least three seeds.)"
         )
     return Section("What was run", text, ("agent", "learns", "seeds", "environment steps"), lines)
 
@@ -80,9 +86,9 @@ def _transfer_sections(s: Study) -> list[Section]:
         "is good. The geometric mean gives every game the same weight, areas below 0 count as 0, "
         "and .01 is added to each. Jump-start and end are differences of normalised scores, "
         "forward transfer is (A_pre - A_scratch) / (1 - A_scratch), forgetting is what learning "
-        f"one more game costs on those known before. {INTERVALS} All games of a fold share a "
-        "pre-trained agent and are drawn together. Controls do not learn, so there is nothing to "
-        "transfer."
+        f"one more game costs on those known before. {INTERVALS} {DRAWN['fold']}, with the run "
+        "from scratch of the same seed; an end that is dots: from scratch is not measurably above "
+        "random. Controls do not learn, so there is nothing to transfer."
     )
     sections = [Section("Transfer", text, header, lines)]
     if not known:
@@ -91,7 +97,8 @@ def _transfer_sections(s: Study) -> list[Section]:
     sections.append(
         Section(
             "Transfer ratio of each game",
-            "A dash: learning from scratch is not above random, so that a ratio means nothing.",
+            "A dash: learning from scratch is not above random, so that a ratio means nothing. "
+            f"{INTERVALS} pre-trained agents, paired with the run from scratch of the same seed.",
             ("game", "fold", *known),
             [
                 [g, str(s.folds[s.games.index(g)]), *(cell(t.per_task[g]) for t in known.values())]
@@ -104,7 +111,10 @@ def _transfer_sections(s: Study) -> list[Section]:
         drawn = {f"curves_{_file(n)}": png(figures.learning_curves(s, n))}
         if s.records[n].pretrain:
             drawn[f"pretraining_{_file(n)}"] = png(figures.pre_training(s, n))
-        text = "Frozen evaluations, raw scores. Below: normalised scores during pre-training."
+        text = (
+            "Frozen evaluations, raw scores, 95 % intervals over runs (Student's t). Below: "
+            "normalised scores during pre-training, 95 % intervals over agents."
+        )
         sections.append(Section(f"Learning curves of {n}", text, figures=drawn))
     return sections
 
@@ -115,59 +125,54 @@ def _multitask_section(s: Study) -> Section:
     scales = ("raw", "over random", "of specialist", *(["of human"] if has_human else []))
     lines = []
     for (n, scores), (i, game) in itertools.product(agents.items(), enumerate(s.games)):
-        raw = scores[:, i]
-        over = raw - s.random[i]
-        spans = [s.reference[i] - s.random[i], *([s.human[i] - s.random[i]] if has_human else [])]
-        shown = [raw, over, *(over / span if np.isfinite(span) else None for span in spans)]
-        lines.append([f"{game}, {n}", *(cell(None if x is None else _mean(x)) for x in shown)])
+        found = numbers.game_scores(s, scores, i)
+        lines.append([f"{game}, {n}", *(cell(found[scale]) for scale in scales)])
     text = (
         "Scores of one set of weights on every game, after training on all of them at once. Over "
-        f"random: score minus that of a random policy. {INTERVALS}"
+        f"random: score minus that of a random policy. {INTERVALS} {DRAWN['agent']}; of ratios "
+        "Fieller's."
     )
     drawn = {"multitask": png(figures.multitask_vector(s))} if len(s.scaled) else {}
     return Section("Multi-task", text, ("game, agent", *scales), lines, drawn)
 
 
-def _mean(values: np.ndarray) -> stats.Interval:
-    return stats.Interval(values.mean(), *plots.bootstrap_interval(values))
-
-
 def _aggregate_sections(s: Study) -> list[Section]:
     if not len(s.scaled):
         return []
-    kinds = {
-        "all games at once": "multitask",
-        "after pre-training": "transfer_final",
-        "from scratch": "scratch_final",
-    }
     lines, better = [], []
-    for kind, field in kinds.items():
-        z = {
-            n: s.normalise(getattr(r, field))
-            for n, r in s.records.items()
-            if getattr(r, field) is not None
-        }
-        for n, scores in z.items():
-            lines.append([f"{kind}, {n}", *map(cell, numbers.aggregates(scores).values())])
-        for x, y in itertools.combinations(z, 2):
-            better.append([f"{kind}: {y} over {x}", cell(numbers.improvement(z[y], z[x]))])
+    for kind, field in numbers.KINDS.items():
+        known = {n: getattr(r, field) for n, r in s.records.items()}
+        known = {n: raw for n, raw in known.items() if raw is not None}
+        for n, raw in known.items():
+            unit = numbers.unit_of(s.records[n], field)
+            found = numbers.aggregates(s, raw, unit=unit)
+            lines.append([f"{kind}, {n}", *map(cell, found.values()), unit])
+        for x, y in itertools.combinations(known, 2):
+            # Of two units the larger one: a control's one agent plays all games.
+            units = [numbers.unit_of(s.records[n], field) for n in (x, y)]
+            unit = "agent" if "agent" in units else units[0]
+            found_p = numbers.improvement(s, known[y], known[x], unit=unit)
+            better.append([f"{kind}: {y} over {x}", cell(found_p), unit])
+    units_text = "; ".join(f"{unit}: {text}" for unit, text in DRAWN.items())
     text = (
         "Of normalised scores at the end of training. The optimality gap is what is missing to the "
-        f"specialist, capped there; less is better. {INTERVALS}"
+        f"specialist, capped there; less is better. {INTERVALS} the unit of the last column "
+        f"({units_text})."
     )
     return [
         Section(
             "Aggregates",
             text,
-            ("runs", *numbers.AGGREGATES),
+            ("runs", *numbers.AGGREGATES, "unit"),
             lines,
             {"profiles": png(figures.profiles(s))},
         ),
         Section(
             "Probability of improvement",
             "Chance that a run of one beats a run of the other on a game drawn at random; a "
-            "difference that is real has an interval without 0.5.",
-            ("", "P"),
+            f"difference that is real has an interval without 0.5. {INTERVALS} the unit of the "
+            "last column, with Wilson's form. Agents that share their runs have one half.",
+            ("", "P", "unit"),
             better,
         ),
     ]

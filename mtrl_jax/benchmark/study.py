@@ -1,10 +1,13 @@
 """From the lines of one or more results tables to arrays, one record an agent.
 
 Scores are normalised between a random policy, 0, and a reference, 1. The reference is the
-specialist: the best mean score that any agent of the table reaches on the game from scratch, with
-the same budget. Games with published human scores have a second scale. A game on which no
-specialist is measurably better than random (two standard errors) has no scale: it is named, and
-left out of everything that is normalised.
+specialist: the score from scratch, with the same budget, of the agent that is best on the game. The
+best mean of several agents would be too high, having been chosen for its luck too, so the choice
+and the score are made of different runs: for each seed the agent is chosen by the other seeds, and
+its score is that of this one (Stone 1974, *Cross-validatory choice and assessment of statistical
+predictions*, JRSS B 36). Games with published human scores have a second scale. A game on which
+nobody is measurably better than random (`has_scale`) has no scale: it is named, and left out of
+everything that is normalised.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtrl_jax import intervals
 from mtrl_jax.benchmark.atari_scores import ATARI_57
-from mtrl_jax.benchmark.transfer import learning_curve_area
 
-__all__ = ["Record", "Study", "areas", "human_scores", "read"]
+__all__ = ["Record", "Study", "has_scale", "held_out_best", "human_scores", "new", "read"]
 
 CONTROLS = ("random", "frozen")
+MIN_SEEDS = 3  # for a scale
 Row = Mapping[str, Any]  # of the table, see `results`
 
 
@@ -49,20 +53,25 @@ class Record(NamedTuple):
 
 
 class Study(NamedTuple):
-    """All agents of a table.
+    """All agents of a table, with the same S seeds.
 
     Attributes:
       games: N names.
       folds: int `[N]`, -1 where no run says it.
       records: agent to record, controls first.
+      control: raw scores `[S, N]` of a random policy.
+      candidates: raw final scores from scratch `[A, S, N]` of all agents that learn, one of whom is
+        the specialist.
       random: mean raw score `[N]` of a random policy.
-      reference: mean raw score `[N]` of the specialist; NaN where nobody is better than random.
+      reference: raw score `[N]` of the specialist; NaN where it is not better than random.
       human: published human scores `[N]`, NaN where there is none.
     """
 
     games: tuple[str, ...]
     folds: np.ndarray
     records: dict[str, Record]
+    control: np.ndarray
+    candidates: np.ndarray
     random: np.ndarray
     reference: np.ndarray
     human: np.ndarray
@@ -71,6 +80,12 @@ class Study(NamedTuple):
     def scaled(self) -> np.ndarray:
         """Numbers of the games that have a scale."""
         return np.flatnonzero(np.isfinite(self.reference))
+
+    def scale(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Random and specialist's score `[..., N]` by the runs that `keep` `[..., S, N]` keeps."""
+        low = (self.control * keep).sum(-2) / keep.sum(-2)
+        held = held_out_best(self.candidates, keep)
+        return low, (held * keep).sum(-2) / keep.sum(-2)
 
     def normalise(self, scores: np.ndarray) -> np.ndarray:
         """Raw scores `[S, N, ...]` to `[S, scaled N, ...]`, random at 0 and the specialist at 1."""
@@ -88,21 +103,88 @@ def human_scores(games: Sequence[str]) -> np.ndarray:
 def read(rows: Sequence[Row]) -> Study:
     """The study of all rows.
 
+    The seeds are those of the random control: runs of others are left out, and an agent that lacks
+    one of them has not finished.
+
     Raises:
       ValueError: without the random control, or for rows of different tracks or games.
     """
     games = _games(rows)
-    records = _records(rows, games)
+    seeds = {row["seed"] for row in rows if row["agent"] == "random"}
+    records = _records([row for row in rows if row["seed"] in seeds], games)
+    return new(games, _folds(rows, games), records)
+
+
+def new(games: tuple[str, ...], folds: np.ndarray, records: dict[str, Record]) -> Study:
+    """The study of records, the random control's among them."""
     control = records["random"].multitask
     assert control is not None
+    finals = [r.scratch_final for r in records.values() if r.learns and r.scratch_final is not None]
+    candidates = np.array(finals) if finals else np.empty((0, *control.shape))
+    reference = np.full(len(games), np.nan)
+    if len(finals):
+        held = held_out_best(candidates, np.ones(control.shape, bool))
+        reference = np.where(has_scale(control, candidates), held.mean(0), np.nan)
     return Study(
         games=games,
-        folds=_folds(rows, games),
+        folds=folds,
         records=records,
+        control=control,
+        candidates=candidates,
         random=control.mean(0),
-        reference=_reference(records, control),
+        reference=reference,
         human=human_scores(games),
     )
+
+
+def held_out_best(candidates: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """For each seed and game, the score with this seed of the agent that is best with the others.
+
+    Args:
+      candidates: raw scores `[A, S, N]`.
+      keep: `[..., S, N]`, the runs that count; the others choose nothing and are not chosen.
+
+    Returns:
+      `[..., S, N]`; what it holds of runs that do not count means nothing.
+    """
+    kept = keep[..., None, :, :] * candidates
+    others = keep.sum(-2)[..., None, None, :] - keep[..., None, :, :]
+    rest = (kept.sum(-2, keepdims=True) - kept) / np.maximum(others, 1)
+    best = rest.argmax(-3)[..., None, :, :]
+    held = np.take_along_axis(np.broadcast_to(candidates, rest.shape), best, -3)
+    return held.squeeze(-3)
+
+
+def has_scale(control: np.ndarray, candidates: np.ndarray, level: float = 0.04) -> np.ndarray:
+    """Whether a game has a specialist measurably above a random policy, for each game `[N]`.
+
+    An agent must be above it by Welch's one-sided t test (1947, *The generalization of 'Student's'
+    problem when several different population variances are involved*, Biometrika 34) at a level
+    divided by the number of agents (Bonferroni's; copies of a run are one agent), and so must the
+    specialist's held-out scores, at the level itself: a specialist that depends on who chooses it
+    is no scale. Variances are unbiased. False for fewer than three seeds.
+
+    Args:
+      control: raw scores `[S, N]` of a random policy.
+      candidates: raw scores `[A, S, N]`.
+      level: how often a game on which nobody is better than random passes, if scores are normal;
+        .04 keeps it below .05 for others too.
+    """
+    if not len(candidates) or len(control) < MIN_SEEDS:
+        return np.zeros(control.shape[1], bool)
+    held = held_out_best(candidates, np.ones(control.shape, bool))
+    distinct = np.array([len(np.unique(x, axis=0)) for x in np.moveaxis(candidates, -1, 0)])
+    found = _above(candidates, control, level / distinct).any(0)
+    return found & _above(held, control, np.full(control.shape[1], level))
+
+
+def _above(scores: np.ndarray, control: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Welch's one-sided test of scores `[..., S, N]` against `[S, N]`, at levels `[N]`."""
+    each = [x.var(-2, ddof=1) / x.shape[-2] for x in (scores, control)]
+    error, squares = each[0] + each[1], each[0] ** 2 + each[1] ** 2
+    freedom = np.where(squares > 0, error**2 / np.where(squares > 0, squares, 1.0), 1.0)
+    least = intervals.t_quantile(1 - 2 * level, (len(control) - 1) * freedom) * np.sqrt(error)
+    return scores.mean(-2) - control.mean(-2) > least + 1e-9
 
 
 def _games(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -135,32 +217,16 @@ def _records(rows: Sequence[Row], games: tuple[str, ...]) -> dict[str, Record]:
     by_agent: dict[str, list[Row]] = {name: [] for name in CONTROLS}
     for row in rows:
         by_agent.setdefault(row["agent"], []).append(row)
-    return {name: _record(name, own, games) for name, own in by_agent.items() if own}
+    seeds = {row["seed"] for row in by_agent["random"]}
+    return {name: _record(name, _whole(own, seeds), games) for name, own in by_agent.items() if own}
 
 
-def _reference(records: Mapping[str, Record], random: np.ndarray) -> np.ndarray:
-    """The best mean score from scratch on each game, NaN where none is measurably better than the
-    control's scores `[S, N]`."""
-    low, error = random.mean(0), _standard_error(random)
-    reference = np.full(random.shape[1], np.nan)
-    for record in records.values():
-        if record.learns and record.scratch_final is not None:
-            mean = record.scratch_final.mean(0)
-            spread = _standard_error(record.scratch_final)
-            better = mean - low > 2 * np.hypot(error, spread) + 1e-9
-            higher = better & ~(reference >= mean)
-            reference = np.where(higher, mean, reference)
-    return reference
-
-
-def _standard_error(scores: np.ndarray) -> np.ndarray:
-    """Of the mean over seeds, `[S, N]` to `[N]`."""
-    return scores.std(0) / len(scores) ** 0.5
-
-
-def areas(study: Study, curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Mean heights of normalised curves, raw scores `[S, N, M]` to `[S, scaled N]`."""
-    return learning_curve_area(steps, study.normalise(curves))
+def _whole(rows: Sequence[Row], seeds: set[int]) -> list[Row]:
+    """Without the cells (on a host suite one for each seed) of which a seed is missing."""
+    have: dict[tuple[Any, ...], set[int]] = {}
+    for row in rows:
+        have.setdefault((row["kind"], row["task"], row["fold"]), set()).add(row["seed"])
+    return [row for row in rows if have[row["kind"], row["task"], row["fold"]] == seeds]
 
 
 def _record(name: str, rows: Sequence[Row], games: tuple[str, ...]) -> Record:

@@ -8,17 +8,12 @@ a random policy, since a ratio of totals changes sign on games with negative sco
 
 import numpy as np
 
-from mtrl_jax.benchmark.stats import Interval, interval
-
 __all__ = [
-    "clustered_bootstrap",
     "forgetting",
     "forward_transfer",
     "geometric_ratio",
     "learning_curve_area",
     "normalise",
-    "paired_bootstrap",
-    "paired_geometric",
     "transfer_ratio",
 ]
 
@@ -126,124 +121,3 @@ def forgetting(after_own: np.ndarray, at_end: np.ndarray) -> np.ndarray:
     Not the best probe minus the last one: a maximum over noisy probes is biased upwards.
     """
     return np.asarray(after_own, np.float64) - np.asarray(at_end, np.float64)
-
-
-def clustered_bootstrap(
-    pretrained: np.ndarray,
-    scratch: np.ndarray,
-    folds: np.ndarray,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Interval of the transfer ratio in cross-validation.
-
-    All test tasks of a fold share the agent pre-trained for it, so these agents are drawn anew, and
-    within each the test seeds, the same for the paired runs from scratch. Runs taken one by one
-    would give intervals that are too narrow.
-
-    Args:
-      pretrained: areas `[M, E, N]`: M pre-training seeds, E test seeds, N tasks.
-      scratch: areas `[E, N]`.
-      folds: int `[N]`, the fold that holds each task out.
-      resamples, level, seed: as in `stats.stratified_bootstrap`.
-
-    Returns:
-      The ratio and its interval.
-
-    Raises:
-      ValueError: for shapes that do not match, or as `transfer_ratio`.
-    """
-    pretrained, scratch = np.asarray(pretrained, np.float64), np.asarray(scratch, np.float64)
-    folds = np.asarray(folds)
-    if pretrained.ndim != 3 or pretrained.shape[1:] != scratch.shape:
-        raise ValueError(
-            "pretrained must be [M, E, N] and scratch [E, N], got "
-            f"{pretrained.shape} and {scratch.shape}"
-        )
-    if folds.shape != scratch.shape[1:]:
-        raise ValueError(f"folds must have shape [N] = {scratch.shape[1:]}, got {folds.shape}")
-    rng = np.random.default_rng(seed)
-    m, e, _ = pretrained.shape
-    values = []
-    for _ in range(resamples):
-        sums = np.zeros(2)
-        for fold in np.unique(folds):
-            agents = rng.integers(m, size=(m, 1))
-            tests = rng.integers(e, size=(m, e))
-            tasks = folds == fold
-            sums += pretrained[agents, tests][..., tasks].sum(), scratch[tests][..., tasks].sum()
-        values.append(sums[0] / sums[1])
-    return interval(np.asarray(transfer_ratio(pretrained, scratch)), np.asarray(values), level)
-
-
-def paired_bootstrap(
-    pretrained: np.ndarray,
-    scratch: np.ndarray,
-    folds: np.ndarray,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """`clustered_bootstrap` where each pre-trained agent is tested once, with its own seed.
-
-    Run s of a task goes on from the agent that was pre-trained with seed s, and is paired with run
-    s from scratch. For each fold the seeds are drawn anew, with all tasks of the fold: what they
-    share, the agent, is one draw and not several.
-
-    Args:
-      pretrained, scratch: areas `[S, N]`.
-      folds: int `[N]`, the fold that holds each task out.
-      resamples, level, seed: as in `stats.stratified_bootstrap`.
-
-    Returns:
-      The ratio and its interval; draws in which the areas from scratch do not add up to more than 0
-      count as an infinite ratio.
-
-    Raises:
-      ValueError: for shapes that do not match, or as `transfer_ratio`.
-    """
-    pre, fresh = _paired_means(pretrained, scratch, folds, resamples, seed)
-    sums = pre.sum(-1), fresh.sum(-1)
-    above = sums[1] > 0
-    values = np.where(above, sums[0] / np.where(above, sums[1], 1.0), np.inf)
-    return interval(np.asarray(transfer_ratio(pretrained, scratch)), values, level)
-
-
-def paired_geometric(
-    pretrained: np.ndarray,
-    scratch: np.ndarray,
-    folds: np.ndarray,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """`geometric_ratio` of means over seeds; arguments, draws, errors as in `paired_bootstrap`."""
-    draws = _paired_means(pretrained, scratch, folds, resamples, seed)
-    value = geometric_ratio(np.mean(pretrained, 0), np.mean(scratch, 0))
-    return interval(value, geometric_ratio(*draws), level)
-
-
-def _paired_means(
-    pretrained: np.ndarray, scratch: np.ndarray, folds: np.ndarray, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means over seeds drawn anew for each fold, `[R, N]` of both."""
-    pretrained, scratch = np.asarray(pretrained, np.float64), np.asarray(scratch, np.float64)
-    folds = np.asarray(folds)
-    if pretrained.ndim != 2 or pretrained.shape != scratch.shape:
-        raise ValueError(
-            f"pretrained and scratch must have one shape [S, N], got {pretrained.shape} and "
-            f"{scratch.shape}"
-        )
-    if folds.shape != scratch.shape[1:]:
-        raise ValueError(f"folds must have shape [N] = {scratch.shape[1:]}, got {folds.shape}")
-    rng = np.random.default_rng(seed)
-    means = np.zeros((2, resamples, len(folds)))
-    for fold in np.unique(folds):
-        mine = folds == fold
-        picks = rng.integers(len(scratch), size=(resamples, len(scratch)))
-        means[:, :, mine] = [x[:, mine][picks].mean(1) for x in (pretrained, scratch)]
-    return means[0], means[1]
