@@ -78,7 +78,13 @@ def t_quantile(level: float | np.ndarray, freedom: float | np.ndarray) -> np.nda
     return np.asarray(stdtrit(freedom, 0.5 + level / 2), np.float64)
 
 
-def mean(values: np.ndarray, *, unit: Unit, level: float = 0.95) -> Interval:
+def mean(
+    values: np.ndarray,
+    *,
+    unit: Unit,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
     """Student's interval of the mean over the last axis, mean -+ t_(S-1) s / sqrt(S).
 
     Student 1908, *The probable error of a mean*, Biometrika 6.
@@ -87,6 +93,7 @@ def mean(values: np.ndarray, *, unit: Unit, level: float = 0.95) -> Interval:
       values: `[..., S]`, one value a unit; what a unit does on several tasks is averaged before.
       unit: what the last axis counts.
       level: coverage.
+      bounds: of what a value can be, where the ends are cut.
 
     Returns:
       Arrays `[...]`. The ends are NaN for a single value, which says nothing of its spread.
@@ -101,7 +108,8 @@ def mean(values: np.ndarray, *, unit: Unit, level: float = 0.95) -> Interval:
     if count < 2:
         return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     half = t_quantile(level, count - 1) * values.std(-1, ddof=1) / count**0.5
-    return Interval(value, value - half, value + half)
+    ends = Interval(value, value - half, value + half)
+    return ends if bounds is None else Interval(value, *np.clip(ends[1:], *bounds))
 
 
 def wilson(
@@ -239,6 +247,8 @@ def ratio(
     a, b = map(float, found.value)
     if not b > 0:
         raise ValueError(f"the denominator of a ratio must be above 0, got {b}")
+    if abs(a) < 1e-12 * b and (abs(found.changes[..., 0]) < 1e-12 * b).all():
+        return Interval(*np.zeros(3))  # nothing, whatever b is
     value = a / b
     over, under = found.changes[..., 0], found.changes[..., 1]
     t = float(t_quantile(level, _freedom(over - value * under)))

@@ -6,56 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import metrics
+from mtrl_jax import intervals, metrics
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-
-
-def bootstrap_interval(
-    values: np.ndarray, *, samples: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of the mean over the last axis (S seeds).
-
-    Args:
-      values: `[..., S]`.
-      samples: resamples.
-      level: coverage.
-      seed: of the resampling.
-
-    Returns:
-      Lower and upper ends `[...]`.
-    """
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(values.shape[-1], size=(samples, values.shape[-1]))
-    means = values[..., picks].mean(-1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=-1)
-    return low, high
-
-
-def wilson_interval(
-    successes: np.ndarray, trials: int, *, z: float = 1.959964
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a probability from counts; unlike the bootstrap, not empty at 0 or all successes.
-
-    Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 22 (1927).
-    With p = successes / trials:
-
-        (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
-
-    Args:
-      successes: counts `[...]`.
-      trials: n.
-      z: quantile of the normal distribution; 1.96 covers 95 %.
-
-    Returns:
-      Lower and upper ends `[...]`.
-    """
-    p = np.asarray(successes) / trials
-    centre = p + z**2 / (2 * trials)
-    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
-    return (centre - half) / (1 + z**2 / trials), (centre + half) / (1 + z**2 / trials)
 
 
 def task_key(task: str, quantity: str) -> str:
@@ -177,7 +131,7 @@ def _draw_curve(panel: Any, steps: np.ndarray, values: np.ndarray, label: str, c
         return
     panel.plot(steps, values.mean(1), color=colour, label=label, linewidth=1.6)
     if values.shape[1] > 1:
-        low, high = bootstrap_interval(values)
+        _, low, high = intervals.mean(values, unit="agent")
         panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
 
 

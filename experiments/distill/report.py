@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import learner, plots
+from mtrl_jax import intervals, learner, plots
 from mtrl_jax.algorithms import student
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import EnvSpec
@@ -47,13 +47,14 @@ def last_scores(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Scores:
 def table(
     random: Scores, teachers: Scores, students: Mapping[str, Scores], episodes: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """A row for each game and student, and the same as text; intervals over seeds, if several."""
+    """A row for each game and student, and the same as text; Student's intervals over the
+    students' runs (seeds), if several."""
     rows: list[dict[str, Any]] = []
     for title, own in students.items():
         for name in own:
             kept = share(random[name], teachers[name], own[name])
-            ends = map(float, plots.bootstrap_interval(kept)) if len(kept) > 1 else (None, None)
-            low, high = ends
+            found = intervals.mean(kept, unit="run")
+            low, high = (None if len(kept) < 2 else float(x) for x in found[1:])
             rows.append(
                 {
                     "student": title,

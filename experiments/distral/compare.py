@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mtrl_jax import engines, plots
+from mtrl_jax import engines, intervals, plots
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
 
@@ -67,11 +67,11 @@ def line(name: str, group: list[Rows], tasks: tuple[str, ...]) -> dict[str, Any]
 
 
 def cell(values: list[float] | None) -> str:
-    """Mean and 95 % bootstrap interval over seeds."""
+    """Mean and Student's 95 % interval over agents, one a seed."""
     if values is None:
         return ""
-    low, high = plots.bootstrap_interval(np.asarray(values))
-    return f"{np.mean(values):.3g} [{low:.3g}, {high:.3g}]"
+    _, low, high = intervals.mean(np.asarray(values), unit="agent")
+    return f"{np.mean(values):.3g}" + (f" [{low:.3g}, {high:.3g}]" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -124,7 +124,7 @@ def main() -> None:
     results = [line(name, group, tasks) for name, group in groups.items()]
     with out.with_suffix(".jsonl").open("w") as file:
         file.writelines(json.dumps(result) + "\n" for result in results)
-    print(f"\nMean return over {len(tasks)} tasks, {len(seeds)} seeds [95 % bootstrap interval]:")
+    print(f"\nMean return over {len(tasks)} tasks, {len(seeds)} seeds [95 % interval over them]:")
     heads = (f"{text:>24}" for text in ("final", "distilled policy", "mean over training"))
     print(f"{'':14}", *heads, f"{'environment steps':>20}", sep="")
     for r in results:

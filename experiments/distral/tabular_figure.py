@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import plots
+from mtrl_jax import intervals, plots
 from mtrl_jax.envs import two_rooms
 
 from .tabular_run import METHODS, corridor_policy
@@ -26,7 +26,7 @@ def figure(results: dict[str, Any], state: str, path: pathlib.Path) -> None:
     )
     curves = axes["curves"]
     for colour, method, length in zip(plots.COLOURS, METHODS, results["length"], strict=False):
-        low, high = plots.bootstrap_interval(length.T)
+        _, low, high = intervals.mean(length.T, unit="agent")
         curves.plot(results["steps"], length.mean(0), color=colour, label=method)
         curves.fill_between(results["steps"], low, high, color=colour, alpha=0.25, linewidth=0)
     curves.set(xlabel="environment steps of each task", ylabel="steps of an episode", yscale="log")

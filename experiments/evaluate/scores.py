@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import tqdm
 
-from mtrl_jax import engines, evaluate, plots
+from mtrl_jax import engines, evaluate, intervals
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Timestep
+
+BOUNDS = {"success": (0.0, 1.0)}
 
 
 def scores(
@@ -43,9 +45,10 @@ def scores(
 
 
 def summary(spec: EnvSpec, score: evaluate.Score) -> dict[str, dict[str, dict[str, float]]]:
-    """Task to quantity to mean, low and high.
+    """Task to quantity to mean, low and high, of which a single episode has no ends.
 
-    95 % intervals: over seeds where there are several, else over the episodes of the one.
+    95 % intervals: over seeds where there are several, else over the episodes of the one (then of
+    success Wilson's).
     """
     fields = {"return": score.episode_return, "success": score.success, "length": score.length}
     if not spec.has_success:
@@ -56,12 +59,14 @@ def summary(spec: EnvSpec, score: evaluate.Score) -> dict[str, dict[str, dict[st
         for name, values in fields.items():
             one = values[:, k].astype(np.float64)
             if len(one) > 1:
-                low, high = plots.bootstrap_interval(one.mean(-1))
+                found = intervals.mean(one.mean(-1), unit="agent", bounds=BOUNDS.get(name))
             elif name == "success":
-                low, high = plots.wilson_interval(one.sum(), one.size)
+                found = intervals.wilson(one.sum(), one.size, unit="episode")
             else:
-                low, high = plots.bootstrap_interval(one[0])
-            result[task][name] = {"mean": float(one.mean()), "low": float(low), "high": float(high)}
+                found = intervals.mean(one[0], unit="episode")
+            result[task][name] = {"mean": float(one.mean())}
+            if not np.isnan(found.low):  # of a single episode
+                result[task][name] |= {"low": float(found.low), "high": float(found.high)}
     return result
 
 
@@ -72,7 +77,11 @@ def table(results: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
         for policy, tasks in results.items():
             cells = [tasks[task].get(name) for name in lines[0][2:]]
             shown = [
-                "-" if cell is None else "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**cell)
+                "-"
+                if cell is None
+                else (
+                    "{mean:.2f} [{low:.2f}, {high:.2f}]" if "low" in cell else "{mean:.2f}"
+                ).format(**cell)
                 for cell in cells
             ]
             lines.append((task, policy.removesuffix("_policy"), *shown))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import engines, evaluate, metrics, plots, train
+from mtrl_jax import engines, evaluate, intervals, metrics, plots, train
 from mtrl_jax.types import Agent, EnvSpec
 
 from ..common import binary
@@ -69,9 +69,8 @@ def show(spec: EnvSpec, results: Results, folder: pathlib.Path) -> None:
     for task, values in results["tasks"].items():
         line = f"{task.ljust(width)}  {values['return']:10.1f}"
         if spec.has_success:
-            low, high = plots.wilson_interval(
-                values["success"] * results["episodes"], results["episodes"]
-            )
+            count = results["episodes"]
+            _, low, high = intervals.wilson(values["success"] * count, count, unit="episode")
             line += f"  {values['success']:7.2f}  [{low:.2f}, {high:.2f}]"
         print(line)
     line = f"{'mean over tasks'.ljust(width)}  {results['mean']['return']:10.1f}"
@@ -111,11 +110,12 @@ def compare(spec: EnvSpec, results: Mapping[str, Sequence[Results]]) -> None:
     def cell(values: Sequence[float]) -> str:
         text = number.format(np.mean(values))
         if len(values) > 1:
-            low, high = plots.bootstrap_interval(np.asarray(values))
+            bounds = (0.0, 1.0) if spec.has_success else None
+            _, low, high = intervals.mean(np.asarray(values), unit="agent", bounds=bounds)
             text += f" [{number.format(low)}, {number.format(high)}]"
         return f"{text:>22}"
 
-    print(f"\nFinal {quantity}, likeliest actions; 95 % bootstrap intervals over seeds:")
+    print(f"\nFinal {quantity}, likeliest actions; Student's 95 % intervals over agents (seeds):")
     seeds = {label: f"{label} ({len(r)} seed{'s' * (len(r) > 1)})" for label, r in results.items()}
     print("task".ljust(width), *(f"{text:>22}" for text in seeds.values()))
     for task in spec.task_names:

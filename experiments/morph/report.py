@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import plots
+from mtrl_jax import intervals, plots
 
 GROWN = ("net2net", "net2net, adam anew", "stays small")
 
@@ -30,7 +30,7 @@ def rows(curves: Mapping[str, tuple[int, Any]], every: int) -> list[dict[str, An
 def table(rows: list[dict[str, Any]], steps: int) -> dict[str, dict[str, Any]]:
     """Accuracy at the first and second evaluation of each method, and after `steps`.
 
-    Intervals are 95 % bootstrap intervals of the mean over seeds; `over_scratch` is the last
+    Intervals are Student's, 95 %, of the mean over runs (seeds); `over_scratch` is the last
     accuracy minus that of `scratch` after equally many steps of the big network, paired by seed;
     `scratch longer` is `scratch` after as many steps as the grown network had in both its sizes.
     """
@@ -46,14 +46,18 @@ def table(rows: list[dict[str, Any]], steps: int) -> dict[str, dict[str, Any]]:
         result[method] = {
             "steps": [row["step"] - mine[0]["step"] for row in (mine[0], mine[1], mine[-1])],
             "accuracy": [float(accuracy[n].mean()) for n in (0, 1, -1)],
-            "interval": [float(x) for x in plots.bootstrap_interval(accuracy[-1])],
+            "interval": _ends(accuracy[-1]),
             "over_scratch": float(difference.mean()),
-            "over_scratch_interval": [float(x) for x in plots.bootstrap_interval(difference)],
+            "over_scratch_interval": _ends(difference),
             "loss": float(np.mean(mine[-1]["loss"])),
         }
     before = [row for row in rows if row["method"] == "teacher"][-1]
     result["teacher"] = {"accuracy": [float(np.mean(before["accuracy"]))]}
     return result
+
+
+def _ends(values: np.ndarray) -> list[float]:
+    return [float(x) for x in intervals.mean(values, unit="run")[1:]]
 
 
 def show(result: dict[str, dict[str, Any]]) -> None:
@@ -87,7 +91,7 @@ def draw(rows: list[dict[str, Any]], grown_at: int, path: pathlib.Path) -> None:
             mine = [row for row in rows if row["method"] == method]
             steps, values = [row["step"] for row in mine], np.array([row[name] for row in mine])
             panel.plot(steps, values.mean(1), color=plots.COLOURS[n], label=method)
-            low, high = plots.bootstrap_interval(values)
+            _, low, high = intervals.mean(values, unit="run")
             panel.fill_between(steps, low, high, color=plots.COLOURS[n], alpha=0.15, linewidth=0)
         panel.axvline(grown_at, color="#999999", linestyle=":", linewidth=1)
         panel.set(xlabel="optimiser steps", title=f"test {name}")

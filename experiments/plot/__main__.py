@@ -5,8 +5,8 @@ r"""Compares runs: learning curves of every task and of their mean, runs of one 
     python -m experiments.plot --runs=a,b --metric=eval/distilled_policy/return --out=distilled.png
     python -m experiments.plot --runs=a,b --over=cpu_seconds --nopanels
 
-A run's label is its algorithm, unless --labels says otherwise. The band is a 95 % bootstrap
-interval of the mean over seeds, those inside a run and those of runs of one label.
+A run's label is its algorithm, unless --labels says otherwise. The band is Student's 95 %
+interval of the mean over agents, one a seed, those inside a run and those of runs of one label.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from mtrl_jax import metrics, plots
+from mtrl_jax import intervals, metrics, plots
 
 from ..common import binary
 from . import runs
@@ -83,7 +83,7 @@ def main() -> None:
     width = max(map(len, groups))
     print(f"{quantity}, mean over {len(tasks)} tasks, last value [95 % interval over seeds]")
     for label, (step, value) in last.items():
-        low, high = plots.bootstrap_interval(value)
+        _, low, high = intervals.mean(value, unit="agent")
         interval = f" [{low:.3g}, {high:.3g}]" if len(value) > 1 else ""
         print(
             f"{label.ljust(width)}  {np.mean(value):.3g}{interval} at {int(step):,} "

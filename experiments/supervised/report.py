@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import plots
+from mtrl_jax import intervals, plots
 
 CURVES = ("accuracy", "conflicts", "cosine", "loss")
 TITLES = ("test accuracy, mean of tasks", "share of pairs in conflict", "mean gradient cosine")
 
 
 def table(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Last evaluation: means over seeds with 95 % bootstrap intervals, and differences to `mean`
-    paired by seed; conflicts and cosine are means over training."""
+    """Last evaluation: means over runs (seeds) with Student's 95 % intervals, and differences to
+    `mean` paired by seed; conflicts and cosine are means over training."""
     last = {row["method"]: row for row in rows}  # of each method the last row stays
     plain = np.array(last["mean"]["accuracy"])
     result = {}
@@ -28,13 +28,17 @@ def table(rows: list[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[
         result[method] = {
             "step": last[method]["step"],
             "accuracy": float(accuracy.mean()),
-            "interval": [float(x) for x in plots.bootstrap_interval(accuracy)],
+            "interval": _ends(accuracy),
             "over_mean": float((accuracy - plain).mean()),
-            "over_mean_interval": [float(x) for x in plots.bootstrap_interval(accuracy - plain)],
+            "over_mean_interval": _ends(accuracy - plain),
             "conflicts": over("conflicts"),
             "cosine": over("cosine"),
         }
     return result
+
+
+def _ends(values: np.ndarray) -> list[float]:
+    return [float(x) for x in intervals.mean(values, unit="run")[1:]]
 
 
 def show(result: dict[str, dict[str, Any]]) -> None:
@@ -64,7 +68,7 @@ def draw(rows: list[dict[str, Any]], methods: Sequence[str], path: pathlib.Path)
             colour = plots.COLOURS[n % len(plots.COLOURS)]
             style = "-" if n < len(plots.COLOURS) else "--"
             panel.plot(steps, values.mean(1), style, color=colour, label=method)
-            low, high = plots.bootstrap_interval(values)
+            _, low, high = intervals.mean(values, unit="run")
             panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set(title=title, xlabel="optimiser steps")
         panel.grid(alpha=0.25)

@@ -134,6 +134,8 @@ def probability_of_improvement(
         raise ValueError(f"x and y must be of the same tasks, got {x.shape[1]} and {y.shape[1]}")
     difference = x[:, None] - y[None]
     wins = (difference > 0) + 0.5 * (difference == 0)
+    if keep is None:
+        return wins.mean()
     return (
         np.einsum("...rn,rsn,...sn->...", _weights(x, keep), wins, _weights(y, keep)) / x.shape[1]
     )

@@ -3,21 +3,19 @@
 import json
 import re
 
+import matplotlib.text
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments.benchmark import report
-from mtrl_jax.benchmark import figures, numbers, page, sections, study, transfer
+from mtrl_jax import intervals
+from mtrl_jax.benchmark import figures, numbers, page, sections, stats, study, transfer
 
 GAMES, FOLDS, SEEDS = ("a", "b", "c", "d"), (0, 1, 0, 1), 4
 STEPS = [int(x) for x in np.linspace(0, 1000, 201)]
 HIGH = np.array([10.0, 20.0, 5.0, 8.0])  # what is learnt in the end
 LOW = np.array([0.0, -5.0, 1.0, 2.0])  # of a random policy
-
-
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    monkeypatch.setattr(numbers, "RESAMPLES", 60)
 
 
 def curve(game, rate):
@@ -136,9 +134,67 @@ def test_a_game_that_nobody_learns_has_no_scale_and_is_named(known):
     assert set(numbers.transfer_numbers(s, s.records["same"]).per_task) == {"a", "c", "d"}
 
 
+def test_every_table_and_figure_says_what_its_intervals_draw(known):
+    s, rows = known
+    units = {
+        "Transfer": "over pre-trained agents",
+        "Transfer ratio of each game": "over pre-trained agents",
+        "Learning curves of same": "over runs",
+        "Multi-task": "over agents",
+        "Aggregates": "over the unit of the last column",
+        "Probability of improvement": "over the unit of the last column",
+    }
+    found = {section.title: section for section in sections.every(s, rows)}
+    for title, unit in units.items():
+        assert unit in found[title].text, title
+    last = {line[0]: line[-1] for line in found["Aggregates"].rows}
+    assert last["all games at once, same"] == "agent"
+    assert last["after pre-training, same"] == "fold"
+    assert last["from scratch, same"] == "run"
+    assert last["from scratch, random"] == "agent"
+    for figure in (
+        figures.learning_curves(s, "same"),
+        figures.pre_training(s, "same"),
+        figures.profiles(s),
+        figures.multitask_vector(s),
+        figures.transfer_ratios(s, {"same": numbers.transfer_numbers(s, s.records["same"])}),
+    ):
+        texts = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+        assert any("intervals over" in text for text in texts), texts
+
+
+def test_runs_of_other_seeds_are_left_out_and_an_agent_that_lacks_one_is_unfinished():
+    more = [{**r, "seed": 9, "final": {g: 99.0 for g in r["final"]}} for r in agent("same")]
+    s = study.read([*controls(), *agent("same"), *more])
+    np.testing.assert_allclose(s.reference, HIGH)
+    fewer = [r for r in agent("fast") if r["kind"] != "multitask" or r["seed"]]
+    s = study.read([*controls(), *agent("same"), *fewer])
+    assert s.records["fast"].multitask is None and s.records["fast"].scratch is not None
+
+
+def test_numbers_are_written_so_that_nobody_stumbles():
+    def shown(*ends):
+        return page.cell(intervals.Interval(*map(np.asarray, ends)))
+
+    assert page.cell(None) == "-" and page.cell(-0.001) == "0.00"
+    assert shown(0.5, -0.001, 1.0) == "0.50 [0.00, 1.00]"
+    assert shown(0.5, 0.1, np.inf) == "0.50 [0.10, ...]"
+    assert shown(0.5, -np.inf, np.inf) == "0.50 (no bounds)"
+    assert shown(0.5, np.nan, np.nan) == "0.50"
+
+
 def test_human_scores_are_found_by_the_ids_of_games():
     human = study.human_scores(("Pong-v5", "NoSuchGame-v5", "Breakout-v5"))
     np.testing.assert_array_equal(human, [14.6, np.nan, 30.5])
+
+
+def ratio(pretrained, fresh, folds):
+    """Interval of the ratio of areas `[S, N]`, agents being drawn for each fold."""
+
+    def sums(keep):
+        return np.stack([stats.mean(x, keep) for x in (pretrained, fresh)], -1)
+
+    return intervals.ratio(sums, fresh.shape, unit="fold", folds=folds)
 
 
 def test_agents_of_a_pre_training_are_drawn_whole():
@@ -150,52 +206,60 @@ def test_agents_of_a_pre_training_are_drawn_whole():
     fresh = np.ones((8, 20))
 
     def width(folds):
-        return np.ptp(
-            transfer.paired_bootstrap(pretrained, fresh, folds)[1:]  # type: ignore[arg-type]
-        )
+        return np.ptp(ratio(pretrained, fresh, folds)[1:])
 
     together, apart = width(folds), width(np.arange(20))
-    expected = 2 * 1.96 * np.sqrt((shared[:, [0, 10]].std(0) ** 2 / 8).sum()) / 2
+    # Unbiased variances and Student's t with Welch's degrees of freedom: a bootstrap of 8 agents is
+    # a factor of sqrt(7 / 8) and a normal quantile too narrow.
+    each = shared[:, [0, 10]].var(0, ddof=1) / 8
+    freedom = 7 * each.sum() ** 2 / (each**2).sum()
+    expected = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(each.sum())
     np.testing.assert_allclose(together, expected, rtol=0.1)
     assert apart < 0.5 * together
-    with pytest.raises(ValueError, match=r"one shape \[S, N\], got \(8, 20\) and \(8, 19\)"):
-        transfer.paired_bootstrap(pretrained, fresh[:, 1:], folds)
     with pytest.raises(ValueError, match=r"folds must have shape \[N\] = \(20,\), got \(3,\)"):
-        transfer.paired_bootstrap(pretrained, fresh, folds[:3])
+        width(folds[:3])
 
 
 def test_the_paired_interval_covers_the_truth_as_often_as_it_says():
     rng, hits, trials = np.random.default_rng(1), 0, 300
     folds = np.array([0, 0, 1, 1])
-    for n in range(trials):
+    for _ in range(trials):
         agents = rng.normal(0.0, 0.3, (20, 2))[:, folds]
         pretrained = 1.5 + agents + rng.normal(0.0, 0.1, (20, 4))
         fresh = 1.0 + rng.normal(0.0, 0.1, (20, 4))
-        found = transfer.paired_bootstrap(pretrained, fresh, folds, resamples=300, seed=n)
+        found = ratio(pretrained, fresh, folds)
         hits += found.low <= 1.5 <= found.high
-    assert 0.88 < hits / trials < 0.98  # percentile intervals of 20 runs are a little short
+    assert 0.91 < hits / trials < 0.98
+
+
+def geometric(pre, fresh, folds):
+    def measure(keep):
+        return transfer.geometric_ratio(*(stats.kept_mean(x, keep) for x in (pre, fresh)))
+
+    return intervals.jackknife(measure, fresh.shape, unit="fold", folds=folds, logarithmic=True)
 
 
 def test_the_geometric_ratio_gives_every_game_the_same_weight():
     fresh, folds = np.array([[0.5, 0.1], [0.7, 0.3]]), np.array([0, 1])
-    same = transfer.paired_geometric(fresh, fresh, folds, resamples=50)
+    same = geometric(fresh, fresh, folds)
     assert same.value == 1.0 and same.low == same.high == 1.0  # paired: both are drawn together
     pre = np.array([[0.3, -4.0], [0.7, -2.0]])
-    found = transfer.paired_geometric(pre, fresh, folds, resamples=2000)
+    found = geometric(pre, fresh, folds)
     np.testing.assert_allclose(found.value, np.sqrt(0.51 / 0.61 * 0.01 / 0.21), rtol=1e-12)
-    # Seeds are drawn for each fold: the two of a fold are drawn both, or one of them twice.
-    first = np.array([0.31 / 0.51, 0.51 / 0.61, 0.51 / 0.61, 0.71 / 0.71])
-    second = np.array([0.01 / 0.11, 0.01 / 0.21, 0.01 / 0.21, 0.01 / 0.31])
-    exact = np.sqrt(np.outer(first, second)).ravel()
-    np.testing.assert_allclose(found[1:], [exact.min(), exact.max()], rtol=1e-12)
+    # Of the two seeds of each fold one is left out: the logarithm moves by half the difference.
+    alone = np.log([[0.31 / 0.51, 0.71 / 0.71], [0.01 / 0.11, 0.01 / 0.31]]) / 2
+    v = np.diff(alone)[:, 0] ** 2 / 4
+    half = scipy.stats.t.ppf(0.975, v.sum() ** 2 / (v**2).sum()) * np.sqrt(v.sum())
+    expected = [found.value * np.exp(-half), found.value * np.exp(half)]
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-9)
     assert transfer.geometric_ratio(pre, fresh).shape == (2,)
 
 
 def test_a_ratio_of_which_draws_are_infinite_has_an_open_interval_and_is_drawn(known):
     # Of five runs from scratch one learns and four fall below random.
     fresh = np.array([[5.0], [-1.0], [-1.0], [-1.0], [-1.0]])
-    found = transfer.paired_bootstrap(np.ones((5, 1)), fresh, np.zeros(1, int))
-    assert found.value == 5.0 and 0 < found.low < 5.0 and found.high == np.inf
+    found = ratio(np.ones((5, 1)), fresh, np.zeros(1, int))
+    assert found.value == pytest.approx(5.0) and 0 < found.low < 5.0 and found.high == np.inf
     s = known[0]
     numbers_of = numbers.transfer_numbers(s, s.records["fast"])
     open_ended = numbers_of._replace(per_task={**numbers_of.per_task, "a": found})

@@ -22,6 +22,7 @@ LAYERS = (
         "learner",
         "processes",
         "checkpoint",
+        "intervals",
         "metrics",
         "workdir",
     },

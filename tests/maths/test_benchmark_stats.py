@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from mtrl_jax import intervals
 from mtrl_jax.benchmark import atari_scores, stats, transfer
 
 RNG = np.random.default_rng(0)
@@ -52,32 +53,52 @@ def test_agreement_with_rliable():
     )
 
 
-def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+def test_the_interval_covers_the_truth_as_often_as_it_says():
     """Success rates of 3 tasks: the interval of the mean, over 300 experiments of 20 runs."""
     truth = np.array([0.2, 0.5, 0.7])
     rng = np.random.default_rng(1)
     hits = 0
-    for n in range(300):
+    for _ in range(300):
         scores = (rng.random((20, 3)) < truth).astype(float)
-        found = stats.stratified_bootstrap([scores], stats.mean, resamples=300, level=0.9, seed=n)
+        found = interval(stats.mean, scores, unit="run", level=0.9)
         hits += found.low <= truth.mean() <= found.high
-    # Three standard errors around .9, and the known narrowness of a percentile interval.
-    assert 0.82 < hits / 300 < 0.95
+    assert 0.85 < hits / 300 < 0.95  # three standard errors around .9
 
 
-def test_the_bootstrap_is_stratified():
+def interval(statistic, *samples, **options):
+    """The jackknife interval of an aggregate of samples `[R, N]`."""
+    return intervals.jackknife(lambda keep: statistic(*samples, keep), samples[0].shape, **options)
+
+
+@pytest.mark.parametrize("unit", ["run", "agent"])
+def test_the_interval_is_stratified(unit):
     """Tasks that differ while their runs agree leave nothing uncertain."""
     scores = np.tile(np.array([0.0, 10.0, 100.0]), (4, 1))
-    found = stats.stratified_bootstrap([scores], stats.interquartile_mean, resamples=50)
-    assert found.low == found.high == found.value == stats.interquartile_mean(scores)
-    both = stats.stratified_bootstrap(
-        [SCORES, OTHER], stats.probability_of_improvement, resamples=200
-    )
+    found = interval(stats.interquartile_mean, scores, unit=unit)
+    np.testing.assert_allclose(found, stats.interquartile_mean(scores), rtol=1e-12)
+    both = interval(stats.probability_of_improvement, SCORES[:4], OTHER, unit=unit)
     assert both.low < both.value < both.high
-    again = stats.stratified_bootstrap(
-        [SCORES, OTHER], stats.probability_of_improvement, resamples=200
-    )
-    assert again == both
+    assert both == interval(stats.probability_of_improvement, SCORES[:4], OTHER, unit=unit)
+
+
+def test_a_run_that_does_not_count_is_as_if_it_were_not_there():
+    keep = np.ones(SCORES.shape, bool)
+    keep[2] = False
+    fewer = np.delete(SCORES, 2, 0)
+    for fn in (stats.mean, stats.median, stats.optimality_gap):
+        assert fn(SCORES, keep) == pytest.approx(fn(fewer))
+    at = np.linspace(0.0, 2.0, 5)
+    expected = stats.performance_profile(fewer, at)
+    np.testing.assert_allclose(stats.performance_profile(SCORES, at, keep), expected)
+    found = stats.probability_of_improvement(SCORES[:4], OTHER, keep[:4])
+    rest = np.delete(OTHER, 2, 0)
+    assert found == pytest.approx(stats.probability_of_improvement(SCORES[[0, 1, 3]], rest))
+    # The mean of the weight between its quartiles, by hand: each task keeps its third.
+    keep = np.array([[True, True, True], [True, False, True]])
+    scores = np.array([[0.0, 12.0, 3.0], [6.0, 50.0, 9.0]])
+    cut = 1 / 6  # of the whole weight, as one of six values
+    by_hand = (3 / 6 + 6 / 6 + 9 / 6 + 12 * (1 / 3 - cut)) / (1 - 2 * cut)
+    assert stats.interquartile_mean(scores, keep) == pytest.approx(by_hand)
 
 
 def test_areas_of_exponential_learners():
@@ -96,8 +117,12 @@ def test_identical_agents_transfer_nothing():
     areas = RNG.random((4, 6))
     assert transfer.transfer_ratio(areas, areas) == 1.0
     np.testing.assert_array_equal(transfer.forward_transfer(areas, areas), 0.0)
-    pretrained = np.broadcast_to(areas, (3, 4, 6))
-    found = transfer.clustered_bootstrap(pretrained, areas, np.arange(6) % 2, resamples=50)
+    found = intervals.ratio(
+        lambda keep: np.stack([stats.mean(x, keep) for x in (areas, areas)], -1),
+        areas.shape,
+        unit="fold",
+        folds=np.arange(6) % 2,
+    )
     assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
@@ -107,14 +132,14 @@ def test_an_agent_that_is_reset_at_every_switch_forgets_everything():
 
 
 def test_agents_shared_by_a_fold_are_drawn_together():
-    """One lucky agent lifts all tasks of its fold, so two seeds leave the ratio wide open."""
-    scratch = np.ones((5, 8))
-    pretrained = np.stack([np.ones((5, 8)), np.full((5, 8), 3.0)])
-    folds = np.zeros(8, int)
-    found = transfer.clustered_bootstrap(pretrained, scratch, folds, resamples=400)
-    assert (found.value, found.low, found.high) == pytest.approx((2.0, 1.0, 3.0))
-    apart = stats.stratified_bootstrap([pretrained.reshape(10, 8)], stats.mean, resamples=400)
-    assert apart.low > 1.5 and apart.high < 2.5
+    """One lucky agent lifts all tasks of its fold, so two seeds leave the mean wide open."""
+    pretrained = np.stack([np.ones(8), np.full(8, 3.0)])
+    found = interval(stats.mean, pretrained, unit="fold", folds=np.zeros(8, int))
+    # Two agents, 1 and 3: Student's interval of one degree of freedom, wider than their range.
+    half = scipy.stats.t.ppf(0.975, 1)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    apart = interval(stats.mean, pretrained, unit="run")
+    assert apart.low > 1.0 and apart.high < 3.0
 
 
 def test_normalising_against_negative_scores():
@@ -140,18 +165,17 @@ def test_the_reference_table():
         (lambda: stats.interquartile_mean(np.array([[np.nan, 1.0]])), "got 1 values that are not"),
         (lambda: stats.probability_of_improvement(SCORES, OTHER[:, :2]), "got 7 and 2"),
         (lambda: stats.performance_profile(SCORES, np.zeros((2, 2))), r"thresholds must .* \[M\]"),
-        (lambda: stats.stratified_bootstrap([SCORES], stats.mean, level=1.0), "got 2000 and 1.0"),
-        (lambda: stats.stratified_bootstrap([SCORES[0]], stats.mean), r"samples\[0\] must"),
+        (lambda: interval(stats.mean, SCORES, unit="run", level=1.0), "level must be in .* 1.0"),
+        (lambda: interval(stats.mean, SCORES[:1], unit="agent"), "at least two .* agent, got 1"),
+        (lambda: interval(stats.mean, SCORES, unit="seed"), "unit must be one of .* 'seed'"),
+        (lambda: interval(stats.mean, SCORES, unit="fold"), "folds must be given for"),
+        (lambda: interval(stats.mean, SCORES, unit="run", folds=[0]), "no other; got 'run'"),
+        (lambda: interval(stats.mean, SCORES, unit="fold", folds=[0]), r"\(7,\), got \(1,\)"),
         (lambda: transfer.learning_curve_area([0, 0], [1, 2]), "increasing"),
         (lambda: transfer.learning_curve_area([0, 1], [1, 2, 3]), "M = 2"),
         (lambda: transfer.transfer_ratio(np.ones(2), -np.ones(2)), "scratch must .* got -1.0"),
         (lambda: transfer.forward_transfer(np.ones(2), np.ones(2)), r"in \[0, 1\)"),
         (lambda: transfer.normalise(1.0, 2.0, 2.0), "reference must be above random"),
-        (lambda: transfer.clustered_bootstrap(np.ones((2, 3)), np.ones(3), [0]), r"\[M, E, N\]"),
-        (
-            lambda: transfer.clustered_bootstrap(np.ones((2, 3, 4)), np.ones((3, 4)), [0]),
-            "folds must",
-        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):
