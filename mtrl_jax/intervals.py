@@ -8,9 +8,9 @@ and Webb 2023, *Fast and reliable jackknife and bootstrap methods for cluster-ro
 Journal of Applied Econometrics 38); of a mean it is Student's interval itself. Nothing is drawn at
 random, so equal scores give equal intervals.
 
-The unit is what the next experiment would draw anew, and a required argument of all functions:
+The unit is what the next experiment would draw anew, and a required argument of all functions::
 
-    "agent"    a row of `[S, N]`: one agent plays all N tasks, so its scores stand and fall together
+    "agent"    a row of [S, N]: one agent plays all N tasks, so its scores stand and fall together
     "fold"     a row of all tasks of a fold, which share a pre-trained agent
     "run"      one entry: every task has runs of its own
     "episode"  one entry: episodes of one agent, which say nothing of the next agent
@@ -238,7 +238,7 @@ def ratio(
 
     Args:
       statistic: of `keep`, to `[..., 2]`, a and b.
-      others: as of `jackknife`.
+      shape, unit, folds, level: as of `jackknife`.
 
     Raises:
       ValueError: if b is not above 0, or as `jackknife`.
