@@ -5,27 +5,32 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 from jax import Array
 
+from mtrl_jax.surgery.preference import Preference, preferred
 from mtrl_jax.surgery.quadratic import dual_cone_weights
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["dual_proj", "dual_proj_weights"]
 
 
-def dual_proj_weights(gram: Array) -> Array:
-    """Weights of the projection of the mean gradient onto `{d : <g_i, d> >= 0 for all i}`.
+def dual_proj_weights(gram: Array, preference: Array | None = None) -> Array:
+    """Weights of the projection of `sum_i p_i g_i` onto `{d : <g_i, d> >= 0 for all i}`.
 
     Args:
       gram: float32 `[K, K]`.
+      preference: float32 `[K]`, p; None: 1/K each.
 
     Returns:
-      float32 `[K]`, each at least 1/K.
+      float32 `[K]`, each at least p.
     """
     k = gram.shape[0]
-    return dual_cone_weights(gram, jnp.full((k,), 1.0 / k, gram.dtype))
+    p = jnp.full((k,), 1.0 / k, gram.dtype) if preference is None else preference
+    return dual_cone_weights(gram, p)
 
 
 @factory
-def dual_proj(num_tasks: int, **options: Unpack[Options]) -> Transform:
+def dual_proj(
+    num_tasks: int, *, preference: Preference = None, **options: Unpack[Options]
+) -> Transform:
     """DualProj, the projection of GEM applied to the mean gradient.
 
     Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory for Continual Learning", arXiv 1706.08840,
@@ -34,16 +39,17 @@ def dual_proj(num_tasks: int, **options: Unpack[Options]) -> Transform:
 
         min |d - (1/K) sum_i g_i|^2    subject to <g_i, d> >= 0 for every task
 
-    The smallest change of plain mean training that sets no task back. Needs the gradients only; one
+    The smallest change of plain mean training that sets no task back (with a `preference`, of
+    training by the weighted mean). Needs the gradients only; one
     quadratic programme. Cheaper than `upgrad`, but a task with a large gradient decides the mean.
 
     Args:
       num_tasks: K.
+      preference: `[K]`, how much each task counts, not negative; only ratios count. None: equal.
       options: see `Options`.
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        # The projection of a shorter mean, where tasks are absent, is shorter.
-        return dual_proj_weights(inputs.gram) * (inputs.num_tasks / inputs.num_present), state
+        return dual_proj_weights(inputs.gram, preferred(preference, inputs)), state
 
     return make_transform(Method("dual_proj", weights), num_tasks, **options)

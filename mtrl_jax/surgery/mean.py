@@ -4,14 +4,15 @@ from typing import Any, Unpack
 
 from jax import Array
 
+from mtrl_jax.surgery.preference import Preference, preferred
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["mean"]
 
 
 @factory
-def mean(num_tasks: int, **options: Unpack[Options]) -> Transform:
-    """The mean of the task gradients, `(1/K) sum_i g_i`.
+def mean(num_tasks: int, *, preference: Preference = None, **options: Unpack[Options]) -> Transform:
+    """The mean of the task gradients, `(1/K) sum_i g_i`, or a weighted one.
 
     Equal weights ("linear scalarisation", "unitary scalarisation"); Kurin et al. 2022 (arXiv
     2201.04122) find that, well regularised, it matches specialised multi-task optimisers in many
@@ -20,10 +21,11 @@ def mean(num_tasks: int, **options: Unpack[Options]) -> Transform:
 
     Args:
       num_tasks: K.
+      preference: `[K]`, how much each task counts, not negative; only ratios count. None: equal.
       options: see `Options`.
     """
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return inputs.ones / inputs.num_present, state
+        return preferred(preference, inputs), state
 
     return make_transform(Method("mean", weights, uses_gram=False), num_tasks, **options)

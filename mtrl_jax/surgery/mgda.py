@@ -1,10 +1,11 @@
 """MGDA: the shortest vector in the convex hull of the task gradients."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import jax.numpy as jnp
 from jax import Array
 
+from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
@@ -37,7 +38,12 @@ def mgda_weights(gram: Array, present: Array | None = None) -> Array:
 
 
 @factory
-def mgda(num_tasks: int, **options: Unpack[Options]) -> Transform:
+def mgda(
+    num_tasks: int,
+    *,
+    normalisation: Literal["none", "l2", "loss", "loss+"] = "none",
+    **options: Unpack[Options],
+) -> Transform:
     """MGDA, the multiple-gradient descent algorithm.
 
     Désidéri 2012 and, for deep learning, Sener & Koltun 2018, "Multi-Task Learning as
@@ -47,15 +53,29 @@ def mgda(num_tasks: int, **options: Unpack[Options]) -> Transform:
 
     The update has the same inner product with every task gradient that has weight, and is zero
     exactly at Pareto-stationary points. Solved exactly (the paper iterates Frank-Wolfe). Needs the
-    gradients only. The smallest gradient decides the direction and the length: normalise losses
-    first if their scales differ.
+    gradients only. The smallest gradient decides the direction and the length.
+
+    With a `normalisation` the weights are found for g_i over |g_i|, L_i or their product, and used
+    for the g_i as they are. That is not in the paper; it is an option of the authors' code. (LibMTL
+    has it too, and combines the normalised gradients.) 'loss' and 'loss+' need positive
+    `task_losses`.
 
     Args:
       num_tasks: K.
+      normalisation: 'none', 'l2' (the norm), 'loss', or 'loss+' (norm times loss).
       options: see `Options`.
     """
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return mgda_weights(inputs.gram, inputs.present), state
+    check_choice("normalisation", normalisation, ("none", "l2", "loss", "loss+"))
+    by_loss = normalisation in ("loss", "loss+")
 
-    return make_transform(Method("mgda", weights), num_tasks, **options)
+    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+        scales = inputs.ones
+        if normalisation in ("l2", "loss+"):
+            scales = unit_gram(inputs.gram)[2]
+        if by_loss:
+            scales = scales / jnp.where(inputs.task_losses > 0, inputs.task_losses, jnp.nan)
+        gram = inputs.gram * scales[:, None] * scales[None, :]
+        return mgda_weights(inputs.gram if normalisation == "none" else gram, inputs.present), state
+
+    return make_transform(Method("mgda", weights, uses_losses=by_loss), num_tasks, **options)

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from mtrl_jax.surgery.method import Inputs
@@ -20,7 +22,7 @@ def preferred(preference: Preference, inputs: Inputs) -> Array:
       inputs: see `Inputs`.
 
     Raises:
-      ValueError: if it is not one number a task.
+      ValueError: if it is not one number a task, or one is negative.
     """
     if preference is None:
         return inputs.ones / inputs.num_present
@@ -29,5 +31,7 @@ def preferred(preference: Preference, inputs: Inputs) -> Array:
         raise ValueError(
             f"preference must be {inputs.num_tasks} numbers, one a task; got shape {given.shape}."
         )
+    if not isinstance(preference, jax.Array) and not (np.asarray(preference) >= 0).all():
+        raise ValueError(f"preference must not be negative, got {preference!r}.")
     given = given * inputs.ones
     return given / given.sum()

@@ -7,23 +7,27 @@ import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
+from mtrl_jax.surgery.preference import Preference, preferred
 from mtrl_jax.surgery.quadratic import dual_cone_weights
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["upgrad", "upgrad_weights"]
 
 
-def upgrad_weights(gram: Array) -> Array:
-    """Weights of the sum over i of the projections of g_i onto `{d : <g_j, d> >= 0 for all j}`.
+def upgrad_weights(gram: Array, preference: Array | None = None) -> Array:
+    """Weights of the sum over i of p_i times the projection of g_i onto
+    `{d : <g_j, d> >= 0 for all j}`.
 
     Args:
       gram: float32 `[K, K]`.
+      preference: float32 `[K]`, p; None: ones.
 
     Returns:
-      float32 `[K]`, each at least 1.
+      float32 `[K]`, each at least p.
     """
     each = jnp.eye(gram.shape[0], dtype=gram.dtype)
-    return jax.vmap(dual_cone_weights, in_axes=(None, 0))(gram, each).sum(0)
+    rows = jax.vmap(dual_cone_weights, in_axes=(None, 0))(gram, each)
+    return rows.sum(0) if preference is None else jnp.dot(preference, rows, precision="highest")
 
 
 @factory
@@ -31,6 +35,7 @@ def upgrad(
     num_tasks: int,
     *,
     reduction: Literal["mean", "sum"] = "mean",
+    preference: Preference = None,
     **options: Unpack[Options],
 ) -> Transform:
     """UPGrad, "unconflicting projection of gradients".
@@ -46,13 +51,14 @@ def upgrad(
     Args:
       num_tasks: K.
       reduction: 'mean' as in the paper, or 'sum' (to stand beside PCGrad).
+      preference: `[K]`, how much each task counts, not negative; only ratios count. None: equal.
       options: see `Options`.
     """
     check_choice("reduction", reduction, ("sum", "mean"))
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        w = upgrad_weights(inputs.gram)
-        return (w / inputs.num_present if reduction == "mean" else w), state
+        scale = 1.0 if reduction == "mean" else inputs.num_present
+        return upgrad_weights(inputs.gram, preferred(preference, inputs) * scale), state
 
     method = Method("upgrad", weights, sums=reduction == "sum")
     return make_transform(method, num_tasks, **options)
