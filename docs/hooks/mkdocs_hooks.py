@@ -1,4 +1,4 @@
-"""What MkDocs does not do by itself: equations in fences, pages of the top folder, last checks.
+"""What MkDocs does not do by itself: equations in fences, pages of other folders, last checks.
 
 The build fails on an equation that does not follow the notation, on a public name without an entry
 in the API reference, and on a page that would make its reader fetch something from elsewhere.
@@ -18,14 +18,16 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from equations import EquationError, inline, to_mathml
+from notebook_pages import markdown
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-# Files of the top folder that are pages too; links between them and docs/ are rewritten.
+# Files of other folders that are pages too; links between them and docs/ are rewritten.
 PAGES = {
     "BUILD_NOTES.md": "design/notes.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    **{f"notebooks/{p.name}": f"notebooks/{p.stem}.md" for p in ROOT.glob("notebooks/*.ipynb")},
 }
 
 _wrong_equations: list[str] = []
@@ -77,8 +79,13 @@ def _nav(entries: list[Any]) -> list[Any]:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         if (ROOT / source).exists():
-            text = (ROOT / source).read_text(encoding="utf-8")
-            files.append(File.generated(config, page, content=_relink(text, "", page)))
+            text, folder = (ROOT / source).read_text(encoding="utf-8"), ""
+            if source.endswith(".ipynb"):
+                text, pictures = markdown(text, pathlib.Path(page).stem)
+                folder = source
+                for name, data in pictures.items():
+                    files.append(File.generated(config, f"notebooks/{name}", content=data))
+            files.append(File.generated(config, page, content=_relink(text, folder, page)))
     return files
 
 
