@@ -8,6 +8,7 @@ from surgery_reference import FOUR, conflict, gauss
 from test_surgery_losses import STREAM, softmax
 
 from mtrl_jax import surgery
+from mtrl_jax.networks import morph
 
 REMEMBER_GRADIENTS = ("db_mtl", "moco", "excess_mtl", "m_config")
 
@@ -175,3 +176,13 @@ def test_sharded_leaves_are_one_vector(name):
     grads = jnp.asarray(FOUR, jnp.float32)
     want, _ = jax.jit(whole.update)(grads, state, task_losses=jnp.ones(4))
     np.testing.assert_allclose(jax.jit(over)(grads, state), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", REMEMBER_GRADIENTS)
+def test_a_morph_refuses_remembered_gradients(name):
+    params = {"params": {"Dense_0": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}}}
+    state = surgery.METHODS[name](num_tasks=4).init(params)
+    with pytest.raises(ValueError, match=r"SurgeryState, remembers the gradients.*\(memory\)"):
+        morph.carry(state, params, lambda tree, degree=0: tree)
+    plain = surgery.pcgrad(num_tasks=4).init(params)
+    assert morph.carry(plain, params, lambda tree, degree=0: tree).memory is None

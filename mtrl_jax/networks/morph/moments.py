@@ -58,7 +58,8 @@ def carry(
     Raises:
       ValueError: for a field that looks like the parameters and is in neither table, and for
         state of single parameters in another shape (factored or masked), which has no rule, and
-        for surgery by leaf or module if the morph adds or renames leaves.
+        for surgery by leaf or module if the morph adds or renames leaves, or by a method that
+        remembers gradients.
     """
     _check_surgery(state, params, morph)
     known = {**DEGREES, **(degrees or {})}
@@ -93,7 +94,8 @@ def carry(
 
 
 def _check_surgery(state: Any, params: ArrayTree, morph: Morph) -> None:
-    """Refuses a surgery state whose groups of leaves would be others after the morph."""
+    """Refuses a surgery state whose groups of leaves would be others after the morph, or that holds
+    the gradients of the tasks."""
 
     def is_surgery(x: Any) -> bool:  # by name: networks know nothing of surgery
         return type(x).__name__ == "SurgeryState"
@@ -102,6 +104,12 @@ def _check_surgery(state: Any, params: ArrayTree, morph: Morph) -> None:
         return [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
     found = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_surgery)[0]
+    for path, x in found:
+        if is_surgery(x) and x.memory is not None:
+            raise ValueError(
+                f"state: {jax.tree_util.keystr(path)}, a SurgeryState, remembers the gradients of "
+                "the tasks (memory), for which there is no rule; start it anew with tx.init"
+            )
     by_group = [(path, x) for path, x in found if is_surgery(x) and int(x.scope)]
     if by_group and names(params) != names(morph(params, 0)):
         path, x = by_group[0]
