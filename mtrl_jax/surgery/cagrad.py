@@ -1,13 +1,13 @@
 """CAGrad: near the mean gradient, the direction that is best for the worst task."""
 
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice, check_positive
-from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
+from mtrl_jax.surgery.quadratic import Solution, nonnegative, ridge, ridged, unit_gram
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
@@ -17,71 +17,130 @@ __all__ = ["cagrad", "cagrad_weights"]
 def cagrad_weights(gram: Array, c: Array | float) -> Array:
     """Weights of the d that maximises `min_i <g_i, d>` in the ball `|d - g_0| <= c |g_0|`.
 
+    Where the ball holds more than one such d (no d gains for every task, and 0 gains as much as
+    any), the one nearest to g_0: its projection onto `{d : <g_i, d> >= 0 for all i}`. A zero
+    gradient is left out of the minimum, which it would hold at 0.
+
+    Args:
+      gram: `[K, K]`.
+      c: radius of the ball over |g_0|, at least 0.
+
+    Returns:
+      `[K]`, each at least 1/K.
+    """
+    return solve_cagrad(gram, c).weights
+
+
+def solve_cagrad(gram: Array, c: Array | float) -> Solution:
+    """`cagrad_weights`, and whether they converged.
+
     With d = g_0 + sum_i v_i g_i, v >= 0, and m the worst inner product, optimality reads
 
         G v + b - m >= 0, complementary to v,    b_i = <g_i, g_0>,    v'Gv = c^2 |g_0|^2
 
-    v'Gv grows with m. So m is found by solving the complementarity problem for m, and from its
-    free set the m of the right length in closed form, until the set stays the same (bisecting
-    where that leaves the bracket). This solves the paper's dual `min_w <g_w, g_0> + c |g_0| |g_w|`
-    over the simplex, with v = w c |g_0| / |g_w|, also where g_w = 0 and that formula has no value.
-
-    Args:
-      gram: float32 `[K, K]`.
-      c: radius of the ball over |g_0|, at least 0.
-
-    Returns:
-      float32 `[K]`, each at least 1/K.
+    For a given m this is the quadratic programme of the d nearest to g_0 with all inner products at
+    least m. Its distance sqrt(v'Gv) is convex in m, with slope sum(v) / sqrt(v'Gv): the m of the
+    right distance is found by Newton's method, and by halving its bracket where that does not help.
+    No weights w = v / sum(v) are divided by |g_w|, as in the paper's dual `min_w <g_w, g_0> + c
+    |g_0| |g_w|` over the simplex: where |g_w| = 0 the ball need not be reached, and m is 0.
     """
-    k = gram.shape[0]
-    largest = jnp.max(jnp.diagonal(gram))
-    scaled = gram / jnp.where(largest > 0, largest, 1.0)
-    cosines, norms, inverse = unit_gram(scaled)
-    matrix = cosines + RIDGE * jnp.eye(k, dtype=gram.dtype)
-    b = scaled.mean(1)
-    radius = c * jnp.sqrt(jnp.maximum(b.mean(), 0.0))
-    alive = norms > 0
-
-    def solve(m, free):
-        q = jnp.where(alive, (b - m) * inverse, 0.0)
-        x, free = complementarity(matrix, q, free)
-        return (
-            x,
-            free,
-            jnp.sqrt(jnp.maximum(jnp.dot(x, jnp.dot(matrix, x, precision="highest")), 0)),
-        )
-
-    def of_set(free):
-        both = free[:, None] & free[None, :]
-        sides = jnp.where(free[:, None], jnp.stack([inverse, b * inverse], 1), 0.0)
-        eye = jnp.eye(k, dtype=gram.dtype)
-        x = jnp.linalg.solve(jnp.where(both, matrix, eye), sides)
-        (pp, pr), (_, rr) = jnp.dot(x.T, sides, precision="highest")
-        root = jnp.sqrt(jnp.maximum(pr**2 - pp * (rr - radius**2), 0.0))
-        return (pr + root) / jnp.where(pp > 0, pp, 1.0)
-
-    def unfinished(carry):
-        _, _, _, low, high, gap, step = carry
-        return (gap > 1e-6 * radius) & (high > low) & (step < 60)
-
-    def improve(carry):
-        m, free, _, low, high, _, step = carry
-        x, free, length = solve(m, free)
-        low, high = jnp.where(length < radius, m, low), jnp.where(length < radius, high, m)
-        proposal = of_set(free)
-        inside = (proposal > low) & (proposal < high) & free.any()
-        m = jnp.where(inside, proposal, 0.5 * (low + high))
-        return m, free, x, low, high, jnp.abs(length - radius), step + 1
-
-    # No d of the ball can do better for any one task than its own gradient does.
-    low, high = jnp.min(b) - 1e-6 * radius, jnp.min(b + radius * norms)
-    nothing = jnp.zeros((k,), gram.dtype)
-    start = (0.5 * (low + high), jnp.zeros((k,), bool), nothing, low, high, jnp.inf, 0)
+    problem, unit = _in_unit_gradients(gram, c)
+    low = jnp.min(problem.plain / problem.relative)
+    high = jnp.min((problem.plain + problem.radius) / problem.relative)
+    nothing = jnp.zeros_like(problem.plain)
+    start = _Search(low, high, low, low, nothing, nothing, problem.radius, True, 0)
     start = vary_like(jax.tree.map(jnp.asarray, start), gram)
-    x = jax.lax.while_loop(unfinished, improve, start)[2]
-    length = jnp.sqrt(jnp.maximum(jnp.dot(x, jnp.dot(cosines, x, precision="highest")), 0.0))
-    x = x * jnp.where(length > 0, radius / jnp.where(length > 0, length, 1.0), 0.0)
-    return 1.0 / k + x * inverse
+    found = jax.lax.while_loop(
+        lambda s: _unfinished(problem, s), lambda s: _improve(problem, s), start
+    )
+    reached = found.gap <= _closeness(gram.dtype) * problem.radius
+    x = jnp.where(reached, found.x, found.inside)
+    return Solution(1.0 / gram.shape[0] + x * unit, found.converged & (found.step < _MOST))
+
+
+class _Problem(NamedTuple):
+    """In unit gradients and units of |g_0|: `matrix x + plain - m relative >= 0`."""
+
+    matrix: Array
+    plain: Array  # [K], <u_i, g_0> / |g_0|; infinite for a zero gradient
+    relative: Array  # [K], min_j |g_j| / |g_i|
+    radius: Array
+    floor: Array  # the m > 0 below which gradients that sum to 0 cannot be told from others
+
+
+class _Search(NamedTuple):
+    low: Array  # bracket of m
+    high: Array
+    m: Array
+    proposal: Array  # the next m, by Newton's method; equal to m where it is not to be trusted
+    x: Array
+    inside: Array  # the last x inside the ball
+    gap: Array
+    converged: Array
+    step: Array
+
+
+_MOST = 100  # values of m tried; ten are typical
+
+
+def _closeness(dtype):
+    return 16 * jnp.finfo(dtype).eps
+
+
+def _in_unit_gradients(gram, c):
+    cosines, norms, inverse = unit_gram(gram)
+    largest = jnp.max(norms)
+    mean = norms / jnp.where(largest > 0, largest, 1.0) / gram.shape[0]
+    plain = jnp.dot(cosines, mean, precision="highest")
+    length = jnp.sqrt(jnp.maximum(jnp.dot(mean, plain, precision="highest"), 0.0))
+    some = length > 0
+    alive = (norms > 0) & some
+    plain = jnp.where(alive, plain / jnp.where(some, length, 1.0), jnp.inf)
+    smallest = jnp.min(jnp.where(alive, norms, jnp.inf))
+    relative = jnp.where(alive, smallest * inverse, 1.0)
+    radius = jnp.where(some, jnp.asarray(c, gram.dtype), 0.0)
+    floor = 4 * ridge(cosines) ** 0.5 * radius
+    return _Problem(ridged(cosines), plain, relative, radius, floor), length * largest * inverse
+
+
+def _unfinished(problem, search):
+    low, high = search.low, search.high
+    rounding = 4 * jnp.finfo(low.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    stationary = (low >= 0) & (high <= problem.floor)
+    wide = (high - low > rounding) & ~stationary & (search.step < _MOST)
+    return wide & (search.gap > _closeness(low.dtype) * problem.radius)
+
+
+def _improve(problem, search):
+    """Looks at one more m: first 0, then the floor, then Newton's or the middle."""
+    matrix, plain, relative, radius, floor = problem
+    low, high = search.low, search.high
+    apart = (low > 0) & (high > 16 * low) | (high < 0) & (low < 16 * high)
+    middle = jnp.where(apart, jnp.sign(low) * jnp.sqrt(low * high), 0.5 * (low + high))
+    newton = (search.proposal > low) & (search.proposal < high)
+    m = jnp.where(newton, search.proposal, middle)
+    m = jnp.where((low < floor) & (high > floor), jnp.where(low < 0, 0.0, floor), m)
+
+    alive = jnp.isfinite(plain)
+    q = jnp.where(alive, jnp.where(alive, plain, 0.0) - m * relative, 0.0)
+    x, converged = nonnegative(matrix, q, search.x)
+    square = jnp.dot(x, jnp.dot(matrix, x, precision="highest"), precision="highest")
+    length = jnp.sqrt(jnp.maximum(square, 0.0))
+    gap, slope = jnp.abs(length - radius), jnp.dot(relative, x, precision="highest")
+    better = (slope > 0) & (gap < 0.5 * search.gap) | (search.step < 3)
+    change = length * (length - radius) / jnp.where(slope > 0, slope, 1.0)
+    within = length <= radius
+    return _Search(
+        low=jnp.where(within, m, low),
+        high=jnp.where(within, high, m),
+        m=m,
+        proposal=jnp.where(better & (slope > 0), m - change, m),
+        x=x,
+        inside=jnp.where(within, x, search.inside),
+        gap=gap,
+        converged=converged,
+        step=search.step + 1,
+    )
 
 
 @factory
@@ -114,9 +173,10 @@ def cagrad(
     check_choice("rescale", rescale, ("none", "square", "linear"))
     divisor = {"none": 1.0, "square": 1.0 + c**2, "linear": 1.0 + c}[rescale]
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+    def weights(inputs: Inputs, state: Any) -> tuple[Solution, Any]:
+        w, converged = solve_cagrad(inputs.gram, c, inputs.present)
         # With absent tasks the solver's mean gradient is shorter than theirs, and so is its update.
         scale = inputs.num_tasks / inputs.num_present
-        return cagrad_weights(inputs.gram, c) * scale / divisor, state
+        return Solution(w * scale / divisor, converged), state
 
     return make_transform(Method("cagrad", weights), num_tasks, **options)

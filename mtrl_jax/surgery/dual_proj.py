@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.preference import Preference, preferred
-from mtrl_jax.surgery.quadratic import dual_cone_weights
+from mtrl_jax.surgery.quadratic import Solution, project_on_dual_cone
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["dual_proj", "dual_proj_weights"]
@@ -16,15 +16,20 @@ def dual_proj_weights(gram: Array, preference: Array | None = None) -> Array:
     """Weights of the projection of `sum_i p_i g_i` onto `{d : <g_i, d> >= 0 for all i}`.
 
     Args:
-      gram: float32 `[K, K]`.
-      preference: float32 `[K]`, p; None: 1/K each.
+      gram: `[K, K]`.
+      preference: `[K]`, p; None: 1/K each.
 
     Returns:
-      float32 `[K]`, each at least p.
+      `[K]`, each at least p.
     """
+    return solve_dual_proj(gram, preference).weights
+
+
+def solve_dual_proj(gram: Array, preference: Array | None = None) -> Solution:
+    """`dual_proj_weights`, and whether they converged."""
     k = gram.shape[0]
     p = jnp.full((k,), 1.0 / k, gram.dtype) if preference is None else preference
-    return dual_cone_weights(gram, p)
+    return project_on_dual_cone(gram, p)
 
 
 @factory
@@ -49,7 +54,7 @@ def dual_proj(
       options: see `Options`.
     """
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return dual_proj_weights(inputs.gram, preferred(preference, inputs)), state
+    def weights(inputs: Inputs, state: Any) -> tuple[Solution, Any]:
+        return solve_dual_proj(inputs.gram, preferred(preference, inputs)), state
 
     return make_transform(Method("dual_proj", weights), num_tasks, **options)

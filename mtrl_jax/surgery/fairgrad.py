@@ -6,6 +6,7 @@ from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
 from mtrl_jax.surgery.powers import solve_power_equation
+from mtrl_jax.surgery.quadratic import Solution
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["fairgrad", "fairgrad_weights"]
@@ -15,12 +16,17 @@ def fairgrad_weights(gram: Array, alpha: Array | float) -> Array:
     """The w > 0 with `G w = w^(-1/alpha)`.
 
     Args:
-      gram: float32 `[K, K]`.
+      gram: `[K, K]`.
       alpha: fairness, positive.
 
     Returns:
-      float32 `[K]`; 0 for a zero gradient.
+      `[K]`; 0 for a zero gradient. See `solve_power_equation` for gradients that have no solution.
     """
+    return solve_fairgrad(gram, alpha).weights
+
+
+def solve_fairgrad(gram: Array, alpha: Array | float) -> Solution:
+    """`fairgrad_weights`, and whether they converged."""
     return solve_power_equation(gram, 1.0 / alpha)
 
 
@@ -52,7 +58,7 @@ def fairgrad(
     """
     check_positive("alpha", alpha)
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
-        return fairgrad_weights(inputs.gram, alpha), state
+    def weights(inputs: Inputs, state: Any) -> tuple[Solution, Any]:
+        return solve_fairgrad(inputs.gram, alpha), state
 
     return make_transform(Method("fairgrad", weights), num_tasks, **options)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
-from mtrl_jax.surgery.quadratic import RIDGE, complementarity, unit_gram
+from mtrl_jax.surgery.quadratic import Solution, nonnegative, ridged, unit_gram
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["mgda", "mgda_weights"]
@@ -15,26 +15,38 @@ __all__ = ["mgda", "mgda_weights"]
 def mgda_weights(gram: Array, present: Array | None = None) -> Array:
     """The w on the simplex that minimises `w'Gw`.
 
-    From the complementarity problem of `min 1/2 w'Gw - sum_i w_i, w >= 0`, whose solution points
-    the same way, and is bounded by the ridge where the hull contains 0 (the update is then 0 up to
-    that). A zero gradient is itself the shortest vector: it takes all the weight.
+    A zero gradient is itself the shortest vector: it takes all the weight.
 
     Args:
-      gram: float32 `[K, K]`.
+      gram: `[K, K]`.
       present: bool `[K]`, the tasks that the hull is of; None: all.
 
     Returns:
-      float32 `[K]`, non-negative, sum 1.
+      `[K]`, non-negative, sum 1.
+    """
+    return solve_mgda(gram, present).weights
+
+
+def solve_mgda(gram: Array, present: Array | None = None) -> Solution:
+    """`mgda_weights`, and whether they converged.
+
+    With r_i = min_j |g_j| / |g_i| and unit gradients u_i, the minimum of
+
+        |sum_i z_i u_i|^2 + (sum_i r_i z_i - 1)^2    over z >= 0
+
+    is the shortest vector up to length, w_i ~ z_i r_i (Lawson & Hanson 1974, "Solving Least Squares
+    Problems", chapter 23, problem LDP): bounded also where the hull contains 0, and of order 1
+    whatever the scales of the tasks are.
     """
     cosines, norms, inverse = unit_gram(gram)
     dead = norms == 0
-    # By the smallest norm, which takes most weight: everything below is then of order 1 at most.
-    relative = inverse * jnp.min(jnp.where(dead, jnp.inf, norms))
-    matrix = cosines + RIDGE * jnp.eye(gram.shape[0], dtype=gram.dtype)
-    x, _ = complementarity(matrix, jnp.where(dead, 0.0, -relative))
+    smallest = jnp.min(jnp.where(dead, jnp.inf, norms))
+    relative = jnp.where(dead, 0.0, smallest * inverse)
+    matrix = ridged(cosines) + relative[:, None] * relative[None, :]
+    z, converged = nonnegative(matrix, -relative)
     shortest = dead if present is None else dead & present
-    w = jnp.where(shortest.any(), shortest.astype(gram.dtype), jnp.where(dead, 0.0, x * relative))
-    return w / w.sum()
+    w = jnp.where(shortest.any(), shortest.astype(gram.dtype), z * relative)
+    return Solution(w / w.sum(), converged)
 
 
 @factory
@@ -69,13 +81,13 @@ def mgda(
     check_choice("normalisation", normalisation, ("none", "l2", "loss", "loss+"))
     by_loss = normalisation in ("loss", "loss+")
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+    def weights(inputs: Inputs, state: Any) -> tuple[Solution, Any]:
         scales = inputs.ones
         if normalisation in ("l2", "loss+"):
             scales = unit_gram(inputs.gram)[2]
         if by_loss:
             scales = scales / jnp.where(inputs.task_losses > 0, inputs.task_losses, jnp.nan)
         gram = inputs.gram * scales[:, None] * scales[None, :]
-        return mgda_weights(inputs.gram if normalisation == "none" else gram, inputs.present), state
+        return solve_mgda(inputs.gram if normalisation == "none" else gram, inputs.present), state
 
     return make_transform(Method("mgda", weights, uses_losses=by_loss), num_tasks, **options)

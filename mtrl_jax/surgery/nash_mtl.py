@@ -1,6 +1,6 @@
 """Nash-MTL: the update is the bargain that the tasks would strike."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
 from mtrl_jax.surgery.powers import solve_power_equation
-from mtrl_jax.surgery.transform import Method, Options, Transform, factory, make_transform
+from mtrl_jax.surgery.quadratic import Solution
+from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["clip_weights", "nash_mtl", "nash_mtl_weights"]
@@ -18,13 +19,19 @@ def nash_mtl_weights(gram: Array) -> Array:
     """The w > 0 with `G w = 1 / w`, for G divided by its Frobenius norm.
 
     Args:
-      gram: float32 `[K, K]`.
+      gram: `[K, K]`.
 
     Returns:
-      float32 `[K]`; 0 for a zero gradient, which can gain nothing.
+      `[K]`; 0 for a zero gradient, which can gain nothing. See `solve_power_equation` for gradients
+      that have no solution.
     """
-    scaled, _ = _by_norm(gram)
-    return solve_power_equation(scaled, 1.0)
+    return solve_nash_mtl(gram).weights
+
+
+def solve_nash_mtl(gram: Array) -> Solution:
+    """`nash_mtl_weights`, and whether they converged."""
+    w, converged = solve_power_equation(gram, 1.0)
+    return Solution(w * _by_norm(gram)[1], converged)
 
 
 def _by_norm(gram: Array) -> tuple[Array, Array]:
@@ -77,17 +84,16 @@ def nash_mtl(
     check_positive("max_norm", limit)
     check_positive("update_every", update_every)
 
-    def weights(inputs, kept):
-        def fresh():
-            return nash_mtl_weights(inputs.gram)
-
-        w = jax.lax.cond(
-            inputs.step % update_every == 0, fresh, lambda: vary_like(kept, inputs.gram)
+    def weights(inputs: Inputs, kept: Solution) -> tuple[Solution, Solution]:
+        solved = jax.lax.cond(
+            inputs.step % update_every == 0,
+            lambda: solve_nash_mtl(inputs.gram),
+            lambda: vary_like(kept, inputs.gram),
         )
-        return clip_weights(w, inputs.gram, limit), w
+        return solved._replace(weights=clip_weights(solved.weights, inputs.gram, limit)), solved
 
-    def init(k: int) -> Any:
-        return jnp.ones((k,), jnp.float32)
+    def init(k: int) -> Solution:
+        return Solution(jnp.ones((k,), jnp.float32), jnp.ones((), bool))
 
     method = Method("nash_mtl", weights, init=init)
     return make_transform(method, num_tasks, **options)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.quadratic import RIDGE, unit_gram
+from mtrl_jax.surgery.quadratic import Solution, ridged, unit_gram
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["solve_power_equation"]
@@ -11,49 +11,79 @@ __all__ = ["solve_power_equation"]
 Array = jax.Array
 
 
-def solve_power_equation(gram: Array, power: Array | float) -> Array:
+def solve_power_equation(gram: Array, power: Array | float) -> Solution:
     """The w > 0 with `(G w)_i = w_i^(-power)` for every task with a non-zero gradient.
 
     It is the minimum of the strictly convex `1/2 w'Gw - sum_i w_i^(1-p) / (1-p)` (the logarithm at
     p = 1). With w_i = a_i / |g_i| and the cosine matrix C it reads `(C a)_i = s_i a_i^(-p)`, `s_i =
-    |g_i|^(p-1)`: solved by Newton's method on a, with steps that leave every a_i positive, until
-    the relative residual is at the precision of float32.
+    |g_i|^(p-1)`: solved by Newton's method on a. Steps leave every a_i positive, and are halved
+    until the slope along them has not turned: the objective falls, from wherever it starts. The
+    end is where the equation holds to rounding,
+
+        |(C a)_i - s_i a_i^(-p)| <= 16 eps ((|C| a)_i + s_i a_i^(-p))
 
     Args:
-      gram: float32 `[K, K]`.
+      gram: `[K, K]`.
       power: p > 0.
 
     Returns:
-      float32 `[K]`; 0 for a zero gradient. Where gradients oppose each other exactly there is no
-      solution, and the ridge on C makes the weights large instead of infinite.
+      `[K]`, 0 for a zero gradient, and whether it converged. Where the hull of the gradients holds
+      0 there is no solution, and the ridge on C makes the weights large instead of infinite.
     """
     cosines, norms, inverse = unit_gram(gram)
-    k = gram.shape[0]
     p = jnp.asarray(power, gram.dtype)
     alive = norms > 0
-    matrix = cosines + RIDGE * jnp.eye(k, dtype=gram.dtype)
+    matrix = ridged(cosines)
     # A common factor of the s_i only scales the solution, and is put back at the end: powers of
     # norms such as 1e15 would otherwise leave the range of float32.
     log_norms = jnp.log(jnp.where(alive, norms, 1.0))
     middle = jnp.sum(jnp.where(alive, log_norms, 0.0)) / jnp.maximum(alive.sum(), 1)
     s = jnp.exp((p - 1.0) * jnp.where(alive, log_norms - middle, 0.0))
+    a, converged = _newton(matrix, s, p)
+    scale = jnp.exp((p - 1.0) / (1.0 + p) * middle)
+    return Solution(jnp.where(alive, scale * a * inverse, 0.0), converged)
+
+
+def _newton(matrix: Array, s: Array, p: Array) -> Solution:
+    """The a > 0 with `M a = s a^(-p)`."""
+    size = jnp.abs(matrix)
+    tolerance = 16 * jnp.finfo(s.dtype).eps
 
     def residual(a):
         return jnp.dot(matrix, a, precision="highest") - s * a ** (-p)
 
+    def solved(a):
+        limit = jnp.dot(size, a, precision="highest") + s * a ** (-p)
+        return (jnp.abs(residual(a)) <= tolerance * limit).all()
+
     def unfinished(carry):
-        _, size, step = carry
-        return (size > 1e-6) & (step < 100)
+        _, done, sound, step = carry
+        return ~done & sound & (step < 200)
 
     def newton(carry):
-        a, _, step = carry
-        hessian = matrix + jnp.diag(p * s * a ** (-p - 1.0))
-        change = jnp.linalg.solve(hessian, -residual(a)[:, None])[:, 0] / a
-        change = change / jnp.maximum(1.0, jnp.max(-change) / 0.9)
-        return a * (1.0 + change), jnp.max(jnp.abs(change)), step + 1
+        a, _, _, step = carry
+        # In the relative change of a, rows and columns scaled to a unit diagonal.
+        gradient = a * residual(a)
+        curved = p * s * a ** (1.0 - p)
+        root = 1.0 / jnp.sqrt(a**2 * jnp.diagonal(matrix) + curved)
+        scaled = (matrix * (root * a)[:, None]) * (root * a)[None, :]
+        hessian = scaled + jnp.diag(root**2 * curved)
+        factor = jnp.linalg.cholesky(hessian)
+        change = -root * jax.scipy.linalg.cho_solve((factor, True), root * gradient)
+        slope = jnp.sum(gradient * change)
+
+        def too_far(t):
+            turned = jnp.sum(a * change * residual(a * (1.0 + t * change)))
+            return (turned > -0.1 * slope) & (t > 1e-4)
+
+        t = jnp.minimum(1.0, 0.9 / jnp.maximum(jnp.max(-change), 0.1))
+        t = jax.lax.while_loop(too_far, lambda t: 0.5 * t, t)
+        new = a * (1.0 + t * change)
+        sound = jnp.isfinite(new).all()
+        new = jnp.where(sound, new, a)
+        return new, solved(new), sound, step + 1
 
     start = s ** (1.0 / (1.0 + p))
-    begin = vary_like((start, jnp.asarray(jnp.inf), jnp.asarray(0)), gram)
-    a, _, _ = jax.lax.while_loop(unfinished, newton, begin)
-    scale = jnp.exp((p - 1.0) / (1.0 + p) * middle)
-    return jnp.where(alive, scale * a * inverse, 0.0)
+    begin = (start, solved(start), jnp.asarray(True), jnp.asarray(0))
+    a, done, _, _ = jax.lax.while_loop(unfinished, newton, vary_like(begin, matrix))
+    return Solution(a, done)

@@ -1,14 +1,16 @@
 """Small quadratic programmes over K tasks, solved inside jit.
 
-All of them are one linear complementarity problem, for a positive definite M:
+All of them are
 
-    find x >= 0    with y = M x + q >= 0    and x_i y_i = 0 for every i
+    min 1/2 x'Mx + q'x    subject to x >= 0
 
-which is that of min 1/2 x'Mx + q'x over x >= 0, and whose solution is a choice of the free set {i :
-x_i > 0} and one linear solve. Block principal pivoting (Judice & Pires 1994; Kim & Park 2011)
-exchanges all indices of the wrong sign at once, and a single one when that does not help, which
-makes it finite; a handful of solves is typical. The solution is exact for its free set, in float32,
-where first-order or interior methods are left with the square root of the precision.
+with M the cosine matrix of the task gradients and a ridge, solved by `projected_cg`, all at once
+where there are many that share M.
+
+What can be claimed of a solution: the cosines are themselves known to a few roundings, so each
+method solves its problem for some matrix of cosines within a few roundings of the one given.
+Where gradients are dependent to that precision, directions shorter than its square root (3e-4 of
+float32) are noise; the ridge, at the level of rounding, decides there.
 """
 
 from typing import NamedTuple
@@ -16,30 +18,28 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.varying import vary_like
+from mtrl_jax.surgery.projected_cg import natural_residual, projected_cg, residual_limit
 
 __all__ = [
-    "RIDGE",
     "Solution",
-    "complementarity",
-    "dual_cone_weights",
+    "dual_cone",
+    "nonnegative",
+    "project_on_dual_cone",
+    "ridge",
+    "ridged",
     "solve_psd",
     "unit_gram",
 ]
 
 Array = jax.Array
 
-# Added to the unit diagonal of the cosine matrix: what makes dependent gradients solvable. Relative
-# to each task's own norm, so that scaling a task's gradient changes nothing.
-RIDGE = 1e-6
-
 
 class Solution(NamedTuple):
-    """What an iterative solver hands to `make_transform`.
+    """What an iterative solver found.
 
     Attributes:
-      weights: `[K]`.
-      converged: bool `[]`, whether they solve the problem to the precision that is claimed.
+      weights: `[K]`, or `[B, K]`.
+      converged: bool `[]`, or `[B]`, whether the residual of `weights` is at the level of rounding.
     """
 
     weights: Array
@@ -62,68 +62,74 @@ def unit_gram(gram: Array) -> tuple[Array, Array, Array]:
     return jnp.where(eye, 1.0, cosines), norms, inverse
 
 
-def complementarity(matrix: Array, q: Array, free: Array | None = None) -> tuple[Array, Array]:
-    """Solves the linear complementarity problem above.
+def ridge(cosines: Array) -> float:
+    """What is added to the diagonal of a cosine matrix, to make dependent gradients solvable.
+
+    Eight roundings, and more for many tasks: K^2 independent roundings move the eigenvalues by
+    about sqrt(K) of them. Relative to each task's own norm: scaling a gradient changes nothing.
+    """
+    return 8 * float(jnp.finfo(cosines.dtype).eps) * max(1.0, cosines.shape[0] / 16) ** 0.5
+
+
+def ridged(cosines: Array) -> Array:
+    """The cosine matrix with `ridge` on the diagonal."""
+    return cosines + ridge(cosines) * jnp.eye(cosines.shape[0], dtype=cosines.dtype)
+
+
+def nonnegative(matrix: Array, q: Array, start: Array | None = None) -> Solution:
+    """The x >= 0 that minimises `1/2 x'Mx + q'x`.
 
     Args:
-      matrix: float32 `[K, K]`, symmetric positive definite, diagonal near 1.
-      q: float32 `[K]`.
-      free: bool `[K]`, a guess of the free set to start from.
+      matrix: `[K, K]`, symmetric, positive definite up to rounding, diagonal near 1.
+      q: `[K]`, or `[B, K]` for B programmes with the same matrix.
+      start: a guess of x, non-negative; 0 if not given.
 
     Returns:
-      x `[K]` and the free set `[K]`. Ends after at most `5 K + 20` exchanges, whatever comes in.
+      x and whether it converged, for each programme. Exactly 0 where q is not negative.
     """
-    k = q.shape[0]
-    eye = jnp.eye(k, dtype=matrix.dtype)
-    tolerance = 1e-6 * jnp.max(jnp.abs(q))
-
-    def solve(free):
-        both = free[:, None] & free[None, :]
-        x = jnp.linalg.solve(jnp.where(both, matrix, eye), jnp.where(free, -q, 0.0)[:, None])[:, 0]
-        y = jnp.dot(matrix, x, precision="highest") + q
-        return x, jnp.where(free, x, y) < -tolerance
-
-    def unfinished(carry):
-        _, _, wrong, _, _, step = carry
-        return wrong.any() & (step < 5 * k + 20)
-
-    def exchange(carry):
-        free, _, wrong, best, patience, step = carry
-        count = wrong.sum()
-        better = count < best
-        patience = jnp.where(better, 3, patience - 1)
-        last = jnp.arange(k) == k - 1 - jnp.argmax(wrong[::-1])
-        free = free ^ jnp.where(patience >= 0, wrong, last)
-        x, wrong = solve(free)
-        return free, x, wrong, jnp.minimum(best, count), patience, step + 1
-
-    free = jnp.zeros((k,), bool) if free is None else free
-    free = vary_like(free, q)
-    x, wrong = solve(free)
-    start = (free, x, wrong, jnp.asarray(k + 1), jnp.asarray(3), jnp.asarray(0))
-    free, x, *_ = jax.lax.while_loop(unfinished, exchange, vary_like(start, q))
-    return jnp.maximum(x, 0.0), free
+    k = matrix.shape[0]
+    rows = q.reshape(-1, k)
+    begin = jnp.zeros_like(rows) if start is None else start.reshape(-1, k)
+    x = projected_cg(matrix, rows, begin, 50 * k + 1000)
+    y = jnp.dot(x, matrix, precision="highest") + rows
+    converged = natural_residual(x, y) <= residual_limit(x, rows)
+    return Solution(x.reshape(q.shape), converged.reshape(q.shape[:-1]))
 
 
-def dual_cone_weights(gram: Array, preference: Array) -> Array:
-    """Weights v of the projection of `sum_i u_i g_i` onto `{d : <g_i, d> >= 0 for all i}`.
+def dual_cone(cosines: Array, plain: Array) -> Solution:
+    """Corrections that project vectors onto `{d : <g_i, d> >= 0 for all i}`, in unit gradients.
 
-    Its dual: min v'Gv subject to v >= u (Quinton & Rey 2024, arXiv 2406.16232, proposition 1).
-    Solved for the correction x = v - u, to which alone the ridge applies: where nothing conflicts,
-    v is u.
+    The dual of the projection of `sum_i p_i u_i`, u_i the unit gradients, onto that cone (Quinton &
+    Rey 2024, arXiv 2406.16232, proposition 1):
+
+        min |sum_i (p_i + x_i) u_i|^2    subject to x >= 0
+
+    The ridge applies to the correction x alone: where nothing conflicts, x is exactly 0.
 
     Args:
-      gram: float32 `[K, K]`.
-      preference: float32 `[K]`, u.
+      cosines: `[K, K]`.
+      plain: `[K]`, or `[B, K]`: p.
 
     Returns:
-      float32 `[K]`, at least u.
+      x in the shape of `plain`, and whether each converged.
     """
-    cosines, _, inverse = unit_gram(gram)
-    matrix = cosines + RIDGE * jnp.eye(gram.shape[0], dtype=gram.dtype)
-    q = jnp.dot(gram, preference, precision="highest") * inverse
-    x, _ = complementarity(matrix, q)
-    return preference + x * inverse
+    return nonnegative(ridged(cosines), jnp.dot(plain, cosines, precision="highest"))
+
+
+def project_on_dual_cone(gram: Array, preference: Array) -> Solution:
+    """Weights v of the projection of `sum_i p_i g_i` onto `{d : <g_i, d> >= 0 for all i}`.
+
+    Args:
+      gram: `[K, K]`.
+      preference: `[K]`, p.
+
+    Returns:
+      v `[K]`, at least p, and whether it converged.
+    """
+    cosines, norms, inverse = unit_gram(gram)
+    largest = jnp.max(norms)
+    x, converged = dual_cone(cosines, preference * norms / jnp.where(largest > 0, largest, 1.0))
+    return Solution(preference + x * (largest * inverse), converged)
 
 
 def solve_psd(matrix: Array, sides: Array) -> Array:

@@ -2,13 +2,12 @@
 
 from typing import Any, Literal, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.preference import Preference, preferred
-from mtrl_jax.surgery.quadratic import dual_cone_weights
+from mtrl_jax.surgery.quadratic import Solution, dual_cone, unit_gram
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["upgrad", "upgrad_weights"]
@@ -19,15 +18,28 @@ def upgrad_weights(gram: Array, preference: Array | None = None) -> Array:
     `{d : <g_j, d> >= 0 for all j}`.
 
     Args:
-      gram: float32 `[K, K]`.
-      preference: float32 `[K]`, p; None: ones.
+      gram: `[K, K]`.
+      preference: `[K]`, p; None: ones.
 
     Returns:
-      float32 `[K]`, each at least p.
+      `[K]`, each at least p.
     """
-    each = jnp.eye(gram.shape[0], dtype=gram.dtype)
-    rows = jax.vmap(dual_cone_weights, in_axes=(None, 0))(gram, each)
-    return rows.sum(0) if preference is None else jnp.dot(preference, rows, precision="highest")
+    return solve_upgrad(gram, preference).weights
+
+
+def solve_upgrad(gram: Array, preference: Array | None = None) -> Solution:
+    """`upgrad_weights`, and whether all K projections converged.
+
+    The K programmes share the cosine matrix and are solved together, one unit gradient a row.
+    """
+    cosines, norms, inverse = unit_gram(gram)
+    p = jnp.ones_like(norms) if preference is None else preference
+    x, converged = dual_cone(cosines, jnp.eye(gram.shape[0], dtype=gram.dtype))
+    x = jnp.where(norms[:, None] > 0, x, 0.0)  # nothing of a zero gradient is left to project
+    largest = jnp.max(norms)
+    relative = p * norms / jnp.where(largest > 0, largest, 1.0)
+    added = jnp.dot(relative, x, precision="highest") * (largest * inverse)
+    return Solution(p + added, converged.all())
 
 
 @factory
@@ -56,9 +68,9 @@ def upgrad(
     """
     check_choice("reduction", reduction, ("sum", "mean"))
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+    def weights(inputs: Inputs, state: Any) -> tuple[Solution, Any]:
         scale = 1.0 if reduction == "mean" else inputs.num_present
-        return upgrad_weights(inputs.gram, preferred(preference, inputs) * scale), state
+        return solve_upgrad(inputs.gram, preferred(preference, inputs) * scale), state
 
     method = Method("upgrad", weights, sums=reduction == "sum")
     return make_transform(method, num_tasks, **options)

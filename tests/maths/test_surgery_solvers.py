@@ -8,9 +8,9 @@ from scipy.optimize import nnls
 from surgery_reference import conflict, gauss, hard, spread
 
 from mtrl_jax.surgery.powers import solve_power_equation
-from mtrl_jax.surgery.quadratic import complementarity, dual_cone_weights
+from mtrl_jax.surgery.quadratic import nonnegative, project_on_dual_cone
 
-project = jax.jit(dual_cone_weights)
+project = jax.jit(project_on_dual_cone)
 
 
 def cases(k, size):
@@ -29,7 +29,9 @@ def test_projection_onto_the_dual_cone(k):
         x, _ = nnls((jacobian / norms).T, -plain)
         want = plain + (jacobian / norms).T @ x
         gram = jnp.asarray(jacobian @ jacobian.T, jnp.float32)
-        v = np.asarray(project(gram, jnp.asarray(preference, jnp.float32)), np.float64)
+        v, converged = project(gram, jnp.asarray(preference, jnp.float32))
+        assert converged
+        v = np.asarray(v, np.float64)
         assert (v >= preference - 1e-5).all()
         size = np.linalg.norm(plain)
         np.testing.assert_allclose(jacobian.T @ v, want, rtol=0, atol=1e-3 * size)
@@ -39,28 +41,31 @@ def test_projection_onto_the_dual_cone(k):
 def test_nothing_is_changed_where_nothing_conflicts():
     jacobian = np.abs(np.random.default_rng(0).normal(size=(5, 8)))
     preference = jnp.linspace(0.1, 0.9, 5)
-    got = dual_cone_weights(jnp.asarray(jacobian @ jacobian.T, jnp.float32), preference)
+    got, _ = project(jnp.asarray(jacobian @ jacobian.T, jnp.float32), preference)
     np.testing.assert_array_equal(got, preference)
 
 
-def test_complementarity_from_any_start_and_on_anything():
+def test_nonnegative_from_any_start_and_on_anything():
     rng = np.random.default_rng(1)
-    solve = jax.jit(complementarity)
+    solve = jax.jit(nonnegative)
     for _ in range(20):
         factor = rng.normal(size=(6, 6))
         matrix = factor @ factor.T + 0.1 * np.eye(6)
         matrix /= np.sqrt(np.diag(matrix))[:, None] * np.sqrt(np.diag(matrix))[None]
         q = rng.normal(size=6)
-        x, free = solve(
-            jnp.asarray(matrix, jnp.float32), jnp.asarray(q, jnp.float32), np.ones(6, bool)
-        )
-        x = np.asarray(x, np.float64)
-        slack = matrix @ x + q
-        assert (x >= 0).all() and (slack > -1e-4).all() and abs(x * slack).max() < 1e-4
-        assert ((x > 0) <= np.asarray(free)).all()
-    # A rank-one matrix, NaN and a wrong sign on the diagonal still end.
-    for matrix in (np.ones((6, 6)), np.full((6, 6), np.nan), -np.eye(6)):
-        solve(jnp.asarray(matrix, jnp.float32), -jnp.ones(6), np.zeros(6, bool))
+        for start in (np.zeros(6), np.ones(6), 1e6 * rng.random(6)):
+            arguments = (jnp.asarray(a, jnp.float32) for a in (matrix, q, start))
+            x, converged = solve(*arguments)
+            assert converged
+            x = np.asarray(x, np.float64)
+            slack = matrix @ x + q
+            assert (x >= 0).all() and (slack > -1e-4).all() and abs(x * slack).max() < 1e-4
+    # A rank-one matrix, NaN and a wrong sign on the diagonal still end, and what has no solution
+    # is not said to be solved.
+    q = -jnp.ones(6)
+    for matrix, want in ((np.ones((6, 6)), True), (np.full((6, 6), np.nan), False)):
+        assert bool(solve(jnp.asarray(matrix, jnp.float32), q, jnp.zeros(6)).converged) is want
+    assert not solve(-jnp.eye(6), q, jnp.zeros(6)).converged
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.2, 2.0])
@@ -68,8 +73,10 @@ def test_power_equation(power):
     solve = jax.jit(solve_power_equation)
     for jacobian in cases(5, 9):
         gram = jacobian @ jacobian.T
-        w = np.asarray(solve(jnp.asarray(gram, jnp.float32), power), np.float64)
+        w, converged = solve(jnp.asarray(gram, jnp.float32), power)
+        assert converged
+        w = np.asarray(w, np.float64)
         np.testing.assert_allclose(gram @ w * w**power, np.ones(5), rtol=3e-3)
     for jacobian in hard(5, 9).values():
-        w = solve(jnp.asarray(jacobian @ jacobian.T, jnp.float32), power)
+        w, _ = solve(jnp.asarray(jacobian @ jacobian.T, jnp.float32), power)
         assert np.isfinite(w).all() and (np.asarray(w) >= 0).all()
