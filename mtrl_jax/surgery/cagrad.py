@@ -48,14 +48,14 @@ def solve_cagrad(gram: Array, c: Array | float) -> Solution:
     low = jnp.min(problem.plain / problem.relative)
     high = jnp.min((problem.plain + problem.radius) / problem.relative)
     nothing = jnp.zeros_like(problem.plain)
-    start = _Search(low, high, low, low, nothing, nothing, problem.radius, True, 0)
-    start = vary_like(jax.tree.map(jnp.asarray, start), gram)
+    start = _Search(low, high, low, low, nothing, nothing, problem.radius, jnp.asarray(0))
+    start = vary_like(start, gram)
     found = jax.lax.while_loop(
         lambda s: _unfinished(problem, s), lambda s: _improve(problem, s), start
     )
     reached = found.gap <= _closeness(gram.dtype) * problem.radius
     x = jnp.where(reached, found.x, found.inside)
-    return Solution(1.0 / gram.shape[0] + x * unit, found.converged & (found.step < _MOST))
+    return Solution(1.0 / gram.shape[0] + x * unit, found.step < _MOST)
 
 
 class _Problem(NamedTuple):
@@ -65,6 +65,7 @@ class _Problem(NamedTuple):
     plain: Array  # [K], <u_i, g_0> / |g_0|; infinite for a zero gradient
     relative: Array  # [K], min_j |g_j| / |g_i|
     radius: Array
+    noise: Array  # rounding of `plain`
     floor: Array  # the m > 0 below which gradients that sum to 0 cannot be told from others
 
 
@@ -76,7 +77,6 @@ class _Search(NamedTuple):
     x: Array
     inside: Array  # the last x inside the ball
     gap: Array
-    converged: Array
     step: Array
 
 
@@ -100,12 +100,16 @@ def _in_unit_gradients(gram, c):
     relative = jnp.where(alive, smallest * inverse, 1.0)
     radius = jnp.where(some, jnp.asarray(c, gram.dtype), 0.0)
     floor = 4 * ridge(cosines) ** 0.5 * radius
-    return _Problem(ridged(cosines), plain, relative, radius, floor), length * largest * inverse
+    noise = jnp.finfo(gram.dtype).eps * jnp.sum(mean) / jnp.where(some, length, 1.0)
+    return _Problem(
+        ridged(cosines), plain, relative, radius, noise, floor
+    ), length * largest * inverse
 
 
 def _unfinished(problem, search):
     low, high = search.low, search.high
-    rounding = 4 * jnp.finfo(low.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    size = jnp.maximum(jnp.maximum(jnp.abs(low), jnp.abs(high)), problem.radius)
+    rounding = 4 * jnp.finfo(low.dtype).eps * size
     stationary = (low >= 0) & (high <= problem.floor)
     wide = (high - low > rounding) & ~stationary & (search.step < _MOST)
     return wide & (search.gap > _closeness(low.dtype) * problem.radius)
@@ -113,7 +117,7 @@ def _unfinished(problem, search):
 
 def _improve(problem, search):
     """Looks at one more m: first 0, then the floor, then Newton's or the middle."""
-    matrix, plain, relative, radius, floor = problem
+    matrix, plain, relative, radius, noise, floor = problem
     low, high = search.low, search.high
     apart = (low > 0) & (high > 16 * low) | (high < 0) & (low < 16 * high)
     middle = jnp.where(apart, jnp.sign(low) * jnp.sqrt(low * high), 0.5 * (low + high))
@@ -123,13 +127,15 @@ def _improve(problem, search):
 
     alive = jnp.isfinite(plain)
     q = jnp.where(alive, jnp.where(alive, plain, 0.0) - m * relative, 0.0)
-    x, converged = nonnegative(matrix, q, search.x)
+    x, converged = nonnegative(matrix, q, noise, search.x)
     square = jnp.dot(x, jnp.dot(matrix, x, precision="highest"), precision="highest")
     length = jnp.sqrt(jnp.maximum(square, 0.0))
-    gap, slope = jnp.abs(length - radius), jnp.dot(relative, x, precision="highest")
+    # An m that no d fulfils has no x either: it counts as one outside the ball.
+    gap = jnp.where(converged, jnp.abs(length - radius), jnp.inf)
+    slope = jnp.dot(relative, x, precision="highest")
     better = (slope > 0) & (gap < 0.5 * search.gap) | (search.step < 3)
     change = length * (length - radius) / jnp.where(slope > 0, slope, 1.0)
-    within = length <= radius
+    within = converged & (length <= radius)
     return _Search(
         low=jnp.where(within, m, low),
         high=jnp.where(within, high, m),
@@ -138,7 +144,6 @@ def _improve(problem, search):
         x=x,
         inside=jnp.where(within, x, search.inside),
         gap=gap,
-        converged=converged,
         step=search.step + 1,
     )
 

@@ -30,23 +30,25 @@ def natural_residual(x: Array, y: Array) -> Array:
     return jnp.max(jnp.abs(jnp.minimum(x, y)), axis=-1, keepdims=True)
 
 
-def residual_limit(x: Array, q: Array) -> Array:
-    """The residual at which x is a solution, `[..., 1]`: rounding of q, and of M x.
+def residual_limit(x: Array, q: Array, noise: Array) -> Array:
+    """The residual at which x is a solution, `[..., 1]`: `noise`, by which q is not known, and the
+    rounding of the solution itself.
 
     M has a diagonal of order 1 and entries that are themselves known to one rounding each, so that
     an x within a few roundings of |x|_1 solves the problem of a matrix that cannot be told from M.
     """
     eps = jnp.finfo(x.dtype).eps
     push = jnp.max(jnp.maximum(-q, 0.0), axis=-1, keepdims=True)
-    return eps * (8 * push + 2 * jnp.sum(jnp.abs(x), axis=-1, keepdims=True))
+    return noise + eps * (8 * push + 2 * jnp.sum(jnp.abs(x), axis=-1, keepdims=True))
 
 
-def projected_cg(matrix: Array, q: Array, start: Array, most: int) -> Array:
+def projected_cg(matrix: Array, q: Array, noise: Array, start: Array, most: int) -> Array:
     """Minimises all rows' programmes from `start`.
 
     Args:
       matrix: `[K, K]`, symmetric, positive definite up to rounding.
       q: `[B, K]`, one programme a row.
+      noise: `[B, 1]`, see `residual_limit`.
       start: `[B, K]`, non-negative.
       most: steps at most.
 
@@ -68,7 +70,7 @@ def projected_cg(matrix: Array, q: Array, start: Array, most: int) -> Array:
     length = 1.8 / jnp.maximum(largest, 1.0)
 
     def finished(x, g):
-        return ~(natural_residual(x, g) > residual_limit(x, q))  # NaN is finished
+        return ~(natural_residual(x, g) > residual_limit(x, q, noise))  # NaN is finished
 
     def step(carry):
         x, g, p, expands, n = carry

@@ -76,12 +76,15 @@ def ridged(cosines: Array) -> Array:
     return cosines + ridge(cosines) * jnp.eye(cosines.shape[0], dtype=cosines.dtype)
 
 
-def nonnegative(matrix: Array, q: Array, start: Array | None = None) -> Solution:
+def nonnegative(
+    matrix: Array, q: Array, noise: Array | float = 0.0, start: Array | None = None
+) -> Solution:
     """The x >= 0 that minimises `1/2 x'Mx + q'x`.
 
     Args:
       matrix: `[K, K]`, symmetric, positive definite up to rounding, diagonal near 1.
       q: `[K]`, or `[B, K]` for B programmes with the same matrix.
+      noise: `[]`, or `[B]`: a residual up to which q is rounding.
       start: a guess of x, non-negative; 0 if not given.
 
     Returns:
@@ -90,9 +93,10 @@ def nonnegative(matrix: Array, q: Array, start: Array | None = None) -> Solution
     k = matrix.shape[0]
     rows = q.reshape(-1, k)
     begin = jnp.zeros_like(rows) if start is None else start.reshape(-1, k)
-    x = projected_cg(matrix, rows, begin, 50 * k + 1000)
+    level = jnp.broadcast_to(jnp.asarray(noise, q.dtype), q.shape[:-1]).reshape(-1, 1)
+    x = projected_cg(matrix, rows, level, begin, 50 * k + 1000)
     y = jnp.dot(x, matrix, precision="highest") + rows
-    converged = natural_residual(x, y) <= residual_limit(x, rows)
+    converged = natural_residual(x, y) <= residual_limit(x, rows, level)
     return Solution(x.reshape(q.shape), converged.reshape(q.shape[:-1]))
 
 
@@ -113,7 +117,8 @@ def dual_cone(cosines: Array, plain: Array) -> Solution:
     Returns:
       x in the shape of `plain`, and whether each converged.
     """
-    return nonnegative(ridged(cosines), jnp.dot(plain, cosines, precision="highest"))
+    noise = jnp.finfo(cosines.dtype).eps * jnp.sum(jnp.abs(plain), axis=-1)
+    return nonnegative(ridged(cosines), jnp.dot(plain, cosines, precision="highest"), noise)
 
 
 def project_on_dual_cone(gram: Array, preference: Array) -> Solution:

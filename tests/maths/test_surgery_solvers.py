@@ -54,7 +54,7 @@ def test_nonnegative_from_any_start_and_on_anything():
         matrix /= np.sqrt(np.diag(matrix))[:, None] * np.sqrt(np.diag(matrix))[None]
         q = rng.normal(size=6)
         for start in (np.zeros(6), np.ones(6), 1e6 * rng.random(6)):
-            arguments = (jnp.asarray(a, jnp.float32) for a in (matrix, q, start))
+            arguments = (jnp.asarray(a, jnp.float32) for a in (matrix, q, 0.0, start))
             x, converged = solve(*arguments)
             assert converged
             x = np.asarray(x, np.float64)
@@ -64,8 +64,8 @@ def test_nonnegative_from_any_start_and_on_anything():
     # is not said to be solved.
     q = -jnp.ones(6)
     for matrix, want in ((np.ones((6, 6)), True), (np.full((6, 6), np.nan), False)):
-        assert bool(solve(jnp.asarray(matrix, jnp.float32), q, jnp.zeros(6)).converged) is want
-    assert not solve(-jnp.eye(6), q, jnp.zeros(6)).converged
+        assert bool(solve(jnp.asarray(matrix, jnp.float32), q, 0.0, jnp.zeros(6)).converged) is want
+    assert not solve(-jnp.eye(6), q, 0.0, jnp.zeros(6)).converged
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.2, 2.0])
