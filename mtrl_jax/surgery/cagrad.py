@@ -14,24 +14,25 @@ from mtrl_jax.surgery.varying import vary_like
 __all__ = ["cagrad", "cagrad_weights"]
 
 
-def cagrad_weights(gram: Array, c: Array | float) -> Array:
+def cagrad_weights(gram: Array, c: Array | float, present: Array | None = None) -> Array:
     """Weights of the d that maximises `min_i <g_i, d>` in the ball `|d - g_0| <= c |g_0|`.
 
     Where the ball holds more than one such d (no d gains for every task, and 0 gains as much as
     any), the one nearest to g_0: its projection onto `{d : <g_i, d> >= 0 for all i}`. A zero
-    gradient is left out of the minimum, which it would hold at 0.
+    gradient holds the minimum at 0: then too it is the projection, if the ball holds it.
 
     Args:
       gram: `[K, K]`.
       c: radius of the ball over |g_0|, at least 0.
+      present: bool `[K]`, the tasks that the minimum is over; None: all. g_0 is over all.
 
     Returns:
       `[K]`, each at least 1/K.
     """
-    return solve_cagrad(gram, c).weights
+    return solve_cagrad(gram, c, present).weights
 
 
-def solve_cagrad(gram: Array, c: Array | float) -> Solution:
+def solve_cagrad(gram: Array, c: Array | float, present: Array | None = None) -> Solution:
     """`cagrad_weights`, and whether they converged.
 
     With d = g_0 + sum_i v_i g_i, v >= 0, and m the worst inner product, optimality reads
@@ -47,6 +48,9 @@ def solve_cagrad(gram: Array, c: Array | float) -> Solution:
     problem, unit = _in_unit_gradients(gram, c)
     low = jnp.min(problem.plain / problem.relative)
     high = jnp.min((problem.plain + problem.radius) / problem.relative)
+    zero = jnp.diagonal(gram) <= 0
+    held = (zero if present is None else zero & present).any()
+    high = jnp.where(held, jnp.minimum(high, 0.0), high)
     nothing = jnp.zeros_like(problem.plain)
     start = _Search(low, high, low, low, nothing, nothing, problem.radius, jnp.asarray(0))
     start = vary_like(start, gram)
@@ -83,11 +87,11 @@ class _Search(NamedTuple):
 _MOST = 100  # values of m tried; ten are typical
 
 
-def _closeness(dtype):
-    return 16 * jnp.finfo(dtype).eps
+def _closeness(dtype: Any) -> float:
+    return 16 * float(jnp.finfo(dtype).eps)
 
 
-def _in_unit_gradients(gram, c):
+def _in_unit_gradients(gram: Array, c: Array | float) -> tuple[_Problem, Array]:
     cosines, norms, inverse = unit_gram(gram)
     largest = jnp.max(norms)
     mean = norms / jnp.where(largest > 0, largest, 1.0) / gram.shape[0]
@@ -106,7 +110,7 @@ def _in_unit_gradients(gram, c):
     ), length * largest * inverse
 
 
-def _unfinished(problem, search):
+def _unfinished(problem: _Problem, search: _Search) -> Array:
     low, high = search.low, search.high
     size = jnp.maximum(jnp.maximum(jnp.abs(low), jnp.abs(high)), problem.radius)
     rounding = 4 * jnp.finfo(low.dtype).eps * size
@@ -115,7 +119,7 @@ def _unfinished(problem, search):
     return wide & (search.gap > _closeness(low.dtype) * problem.radius)
 
 
-def _improve(problem, search):
+def _improve(problem: _Problem, search: _Search) -> _Search:
     """Looks at one more m: first 0, then the floor, then Newton's or the middle."""
     matrix, plain, relative, radius, noise, floor = problem
     low, high = search.low, search.high

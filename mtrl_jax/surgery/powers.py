@@ -9,6 +9,7 @@ from mtrl_jax.surgery.varying import vary_like
 __all__ = ["solve_power_equation"]
 
 Array = jax.Array
+Carry = tuple[Array, Array, Array, Array]  # a, solved, sound, steps
 
 
 def solve_power_equation(gram: Array, power: Array | float) -> Solution:
@@ -49,18 +50,18 @@ def _newton(matrix: Array, s: Array, p: Array) -> Solution:
     size = jnp.abs(matrix)
     tolerance = 16 * jnp.finfo(s.dtype).eps
 
-    def residual(a):
+    def residual(a: Array) -> Array:
         return jnp.dot(matrix, a, precision="highest") - s * a ** (-p)
 
-    def solved(a):
+    def solved(a: Array) -> Array:
         limit = jnp.dot(size, a, precision="highest") + s * a ** (-p)
         return (jnp.abs(residual(a)) <= tolerance * limit).all()
 
-    def unfinished(carry):
+    def unfinished(carry: Carry) -> Array:
         _, done, sound, step = carry
         return ~done & sound & (step < 200)
 
-    def newton(carry):
+    def newton(carry: Carry) -> Carry:
         a, _, _, step = carry
         # In the relative change of a, rows and columns scaled to a unit diagonal.
         gradient = a * residual(a)
@@ -72,7 +73,7 @@ def _newton(matrix: Array, s: Array, p: Array) -> Solution:
         change = -root * jax.scipy.linalg.cho_solve((factor, True), root * gradient)
         slope = jnp.sum(gradient * change)
 
-        def too_far(t):
+        def too_far(t: Array) -> Array:
             turned = jnp.sum(a * change * residual(a * (1.0 + t * change)))
             return (turned > -0.1 * slope) & (t > 1e-4)
 

@@ -13,6 +13,8 @@ A step is one product with M for all programmes together: B programmes of K vari
 O(B K^2), where a factorisation for each would take O(B K^3).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +23,7 @@ from mtrl_jax.surgery.varying import vary_like
 __all__ = ["natural_residual", "projected_cg", "residual_limit"]
 
 Array = jax.Array
+Carry = tuple[Array, Array, Array, Array, Array]  # x, gradient, direction, expands, steps
 
 _REFRESH = 50  # steps between gradients computed anew: the recursion drifts
 
@@ -57,11 +60,11 @@ def projected_cg(matrix: Array, q: Array, noise: Array, start: Array, most: int)
     """
     eps = jnp.finfo(q.dtype).eps
 
-    def product(x):
+    def product(x: Array) -> Array:
         return jnp.dot(x, matrix, precision="highest")
 
     # The length of a step along the gradient. The line search makes any length sound.
-    def power(_, v):
+    def power(_: Any, v: Array) -> Array:
         v = product(v)
         return v / jnp.maximum(jnp.max(jnp.abs(v)), jnp.finfo(q.dtype).tiny)
 
@@ -69,10 +72,10 @@ def projected_cg(matrix: Array, q: Array, noise: Array, start: Array, most: int)
     largest = jnp.sum(v * product(v)) / jnp.maximum(jnp.sum(v * v), jnp.finfo(q.dtype).tiny)
     length = 1.8 / jnp.maximum(largest, 1.0)
 
-    def finished(x, g):
+    def finished(x: Array, g: Array) -> Array:
         return ~(natural_residual(x, g) > residual_limit(x, q, noise))  # NaN is finished
 
-    def step(carry):
+    def step(carry: Carry) -> Carry:
         x, g, p, expands, n = carry
         free = x > 0
         phi = jnp.where(free, g, 0.0)
@@ -99,16 +102,17 @@ def projected_cg(matrix: Array, q: Array, noise: Array, start: Array, most: int)
         p = jnp.where(searched & (exact < bound), conjugate, phi)
         return x, g, p, searched & (bound <= exact), n + 1
 
-    def running(carry):
+    def running(carry: Carry) -> Array:
         x, g, _, _, n = carry
         return (n % _REFRESH != 0) & ~finished(x, g).all()
 
-    def stretch(carry):
+    def stretch(carry: Carry) -> Carry:
         x, _, p, expands, n = carry
         begin = (x, product(x) + q, p, expands, n)
-        return jax.lax.while_loop(running, step, step(begin))
+        out: Carry = jax.lax.while_loop(running, step, step(begin))
+        return out
 
-    def unfinished(carry):
+    def unfinished(carry: Carry) -> Array:
         x, g, _, _, n = carry
         # The gradient is the recursion's: it says whether to look again, not whether x is right.
         return (n < most) & (~finished(x, g).all() | ~finished(x, product(x) + q).all())
@@ -116,7 +120,8 @@ def projected_cg(matrix: Array, q: Array, noise: Array, start: Array, most: int)
     g = product(start) + q
     none = jnp.zeros((q.shape[0], 1), bool)
     begin = vary_like((start, g, jnp.zeros_like(q), none, jnp.asarray(0)), q)
-    return jax.lax.while_loop(unfinished, stretch, begin)[0]
+    x: Array = jax.lax.while_loop(unfinished, stretch, begin)[0]
+    return x
 
 
 def _dot(x: Array, y: Array) -> Array:

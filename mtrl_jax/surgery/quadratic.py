@@ -13,6 +13,7 @@ Where gradients are dependent to that precision, directions shorter than its squ
 float32) are noise; the ridge, at the level of rounding, decides there.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -68,7 +69,8 @@ def ridge(cosines: Array) -> float:
     Eight roundings, and more for many tasks: K^2 independent roundings move the eigenvalues by
     about sqrt(K) of them. Relative to each task's own norm: scaling a gradient changes nothing.
     """
-    return 8 * float(jnp.finfo(cosines.dtype).eps) * max(1.0, cosines.shape[0] / 16) ** 0.5
+    eps = float(jnp.finfo(cosines.dtype).eps)
+    return 8 * eps * math.sqrt(max(1.0, cosines.shape[0] / 16))
 
 
 def ridged(cosines: Array) -> Array:

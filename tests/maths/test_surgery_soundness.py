@@ -152,6 +152,8 @@ def check_cagrad(j, grams, radii):
             hull = np.linalg.norm(np.einsum("nk,nkp->np", q, j), axis=1, keepdims=True)
             value = (q * b).sum(1, keepdims=True) + c * length * hull
             bound = np.where(inside, np.minimum(bound, value), bound)
+        # A zero gradient gains nothing, whatever d is.
+        bound = np.where(alive.all(1, keepdims=True), bound, np.minimum(bound, 0.0))
         # 4 sqrt(ridge), below which a gain for all cannot be told from none.
         reach = np.where(alive, bound / np.where(alive, norms, 1.0) - along, 0.0)
         assert (reach <= 8e-3 * unit + unknown).all()
