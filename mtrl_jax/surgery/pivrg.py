@@ -9,6 +9,7 @@ from jax import Array
 
 from mtrl_jax.surgery.checks import check_positive
 from mtrl_jax.surgery.powers import solve_power_equation
+from mtrl_jax.surgery.quadratic import Solution
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["pivrg", "pivrg_importance", "pivrg_weights"]
@@ -49,9 +50,15 @@ def pivrg_weights(gram: Array, importance: Array) -> Array:
     Returns:
       float32 `[K]`; 0 for a zero gradient.
     """
+    return solve_pivrg(gram, importance).weights
+
+
+def solve_pivrg(gram: Array, importance: Array) -> Solution:
+    """`pivrg_weights`, and whether they converged."""
     inverse = jnp.where(importance > 0, 1.0 / jnp.where(importance > 0, importance, 1.0), 0.0)
     # With w = y / c it is FairGrad's equation in y, of the gradients over c.
-    return solve_power_equation(gram * inverse[:, None] * inverse[None, :], 0.5) * inverse
+    y, converged = solve_power_equation(gram * inverse[:, None] * inverse[None, :], 0.5)
+    return Solution(y * inverse, converged)
 
 
 @factory
@@ -91,10 +98,10 @@ def pivrg(
     if not isinstance(bound, jax.Array) and not bound > 1:
         raise ValueError(f"bound must be above 1, got {bound!r}.")
 
-    def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
+    def weights(inputs: Inputs, state: Any) -> tuple[Solution, Any]:
         given = 0.0 if scores is None else jnp.asarray(scores, inputs.dtype)
         s = jnp.broadcast_to(given, (inputs.num_tasks,))
         c = pivrg_importance(s, bound, least_temperature, inputs.present)
-        return pivrg_weights(inputs.gram, c), state
+        return solve_pivrg(inputs.gram, c), state
 
     return make_transform(Method("pivrg", weights), num_tasks, **options)

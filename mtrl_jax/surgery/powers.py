@@ -53,9 +53,11 @@ def _newton(matrix: Array, s: Array, p: Array) -> Solution:
     def residual(a: Array) -> Array:
         return jnp.dot(matrix, a, precision="highest") - s * a ** (-p)
 
+    def terms(a: Array) -> Array:
+        return jnp.dot(size, a, precision="highest") + s * a ** (-p)
+
     def solved(a: Array) -> Array:
-        limit = jnp.dot(size, a, precision="highest") + s * a ** (-p)
-        return (jnp.abs(residual(a)) <= tolerance * limit).all()
+        return (jnp.abs(residual(a)) <= tolerance * terms(a)).all()
 
     def unfinished(carry: Carry) -> Array:
         _, done, sound, step = carry
@@ -74,8 +76,11 @@ def _newton(matrix: Array, s: Array, p: Array) -> Solution:
         slope = jnp.sum(gradient * change)
 
         def too_far(t: Array) -> Array:
-            turned = jnp.sum(a * change * residual(a * (1.0 + t * change)))
-            return (turned > -0.1 * slope) & (t > 1e-4)
+            new = a * (1.0 + t * change)
+            turned = jnp.sum(a * change * residual(new))
+            # Of a slope that is rounding nothing follows: small components are found last.
+            rounding = tolerance * jnp.sum(jnp.abs(a * change) * terms(new))
+            return (turned > jnp.maximum(-0.1 * slope, rounding)) & (t > 1e-4)
 
         t = jnp.minimum(1.0, 0.9 / jnp.maximum(jnp.max(-change), 0.1))
         t = jax.lax.while_loop(too_far, lambda t: 0.5 * t, t)
