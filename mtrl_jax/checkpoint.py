@@ -1,4 +1,4 @@
-"""Checkpoints of whole runs with Orbax: asynchronous, atomic, checked, the newest two kept.
+"""Checkpoints of whole runs with Orbax: asynchronous, atomic, checked, the newest few kept.
 
 Beside every array stands its CRC-32, and beside all that is not an array a SHA-256 of it, because
 Orbax notices a flipped byte of array data in no way. A checkpoint that does not agree with them is
@@ -143,6 +143,25 @@ def restore_latest(
     if damaged:
         raise damaged[max(damaged)]
     return None
+
+
+def restore_step(
+    manager: ocp.CheckpointManager, step: int, target: ArrayTree
+) -> tuple[ArrayTree, dict[str, Any]]:
+    """`(state, meta)` of one checkpoint, `target` as for `restore_latest`.
+
+    Raises:
+      ValueError: if there is no such checkpoint, with those that there are; if it is damaged; if it
+        does not fit `target`.
+    """
+    steps = sorted(manager.all_steps())
+    if step not in steps:
+        known = ", ".join(map(str, steps)) or "none"
+        raise ValueError(f"step must be that of a checkpoint, one of {known}; got {step}")
+    try:
+        return _restore(manager, step, target)
+    except Exception as error:
+        raise ValueError(_cannot(manager, step, error)) from error
 
 
 class _Damaged(Exception):

@@ -39,6 +39,7 @@ class RunConfig:
     eval_every: int = 1_000_000
     checkpoint_every: int = 500_000
     eval_episodes: int = 32
+    keep: int = 2  # checkpoints, the newest; an older one goes
     stagger: bool = False  # of a host suite: environments begin at different points of an episode
 
 

@@ -74,7 +74,12 @@ def random_agent(spec: EnvSpec) -> Agent:
 
 
 def functional_scorer(
-    suite: FunctionalSuite, agent: Agent, episodes: int, *, distilled: bool = False
+    suite: FunctionalSuite,
+    agent: Agent,
+    episodes: int,
+    *,
+    distilled: bool = False,
+    greedy: bool | None = None,
 ) -> Callable[[ArrayTree, Key], Score]:
     """A jitted `(policy, key, tasks=suite.tasks) -> Score` over a functional suite; build it once.
 
@@ -82,7 +87,7 @@ def functional_scorer(
     """
     env_index = jnp.asarray(rollout.env_indices(suite.spec.num_tasks, episodes))
     limit = episode_limit(suite.spec)
-    act = rollout.acting(agent, distilled=distilled)
+    act = rollout.acting(agent, distilled=distilled, greedy=greedy)
 
     def score(policy: ArrayTree, key: Key, tasks: ArrayTree = suite.tasks) -> Score:
         reset_key, unroll_key = jax.random.split(key)
@@ -125,6 +130,7 @@ def host_scorer(
     episodes: int,
     *,
     distilled: bool = False,
+    greedy: bool | None = None,
     on_row: Callable[[Timestep, np.ndarray], None] | None = None,
 ) -> Callable[[ArrayTree, Key], Score]:
     """The same over a host suite; a new pool each call, seeded from the key.
@@ -136,7 +142,7 @@ def host_scorer(
     rounds = -(-episodes // (suite.max_envs or episodes))
     width = -(-episodes // rounds)
     env_index = rollout.env_indices(suite.spec.num_tasks, width)
-    act = rollout.act_at(rollout.acting(agent, distilled=distilled))
+    act = rollout.act_at(rollout.acting(agent, distilled=distilled, greedy=greedy))
     limit = episode_limit(suite.spec)
 
     def play(policy: ArrayTree, key: Key, number: int) -> Score:
@@ -184,18 +190,24 @@ def host_scorer(
 
 
 def scorer(
-    suite: FunctionalSuite | HostSuite, agent: Agent, episodes: int, *, distilled: bool = False
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+    episodes: int,
+    *,
+    distilled: bool = False,
+    greedy: bool | None = None,
 ) -> Callable[[ArrayTree, Key], Score]:
-    """`(policy, key) -> Score` with `episodes` episodes of every task, on either kind of suite.
+    """`(policy, key) -> Score` with `episodes` episodes of every task, on either kind of suite;
+    `distilled` and `greedy` as in `rollout.acting`.
 
     Raises:
-      ValueError: if `episodes` is not positive.
+      ValueError: if `episodes` is not positive, or as `rollout.acting`.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1; got {episodes}")
     if isinstance(suite, FunctionalSuite):
-        return functional_scorer(suite, agent, episodes, distilled=distilled)
-    return host_scorer(suite, agent, episodes, distilled=distilled)
+        return functional_scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)
+    return host_scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)
 
 
 def summary(spec: EnvSpec, score: Score) -> dict[str, Any]:

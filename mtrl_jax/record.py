@@ -29,6 +29,7 @@ def episode_frames(
     key: Key,
     *,
     distilled: bool = False,
+    greedy: bool | None = None,
     max_actions: int = MAX_ACTIONS,
 ) -> list[list[np.ndarray]]:
     """Plays one episode of every task and draws each of its rows.
@@ -40,6 +41,7 @@ def episode_frames(
       policy: `agent.policy_params(state)`.
       key: of the episode; nothing else is random.
       distilled: ask for the shared policy instead of the task's own.
+      greedy: likeliest or drawn actions; by default as the agent's scores.
       max_actions: where a longer episode is cut.
 
     Returns:
@@ -54,7 +56,7 @@ def episode_frames(
         raise ValueError("suite must have environments with a render function; this one has none")
     reset_key, act_key = jax.random.split(key)
     env_index = rollout.env_indices(suite.spec.num_tasks, 1)
-    act = rollout.act_at(rollout.acting(agent, distilled=distilled))
+    act = rollout.act_at(rollout.acting(agent, distilled=distilled, greedy=greedy))
     if isinstance(suite, FunctionalSuite):
         pool: Any = _FunctionalPool(suite, reset_key)
     else:

@@ -30,12 +30,24 @@ from mtrl_jax.types import (
 Act = Callable[[ArrayTree, ArrayTree, Timestep, Key], tuple[Array, Array, ArrayTree]]
 
 
-def acting(agent: Agent, *, distilled: bool = False) -> Act:
-    """`agent.act` as scores and pictures want it: of which policy, and greedy if it says so."""
-    greedy: dict[str, Any] = {"greedy": True} if agent.greedy_eval else {}
+def acting(agent: Agent, *, distilled: bool = False, greedy: bool | None = None) -> Act:
+    """`agent.act` as scores and pictures want it.
+
+    Args:
+      agent: who acts.
+      distilled: with the shared policy.
+      greedy: with the likeliest actions (True) or drawn ones; None: as the agent says.
+
+    Raises:
+      ValueError: for likeliest actions of an agent that only draws.
+    """
+    greedy = agent.greedy_eval if greedy is None else greedy
+    if greedy and not (agent.has_greedy or agent.greedy_eval):
+        raise ValueError("actions: this agent has no likeliest actions, it only draws them")
+    keyword: dict[str, Any] = {"greedy": True} if greedy else {}
 
     def act(policy, actor_state, timestep, keys):
-        return agent.act(policy, actor_state, timestep, keys, distilled=distilled, **greedy)
+        return agent.act(policy, actor_state, timestep, keys, distilled=distilled, **keyword)
 
     return act
 

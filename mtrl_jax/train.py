@@ -154,7 +154,9 @@ def _set_up(
         # ------------------------------------------------------------ resume or start
         manager = None
         if chief:
-            manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
+            manager = stack.enter_context(
+                checkpoint.open_manager(folder / "checkpoints", config.keep)
+            )
         begin = _restore(manager, engine, begin_from)
         check_total(folder, begin.step, config.total_env_steps, total)
         writer = stack.enter_context(_writer(folder, settings, begin.step))

@@ -189,8 +189,8 @@ class Agent(NamedTuple):
         the devices that the agent was made for (`learner.Collectives`).
       unroll_length: T, steps of a rollout.
       has_distilled: whether there is a shared policy to evaluate.
-      greedy_eval: whether scores are of the likeliest actions instead of drawn ones; then `act`
-        takes one keyword more, `greedy`.
+      greedy_eval: whether scores are of the likeliest actions instead of drawn ones.
+      has_greedy: whether `act` takes one keyword more, `greedy`; true with `greedy_eval`.
       overlap: whether a host suite's pool may step while an update runs, with the policy of before
         it; otherwise the pool waits for the new one.
       num_devices: D that `update` was made for; a run on another number refuses the agent.
@@ -204,5 +204,6 @@ class Agent(NamedTuple):
     unroll_length: int
     has_distilled: bool
     greedy_eval: bool = False
+    has_greedy: bool = False
     overlap: bool = True
     num_devices: int = 1

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "keep",
     "num_devices",
 )
 _FIRST = ("binary", "suite")  # of several differences

@@ -57,6 +57,9 @@ _EVAL_EVERY = flags.DEFINE_integer(
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", _DEFAULT["checkpoint_every"], "Environment steps between checkpoints.", 1
 )
+_KEEP = flags.DEFINE_integer(
+    "keep", _DEFAULT["keep"], "Checkpoints that stay, the newest; --step of evaluate scores any.", 1
+)
 _EVAL_EPISODES = flags.DEFINE_integer(
     "eval_episodes", None, "Episodes of every task in an evaluation. (default: the suite's)", 1
 )
@@ -126,6 +129,7 @@ def run_config(defaults: dict[str, Any]) -> RunConfig:
         log_every=_LOG_EVERY.value or max(total // 50, 1),
         eval_every=_EVAL_EVERY.value,
         checkpoint_every=_CHECKPOINT_EVERY.value,
+        keep=_KEEP.value,
         eval_episodes=_EVAL_EPISODES.value
         or defaults.get("eval_episodes", _DEFAULT["eval_episodes"]),
         stagger=defaults.get("stagger", False) if _STAGGER.value is None else _STAGGER.value,

@@ -141,12 +141,12 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], engines.RunConfig]:
     """
     settings = workdir.read_config(folder)
     names = {field.name for field in dataclasses.fields(engines.RunConfig)}
-    lacking = ({"binary", "suite", "permute_actions"} | names) - settings.keys()
+    lacking = ({"binary", "suite", "permute_actions"} | names) - settings.keys() - {"keep"}
     if lacking or settings["binary"] not in agents.BINARIES:
         known = " or ".join(agents.BINARIES)
         what = f"it lacks {sorted(lacking)[0]}" if lacking else f"binary is {settings['binary']!r}"
         raise ValueError(f"--workdir: {folder} holds no run of {known} (config.json: {what})")
-    config = engines.RunConfig(**{name: settings[name] for name in names})
+    config = engines.RunConfig(**{name: settings[name] for name in names & settings.keys()})
     return settings, dataclasses.replace(config, num_devices=1)
 
 
@@ -155,14 +155,16 @@ def restore(
     config: engines.RunConfig,
     suite: FunctionalSuite | HostSuite,
     agent: Agent,
+    step: int | None = None,
 ) -> tuple[int, ArrayTree]:
-    """Step and agent state `[S, ...]` of the newest checkpoint; nothing is written.
+    """Step and agent state `[S, ...]` of the newest checkpoint, or of that of `step`; nothing is
+    written.
 
     Raises:
-      ValueError: if there is none yet, or it cannot be read.
+      ValueError: if there is none yet, or not that one, or it cannot be read.
     """
     path = folder / "checkpoints"
-    found = None
+    found: tuple[int, ArrayTree, Any] | None = None
 
     def saved(key):  # what `engines` saves; only its shapes are asked for, nothing runs
         if isinstance(suite, HostSuite):
@@ -175,7 +177,10 @@ def restore(
         shapes = jax.eval_shape(engines.over_seeds(config, saved), engines.root_key(config))
         target = checkpoint.abstract(shapes)
         with checkpoint.open_manager(path, read_only=True) as manager:
-            found = checkpoint.restore_latest(manager, target)
+            if step is None or not manager.all_steps():
+                found = checkpoint.restore_latest(manager, target)
+            else:
+                found = (step, *checkpoint.restore_step(manager, step, target))
     if found is None:
         raise ValueError(f"--workdir: {folder} has no checkpoint yet")
     step, tree, _ = found

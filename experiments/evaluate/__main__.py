@@ -2,24 +2,40 @@ r"""Restores a run, plays whole episodes of every task with its policies, and re
 
     python -m experiments.evaluate --workdir=runs/distral/minigrid_ladder-kl_ent_2col-seed0
     python -m experiments.evaluate --workdir=runs/... --episodes=500 --seed=1 --nogifs
+    python -m experiments.evaluate --workdir=runs/... --step=4000000 --actions=likeliest
 
 Prints a table, and writes evaluation.json and gifs/<task>.gif into the directory of the run. The
-rest of it is only read; it may go on training meanwhile, its newest checkpoint counts.
+rest of it is only read; it may go on training meanwhile, its newest checkpoint counts, or that of
+--step (a run keeps its newest --keep ones).
 """
 
 import json
+import pathlib
+import sys
+from typing import Any
 
 import absl.logging
 import jax
 from absl import flags
 
 from mtrl_jax import engines, evaluate, record
+from mtrl_jax.envs import draw
+from mtrl_jax.types import Agent, ArrayTree
 
 from ..common import agents, binary, runs
 from .scores import scores, summary, table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the episodes; other than the run's.", 0)
+_STEP = flags.DEFINE_integer(
+    "step", None, "Environment steps of the checkpoint to score. (default: the newest)", 0
+)
+_ACTIONS = flags.DEFINE_enum(
+    "actions",
+    "default",
+    ["default", "drawn", "likeliest"],
+    "How the policy acts: as in the run's own evaluations, drawn as in training, or the likeliest.",
+)
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes of every task for each policy.", 1)
 _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and policy.")
 
@@ -30,8 +46,9 @@ def main() -> None:
     settings, config = runs.read(folder)
     suite = runs.make_suite(settings)
     agent = agents.make(suite.spec, settings, 1)
-    step, state = runs.restore(folder, config, suite, agent)
+    step, state = runs.restore(folder, config, suite, agent, _STEP.value)
     spec, episodes = suite.spec, _EPISODES.value
+    greedy = {"drawn": False, "likeliest": True}.get(_ACTIONS.value, agent.greedy_eval)
     print(f"{folder}: step {step:,}, {spec.num_tasks} tasks of {settings['suite']}")
 
     # ---------------------------------------------------------------------- scores
@@ -48,32 +65,52 @@ def main() -> None:
             episodes=episodes,
             seed=_SEED.value,
             distilled=distilled,
+            greedy=greedy,
         )
         results[name] = summary(spec, score)
         cut_off[name] = evaluate.unfinished(spec, score)
     over = f"{config.num_seeds} seeds" if config.num_seeds > 1 else "episodes"
-    kind = "likeliest" if agent.greedy_eval else "sampled"
-    print(f"\nMeans of {episodes} episodes, {kind} actions [95 % interval over {over}]:")
+    kind = "likeliest" if greedy else "drawn"
+    means = f"means of {episodes} episodes, {kind} actions [95 % interval over {over}]"
+    print(f"\nStep {step:,}: {means}:")
     print(table(results))
-    written = {"step": step, "episodes": episodes, "seed": _SEED.value, **results}
+    written = {
+        "step": step,
+        "actions": kind,
+        "episodes": episodes,
+        "seed": _SEED.value,
+        **results,
+    }
     if any(cut_off.values()):
         written["unfinished"] = cut_off
     (folder / "evaluation.json").write_text(json.dumps(written, indent=1) + "\n")
     print(f"\nscores  {folder / 'evaluation.json'}")
 
-    # ---------------------------------------------------------------------- pictures
-    if not _GIFS.value:
-        return
-    if not record.can_render(suite):
+    if _GIFS.value and not record.can_render(suite):
         print(f"gifs    none: {settings['suite']} cannot draw itself")
-        return
-    one = jax.tree.map(lambda x: x[0], state) if config.num_seeds > 1 else state
+    elif _GIFS.value:
+        one = jax.tree.map(lambda x: x[0], state) if config.num_seeds > 1 else state
+        try:
+            _record(suite, agent, agent.policy_params(one), folder, kinds, greedy)
+        except draw.CannotDraw as error:  # the scores are there all the same
+            print(f"warning: no gifs: {error}", file=sys.stderr)
+
+
+def _record(
+    suite: Any,
+    agent: Agent,
+    policy: ArrayTree,
+    folder: pathlib.Path,
+    kinds: dict[str, bool],
+    greedy: bool,
+) -> None:
+    """gifs/<task>.gif of one episode of every task and policy."""
     key = jax.random.fold_in(engines.stream(jax.random.key(_SEED.value), "eval"), 1)
     for name, distilled in kinds.items():
         episode = record.episode_frames(
-            suite, agent, agent.policy_params(one), key, distilled=distilled
+            suite, agent, policy, key, distilled=distilled, greedy=greedy
         )
-        for task, frames in zip(spec.task_names, episode, strict=True):
+        for task, frames in zip(suite.spec.task_names, episode, strict=True):
             suffix = "-distilled" if distilled else ""
             path = folder / "gifs" / f"{task.replace('/', '-')}{suffix}.gif"
             record.write_gif(frames, path)

@@ -19,14 +19,16 @@ def scores(
     episodes: int,
     seed: int,
     distilled: bool,
+    greedy: bool | None,
 ) -> evaluate.Score:
-    """Scores `[S, K, episodes]` of one policy, with a progress bar where they take long."""
+    """Scores `[S, K, episodes]` of one policy, with a progress bar where they take long;
+    `distilled` and `greedy` as in `rollout.acting`."""
     policy = agent.policy_params(state)
     key = engines.stream(jax.random.key(seed), "eval")
     title = f"{'distilled' if distilled else 'task'} policies"
     if isinstance(suite, FunctionalSuite):
         print(f"{title}: {episodes} episodes a task, as one program ...", flush=True)
-        score = evaluate.scorer(suite, agent, episodes, distilled=distilled)
+        score = evaluate.scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)
         all_seeds = engines.over_seeds(config, score, in_axes=(0, None))
         result = jax.device_get(jax.jit(all_seeds)(policy, key))
         return result if config.num_seeds > 1 else jax.tree.map(lambda x: x[None], result)
@@ -38,7 +40,9 @@ def scores(
         def on_row(timestep: Timestep, alive: np.ndarray) -> None:
             bar.update(alive.size - int(alive.sum()) - bar.n)
 
-        score = evaluate.host_scorer(suite, agent, episodes, distilled=distilled, on_row=on_row)
+        score = evaluate.host_scorer(
+            suite, agent, episodes, distilled=distilled, greedy=greedy, on_row=on_row
+        )
         result = score(policy, key)
         bar.update(bar.total - bar.n)
     return jax.tree.map(lambda x: np.asarray(x)[None], result)

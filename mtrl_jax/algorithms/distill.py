@@ -235,6 +235,7 @@ def agent(
         unroll_length=config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
+        has_greedy=True,
         overlap=config.overlap,
         num_devices=collectives.size,
     )

@@ -164,8 +164,9 @@ def agent(
         keys: Key,
         *,
         distilled: bool = False,
+        greedy: bool = False,
     ) -> tuple[Array, Array, ActorState]:
-        fn = functools.partial(act, parts, distilled=distilled)
+        fn = functools.partial(act, parts, distilled=distilled, greedy=greedy)
         if config.separate:
             return _drop_task_axis(_each_alone(fn)(policy, mask, actor, timestep, keys))
         return fn(policy, mask, actor, timestep, keys)
@@ -192,6 +193,7 @@ def agent(
         update=update_,
         unroll_length=config.unroll_length,
         has_distilled=variant.has_shared_column and variant.has_task_column,
+        has_greedy=True,
         num_devices=collectives.size,
     )
 
@@ -229,8 +231,9 @@ def act(
     keys: Key,
     *,
     distilled: bool = False,
+    greedy: bool = False,
 ) -> tuple[Array, Array, ActorState]:
-    """Draws actions of pi_i, or of pi_0 if `distilled`, leaves `[K, E, ...]`."""
+    """Actions of pi_i, or of pi_0 if `distilled`, drawn or (`greedy`) likeliest, `[K, E, ...]`."""
     # One column chooses actions without looking at the other, whose memory must go on all the same.
     alone = parts.variant.task_policy == "own" and parts.config.core == "none"
     need_shared = distilled or not alone
@@ -244,7 +247,7 @@ def act(
         policy: Any = h if distilled else losses.task_policy(h, g, parts.coefficients)
         policy = jax.tree.map(lambda x: x[0], policy)
         head = policy if mask is None else distributions.categorical(policy, mask)
-        action = distributions.sample(head, keys)
+        action = distributions.mode(head) if greedy else distributions.sample(head, keys)
         return action, distributions.log_prob(head, action), ActorState(action, *cores)
 
     return jax.vmap(one_task)(params.task, action_mask, actor, timestep, keys)

@@ -50,6 +50,7 @@ def functional_run(tmp_path_factory):
         "--num_seeds=2",
         "--total_env_steps=1280",
         "--log_every=640",
+        "--checkpoint_every=640",
         "--algorithm=kl_ent_1col",
     )
 
@@ -105,6 +106,47 @@ def test_evaluate_a_functional_run(functional_run):
             assert any((frame != frames[0]).any() for frame in frames)
     assert scores["task_policy"] != scores["distilled_policy"]
     assert str(functional_run / "evaluation.json") in done.stdout
+    assert scores["actions"] == "drawn" and "drawn actions" in done.stdout
+
+    # Another checkpoint, other actions.
+    more = ("--step=640", "--actions=likeliest", "--nogifs")
+    done = _run("evaluate", f"--workdir={functional_run}", "--episodes=3", "--seed=5", *more)
+    assert done.returncode == 0, done.stderr
+    assert "Step 640: means of 3 episodes, likeliest actions" in done.stdout
+    other = json.loads((functional_run / "evaluation.json").read_text())
+    assert (other["step"], other["actions"]) == (640, "likeliest")
+    assert other["task_policy"] != scores["task_policy"]
+    missing = _run("evaluate", f"--workdir={functional_run}", "--step=641")
+    _one_sentence(missing, "step must be that of a checkpoint", "640, 1280", "got 641")
+
+
+_WITHOUT_OPENGL = """
+import runpy, subprocess, sys
+from mtrl_jax import record
+from mtrl_jax.envs import draw
+
+def asks(*args, **kwargs):
+    draw.check_can_draw("Reach-v3")
+
+draw.subprocess.run = lambda *args, **kwargs: subprocess.CompletedProcess([], 1)
+record.episode_frames = asks
+runpy.run_module("experiments.evaluate", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_scores_stand_where_nothing_can_be_drawn(functional_run):
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_OPENGL, f"--workdir={functional_run}", "--episodes=2"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | _ENVIRONMENT,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((functional_run / "evaluation.json").read_text())["episodes"] == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("warning: no gifs: ") and "OpenGL" in line and "libegl1" in line
 
 
 def test_evaluate_a_host_run(host_run):

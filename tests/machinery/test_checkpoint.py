@@ -52,6 +52,22 @@ def test_the_newest_two_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["5", "9"]
 
 
+def test_any_that_was_kept_can_be_asked_for(tmp_path):
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        for step in (1, 5, 9, 12):
+            checkpoint.save(manager, step, tree(step), {})
+    with checkpoint.open_manager(tmp_path, read_only=True) as manager:
+        got, _ = checkpoint.restore_step(manager, 9, checkpoint.abstract(tree()))
+        tiny.assert_trees_equal(got, tree(9))
+        with pytest.raises(ValueError, match=r"step must be .* one of 5, 9, 12; got 1$"):
+            checkpoint.restore_step(manager, 1, checkpoint.abstract(tree()))
+        for path in (tmp_path / "5" / "state").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"checkpoint .*5 cannot be restored"):
+            checkpoint.restore_step(manager, 5, checkpoint.abstract(tree()))
+
+
 def test_an_unfinished_write_is_not_a_checkpoint(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "5.orbax-checkpoint-tmp").mkdir()  # what a killed process leaves

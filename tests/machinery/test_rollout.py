@@ -276,3 +276,27 @@ def _totals(rows, begin, end):
                     totals["episode/length"][k] += after - start - 1
                     totals["episode/success"][k] += rows.success[inside, k, e].any()
     return totals
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_likeliest_actions_are_asked_for_or_refused(separate):
+    suite = tiny.suite()
+    config = dataclasses.replace(tiny.CONFIG, separate=separate)
+    agent = distral.agent(suite.spec, config)
+    policy = agent.policy_params(agent.init(jax.random.key(1)))
+    index = rollout.env_indices(tiny.K, 64)
+    loop = rollout.init_env_loop(suite, jax.random.key(2), jnp.asarray(index), agent.init_actor)
+
+    def act(seed, greedy):
+        fn = rollout.acting(agent, greedy=greedy)
+        keys = rollout.step_keys(jax.random.key(seed), 0, index)
+        return fn(policy, loop.actor_state, loop.timestep, keys)
+
+    drawn = [act(seed, False) for seed in (3, 4)]
+    likeliest = [act(seed, True) for seed in (3, 4)]
+    assert (drawn[0][0] != drawn[1][0]).any()
+    np.testing.assert_array_equal(likeliest[0][0], likeliest[1][0])
+    assert (likeliest[0][1] >= np.log(1 / 2) - 1e-6).all()  # of two actions
+    np.testing.assert_array_equal(act(3, None)[0], drawn[0][0])  # what this agent says itself
+    with pytest.raises(ValueError, match="no likeliest actions"):
+        rollout.acting(tiny.toy_agent(suite.spec), greedy=True)

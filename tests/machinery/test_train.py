@@ -120,6 +120,12 @@ def test_a_finished_run_is_not_trained_again_but_may_be_made_longer(tmp_path, wh
     assert [r["step"] for r in rows(tmp_path)] == [0, *(n * DISPATCH for n in (2, 2, 4, 4))]
 
 
+def test_a_run_keeps_as_many_checkpoints_as_it_is_told(tmp_path):
+    run(tmp_path, keep=3, checkpoint_every=DISPATCH)
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [n * DISPATCH for n in (2, 3, 4)]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     suite = tiny.suite()
     bad = tiny.toy_agent(suite.spec, nan_at=16)  # in the fourth dispatch
