@@ -103,13 +103,12 @@ def check(
         )
 
 
-def total_steps(
+def dispatch_steps(
     config: RunConfig, suite: FunctionalSuite | HostSuite, unroll_length: int
-) -> tuple[int, int]:
-    """Environment steps of one dispatch, and of a whole run, which is whole dispatches."""
+) -> int:
+    """Environment steps of one dispatch."""
     updates = config.updates_per_dispatch if isinstance(suite, FunctionalSuite) else 1
-    one = unroll_length * suite.spec.num_tasks * config.num_envs_per_task * updates
-    return one, -(-config.total_env_steps // one) * one
+    return unroll_length * suite.spec.num_tasks * config.num_envs_per_task * updates
 
 
 def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) -> Engine:

@@ -143,13 +143,15 @@ def _set_up(
         engines.check(config, suite, agent)
         with processes.all_or_none():
             if chief:
-                workdir.check(folder, settings)  # before anything is written
+                free = workdir.may_change(environments=isinstance(suite, HostSuite))
+                workdir.check(folder, settings, free)  # before anything is written
                 stack.enter_context(workdir.locked(folder))
-                if not workdir.check(folder, settings):  # as the process before may have left it
+                # Again, as the process before may have left it.
+                if not workdir.check(folder, settings, free):
                     workdir.create(folder, settings)
         # ------------------------------------------------------------ what trains
         engine = engines.make(config, suite, agent)
-        per_dispatch, total = engines.total_steps(config, suite, agent.unroll_length)
+        per_dispatch = engines.dispatch_steps(config, suite, agent.unroll_length)
         evaluation = evaluation or Evaluation(suite, agent)
         # ------------------------------------------------------------ resume or start
         manager = None
@@ -158,7 +160,7 @@ def _set_up(
                 checkpoint.open_manager(folder / "checkpoints", config.keep)
             )
         begin = _restore(manager, engine, begin_from)
-        check_total(folder, begin.step, config.total_env_steps, total)
+        total = end_of(folder, max(begin.step, 0), config.total_env_steps, per_dispatch)
         writer = stack.enter_context(_writer(folder, settings, begin.step))
         setup = _Setup(
             config=config,
@@ -176,14 +178,19 @@ def _set_up(
         yield setup, begin
 
 
-def check_total(folder: pathlib.Path, step: int, asked: int, total: int) -> None:
-    """Raises ValueError if a run has done more steps than it was asked for, rounded up."""
-    if step > total:
+def end_of(folder: pathlib.Path, step: int, asked: int, per_dispatch: int) -> int:
+    """The step at which a run ends that has done `step`: `asked`, rounded up to whole dispatches.
+
+    Raises:
+      ValueError: if it has done more than that.
+    """
+    if step - asked >= per_dispatch:
         raise ValueError(
             f"total_env_steps: the run in {folder} has done {step} environment steps, more than "
-            f"the {total} of {asked} rounded up to whole dispatches; give at least as many, or "
-            "choose another workdir"
+            f"the {-(-asked // per_dispatch) * per_dispatch} of {asked} rounded up to whole "
+            "dispatches; give at least as many, or choose another workdir"
         )
+    return step + max(-(-(asked - step) // per_dispatch), 0) * per_dispatch
 
 
 def _loop(

@@ -16,7 +16,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-# What a continued run may change: how long it is, how often it reports, and what it runs on.
+# What a continued run may change: how long it is, how often it reports, and what it runs on. How
+# far a learning rate had been planned is not changed but kept, as it was at the first start.
 MAY_CHANGE = (
     "total_env_steps",
     "log_every",
@@ -24,8 +25,15 @@ MAY_CHANGE = (
     "checkpoint_every",
     "keep",
     "num_devices",
+    "schedule_updates",
 )
 _FIRST = ("binary", "suite")  # of several differences
+
+
+def may_change(*, environments: bool) -> tuple[str, ...]:
+    """Settings that a continued run may change; `environments`: their number too, which it may
+    where no checkpoint holds their state."""
+    return (*MAY_CHANGE, "num_envs_per_task") if environments else MAY_CHANGE
 
 
 @contextlib.contextmanager
@@ -59,23 +67,26 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+def check(
+    workdir: pathlib.Path, config: dict[str, Any], free: tuple[str, ...] = MAY_CHANGE
+) -> bool:
     """Whether `workdir` holds this very run already; nothing is written.
 
     Args:
       workdir: where the run is to live.
       config: flat, JSON values only.
+      free: keys that may differ.
 
     Raises:
       ValueError: if it cannot be written, holds something else, or holds a run of other settings.
     """
     try:
-        return _check(workdir, config)
+        return _check(workdir, config, free)
     except OSError as error:
         raise ValueError(f"workdir: {workdir} cannot be used: {error}") from error
 
 
-def _check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+def _check(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str, ...]) -> bool:
     existing = workdir
     while not existing.exists():
         existing = existing.parent
@@ -96,7 +107,7 @@ def _check(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
     other = [
         key
         for key in sorted(saved.keys() | config.keys(), key=lambda k: (k not in _FIRST, k))
-        if key not in MAY_CHANGE and saved.get(key) != config.get(key)
+        if key not in free and saved.get(key) != config.get(key)
     ]
     if other:
         each = "; ".join(

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mtrl_jax import checkpoint, engines, metrics, processes, rollout, train, workdir
+from mtrl_jax import checkpoint, engines, learner, metrics, processes, rollout, train, workdir
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite
 
@@ -26,6 +27,7 @@ __all__ = [
     "read",
     "restore",
     "rows",
+    "schedule",
     "settings_of",
 ]
 
@@ -42,14 +44,52 @@ def settings_of(
       config: of the algorithm; its fields come under `config/`.
       **more: what else makes it another run.
     """
+    count = len(learner.local_devices(run.num_devices))  # whatever it was spelt as
     values = {
         "binary": name,
         **suite,
         **dataclasses.asdict(run),
+        "num_devices": count,
         **{f"config/{k}": v for k, v in dataclasses.asdict(config).items()},
         **more,
     }
     return json.loads(json.dumps(values))  # tuples as config.json will hold them
+
+
+def schedule(
+    folder: pathlib.Path, num_tasks: int, run: engines.RunConfig, config: Any
+) -> tuple[int, dict[str, int]]:
+    """Updates over which a decaying learning rate falls: those that the run was to make when it
+    first began. A run that goes on for longer keeps the schedule, and then the final rate: with
+    a new schedule the rate would jump.
+
+    Args:
+      folder: of the run, new or not.
+      num_tasks: K.
+      run: as asked for now.
+      config: of an algorithm with an `unroll_length` and perhaps a `final_learning_rate`.
+
+    Returns:
+      The number, and what config.json is to hold of it.
+    """
+
+    def updates(total: int, num_envs: int) -> int:
+        return -(-total // (config.unroll_length * num_tasks * num_envs))
+
+    now = first = updates(run.total_env_steps, run.num_envs_per_task)
+    with processes.all_or_none():
+        if processes.is_chief() and (folder / "config.json").exists():
+            saved = workdir.read_config(folder)
+            total, num_envs = saved.get("total_env_steps"), saved.get("num_envs_per_task")
+            if total and num_envs:  # else it is no run of this kind, which is for others to say
+                first = saved.get("schedule_updates", updates(total, num_envs))
+    first = int(processes.from_chief(np.array([first]), np.array([0]))[0])
+    if first != now and getattr(config, "final_learning_rate", 1.0) != 1.0 and processes.is_chief():
+        print(
+            f"The learning rate goes on as planned at the first start: its last value from update "
+            f"{first:,} on ({now:,} updates are asked for now)."
+        )
+    return first, {"schedule_updates": first}
 
 
 def make_suite(settings: dict[str, Any]) -> FunctionalSuite | HostSuite:
@@ -69,12 +109,11 @@ def finished(
     Raises:
       ValueError: if it has done more than `run` asks for, or the folder is another run's.
     """
-    if not workdir.check(folder, settings):
+    free = workdir.may_change(environments=isinstance(suite, HostSuite))
+    if not workdir.check(folder, settings, free):
         return False
-    step = newest_step(folder)
-    _, total = engines.total_steps(run, suite, unroll_length)
-    train.check_total(folder, step, run.total_env_steps, total)
-    return step >= total
+    step, one = newest_step(folder), engines.dispatch_steps(run, suite, unroll_length)
+    return step >= train.end_of(folder, step, run.total_env_steps, one)
 
 
 def newest_step(folder: pathlib.Path) -> int:

@@ -43,11 +43,10 @@ def train_one(
     An interrupt ends the process, after saving. With `skip_finished` a run whose last checkpoint
     exists is not opened again, which would compile it.
     """
-    settings = runs.settings_of("distral", suite_settings, run_config, config)
+    num_updates, planned = runs.schedule(folder, suite.spec.num_tasks, run_config, config)
+    settings = runs.settings_of("distral", suite_settings, run_config, config, **planned)
     if skip_finished and runs.finished(folder, settings, run_config, suite, config.unroll_length):
         return runs.rows(folder)
-    per_update = config.unroll_length * suite.spec.num_tasks * run_config.num_envs_per_task
-    num_updates = -(-run_config.total_env_steps // per_update)
     collectives = learner.across(run_config.num_devices)
     agent = agents.make(suite.spec, settings, num_updates, collectives)
     runs.learn(title, suite, agent, run_config, settings, folder)

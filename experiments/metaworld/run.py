@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from mtrl_jax import engines, learner, processes, workdir
+from mtrl_jax import engines, learner, processes
 from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
 from mtrl_jax.types import FunctionalSuite, HostSuite
@@ -93,17 +93,15 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
     """
     config, spec = run.run_config, run.suite.spec
     # Several processes must all go the same way, and only the first one can read the folder.
-    if jax.process_count() == 1 and workdir.check(folder, run.settings):
-        done = report.read(folder)
-        unroll = run.agent_config.unroll_length
-        if done and runs.finished(folder, run.settings, config, run.suite, unroll):
-            of = (done["env_steps"], done["episodes"])
-            if of == (runs.newest_step(folder), _FINAL_EPISODES.value):
-                return done
-    per_update = run.agent_config.unroll_length * spec.num_tasks * config.num_envs_per_task
-    num_updates = -(-config.total_env_steps // per_update)
+    unroll = run.agent_config.unroll_length
+    if jax.process_count() == 1 and runs.finished(folder, run.settings, config, run.suite, unroll):
+        done, step = report.read(folder), runs.newest_step(folder)
+        if done and (done["env_steps"], done["episodes"]) == (step, _FINAL_EPISODES.value):
+            return done
+    num_updates, planned = runs.schedule(folder, spec.num_tasks, config, run.agent_config)
     agent = agents.make(spec, run.settings, num_updates, learner.across(config.num_devices))
-    result = runs.learn(run.name, run.suite, agent, config, run.settings, folder)
+    settings = {**run.settings, **planned}
+    result = runs.learn(run.name, run.suite, agent, config, settings, folder)
     if not processes.is_chief():
         return {}
     return report.score(run.suite, config, agent, result, folder, _FINAL_EPISODES.value)

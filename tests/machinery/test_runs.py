@@ -1,5 +1,6 @@
 """What binaries report of a run: facts of its checkpoint and its rows, not what was asked for."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.common import report, runs
-from mtrl_jax import evaluate
+from experiments.distral import run as distral_run
+from mtrl_jax import evaluate, train
+from mtrl_jax.algorithms import distral
 from mtrl_jax.benchmark import cells, results
 from tests.machinery import tiny
 from tests.machinery.test_train import DISPATCH, run
@@ -87,3 +90,78 @@ def test_a_row_of_the_benchmark_is_of_the_step_that_was_scored():
     assert one["env_steps"] == one["steps"][-1] == 100 and two["final"][spec.task_names[0]] == 2.0
     with pytest.raises(ValueError, match="is of step 100, not of the 200"):
         results.table_rows(cell, settings, spec, rows, None, 200, 1.0)
+
+
+# ------------------------------------------------------------------------- what may change
+
+
+DECAYING = dataclasses.replace(tiny.CONFIG, final_learning_rate=0.1)
+UPDATES = 2 * 5  # of two dispatches
+
+
+def test_a_longer_total_keeps_the_schedule_and_says_so(tmp_path, capsys):
+    suite = tiny.suite()
+
+    def go(folder, total):
+        config = tiny.run_config(total_env_steps=total)
+        settings = {"suite": "tiny", "permute_actions": None}
+        distral_run.train_one("toy", suite, settings, DECAYING, config, folder)
+        return capsys.readouterr().out
+
+    def state(folder, num_updates):
+        """Of four dispatches by an agent that is told its schedule."""
+        agent = distral.agent(suite.spec, DECAYING, num_updates)
+        config = tiny.run_config(total_env_steps=4 * DISPATCH)
+        return train.run(config, suite, agent, folder, {}).state
+
+    assert "learning rate" not in go(tmp_path / "a", 2 * DISPATCH)
+    assert "learning rate" not in go(tmp_path / "a", 2 * DISPATCH)
+    said = go(tmp_path / "a", 4 * DISPATCH)
+    assert f"its last value from update {UPDATES} on ({2 * UPDATES} updates" in said
+    assert said.count("\n") == 1
+    kept = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (kept["schedule_updates"], kept["total_env_steps"]) == (UPDATES, 4 * DISPATCH)
+    assert f"from update {UPDATES} on" in go(tmp_path / "a", 4 * DISPATCH)
+    config = tiny.run_config()
+    agent = distral.agent(suite.spec, DECAYING, 1)
+    _, found = runs.restore(tmp_path / "a", config, suite, agent)
+    tiny.assert_trees_equal(found.params, state(tmp_path / "b", UPDATES).params)
+    with pytest.raises(AssertionError):
+        tiny.assert_trees_equal(found.params, state(tmp_path / "c", 2 * UPDATES).params)
+
+
+def test_a_constant_rate_needs_no_word(tmp_path, capsys):
+    saved = {"total_env_steps": DISPATCH, "num_envs_per_task": tiny.E}
+    (tmp_path / "config.json").write_text(json.dumps(saved))  # of before schedules were kept
+    constant = dataclasses.replace(DECAYING, final_learning_rate=1.0)
+    found = [runs.schedule(tmp_path, tiny.K, tiny.RUN, c)[0] for c in (constant, DECAYING)]
+    assert found == [5, 5]
+    assert capsys.readouterr().out.count("\n") == 1  # of the second
+
+
+def test_devices_are_counted_however_they_were_spelt():
+    def devices(n):
+        run = tiny.run_config(num_devices=n)
+        return runs.settings_of("x", {}, run, tiny.CONFIG)["num_devices"]
+
+    assert (devices(0), devices(8), devices(1)) == (8, 8, 1)
+
+
+def test_the_number_of_environments_may_change_where_none_is_saved(tmp_path):
+    def go(host, num_envs, total=2 * DISPATCH + 40):
+        suite = tiny.host_suite() if host else tiny.suite()
+        config = tiny.run_config(num_envs_per_task=num_envs, total_env_steps=total)
+        settings = {"suite": "tiny", "num_envs_per_task": num_envs, "total_env_steps": total}
+        agent = tiny.toy_agent(suite.spec)
+        result = train.run(config, suite, agent, tmp_path / str(host), settings)
+        assert runs.finished(tmp_path / str(host), settings, config, suite, tiny.T)
+        return result.step
+
+    per_update = tiny.T * tiny.K
+    assert go(True, 8, DISPATCH) == DISPATCH
+    end = go(True, 12)
+    assert 0 <= end - (2 * DISPATCH + 40) < 12 * per_update and (end - DISPATCH) % 12 == 0
+    assert go(True, 12) == end  # the same command again
+    go(False, 8)
+    with pytest.raises(ValueError, match="num_envs_per_task=8, this one has 12"):
+        go(False, 12)
