@@ -118,8 +118,9 @@ def finished(
 
 def newest_step(folder: pathlib.Path) -> int:
     """Environment steps of the newest checkpoint of a run, 0 if there is none."""
-    with checkpoint.open_manager(folder / "checkpoints", read_only=True) as manager:
-        return manager.latest_step() or 0
+    path = folder / "checkpoints"  # where a name without a suffix is of a finished write
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def learn(
