@@ -21,6 +21,7 @@ OF_THEIR_TIME = ("CHANGELOG.md", "docs/log/")
 WITH_PYTHON = [
     name for name, text in TEXTS.items() if name.startswith("docs/") and python_blocks(text)
 ]
+WITH_PYTHON.remove("docs/package.md")  # its block is the README's: test_wheel.py
 ASKED_MORE = ("docs/surgery.md", "docs/environments.md")  # in test_surgery_docs, and below
 COMMAND = re.compile(r"(?:python -m )?\b((?:experiments|timings)(?:\.\w+)+)((?:\\\n|[^\n`])*)")
 
