@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mtrl_jax.surgery.preference import Preference, preferred
-from mtrl_jax.surgery.quadratic import Solution, project_on_dual_cone
+from mtrl_jax.surgery.quadratic import Solution, project_on_dual_cone, without_conflict
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["dual_proj", "dual_proj_weights"]
@@ -26,10 +26,10 @@ def dual_proj_weights(gram: Array, preference: Array | None = None) -> Array:
 
 
 def solve_dual_proj(gram: Array, preference: Array | None = None) -> Solution:
-    """`dual_proj_weights`, and whether they converged."""
+    """`dual_proj_weights`, and whether they converged; see `without_conflict` for where not."""
     k = gram.shape[0]
     p = jnp.full((k,), 1.0 / k, gram.dtype) if preference is None else preference
-    return project_on_dual_cone(gram, p)
+    return without_conflict(gram, project_on_dual_cone(gram, p))
 
 
 @factory

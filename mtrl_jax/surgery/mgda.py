@@ -36,7 +36,8 @@ def solve_mgda(gram: Array, present: Array | None = None) -> Solution:
 
     is the shortest vector up to length, w_i ~ z_i r_i (Lawson & Hanson 1974, "Solving Least Squares
     Problems", chapter 23, problem LDP): bounded also where the hull contains 0, and of order 1
-    whatever the scales of the tasks are.
+    whatever the scales of the tasks are. Where that did not converge, and the update is longer than
+    the shortest gradient, that gradient takes all the weight.
     """
     cosines, norms, inverse = unit_gram(gram)
     dead = norms == 0
@@ -46,7 +47,12 @@ def solve_mgda(gram: Array, present: Array | None = None) -> Solution:
     z, converged = nonnegative(matrix, -relative)
     shortest = dead if present is None else dead & present
     w = jnp.where(shortest.any(), shortest.astype(gram.dtype), z * relative)
-    return Solution(w / w.sum(), converged)
+    w = w / w.sum()
+    terms = w * jnp.where(dead, 0.0, norms / jnp.where(dead, 1.0, smallest))
+    square = jnp.dot(terms, jnp.dot(cosines, terms, precision="highest"), precision="highest")
+    first = jnp.arange(len(w)) == jnp.argmin(jnp.where(dead, jnp.inf, norms))
+    shorter = converged | shortest.any() | (square <= 1.0)
+    return Solution(jnp.where(shorter, w, first.astype(gram.dtype)), converged)
 
 
 @factory

@@ -104,7 +104,7 @@ def projected_cg(matrix: Array, q: Array, noise: Array, start: Array, most: int)
 
     def running(carry: Carry) -> Array:
         x, g, _, _, n = carry
-        return (n % _REFRESH != 0) & ~finished(x, g).all()
+        return (n % _REFRESH != 0) & (n < most) & ~finished(x, g).all()
 
     def stretch(carry: Carry) -> Carry:
         x, _, p, expands, n = carry

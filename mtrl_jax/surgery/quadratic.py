@@ -30,6 +30,7 @@ __all__ = [
     "ridged",
     "solve_psd",
     "unit_gram",
+    "without_conflict",
 ]
 
 Array = jax.Array
@@ -78,6 +79,11 @@ def ridged(cosines: Array) -> Array:
     return cosines + ridge(cosines) * jnp.eye(cosines.shape[0], dtype=cosines.dtype)
 
 
+def most_steps(num_tasks: int) -> int:
+    """Steps after which a programme is given up."""
+    return 50 * num_tasks + 1000
+
+
 def nonnegative(
     matrix: Array, q: Array, noise: Array | float = 0.0, start: Array | None = None
 ) -> Solution:
@@ -96,7 +102,7 @@ def nonnegative(
     rows = q.reshape(-1, k)
     begin = jnp.zeros_like(rows) if start is None else start.reshape(-1, k)
     level = jnp.broadcast_to(jnp.asarray(noise, q.dtype), q.shape[:-1]).reshape(-1, 1)
-    x = projected_cg(matrix, rows, level, begin, 50 * k + 1000)
+    x = projected_cg(matrix, rows, level, begin, most_steps(k))
     y = jnp.dot(x, matrix, precision="highest") + rows
     converged = natural_residual(x, y) <= residual_limit(x, rows, level)
     return Solution(x.reshape(q.shape), converged.reshape(q.shape[:-1]))
@@ -137,6 +143,24 @@ def project_on_dual_cone(gram: Array, preference: Array) -> Solution:
     largest = jnp.max(norms)
     x, converged = dual_cone(cosines, preference * norms / jnp.where(largest > 0, largest, 1.0))
     return Solution(preference + x * (largest * inverse), converged)
+
+
+def without_conflict(gram: Array, found: Solution) -> Solution:
+    """The solution; or, where it has not converged and its update conflicts, weights of zero.
+
+    An update of zero sets no task back. An inner product is known to a few roundings of its terms;
+    what is below -32 of them is a conflict.
+
+    Args:
+      gram: `[K, K]`.
+      found: weights `[K]`, and whether they converged.
+    """
+    cosines, norms, _ = unit_gram(gram)
+    terms = found.weights * norms / jnp.maximum(jnp.max(norms), jnp.finfo(gram.dtype).tiny)
+    along = jnp.dot(cosines, terms, precision="highest")
+    level = 32 * jnp.finfo(gram.dtype).eps * jnp.sum(jnp.abs(terms))
+    sound = found.converged | (along >= -level).all()
+    return found._replace(weights=jnp.where(sound, found.weights, 0.0))
 
 
 def solve_psd(matrix: Array, sides: Array) -> Array:

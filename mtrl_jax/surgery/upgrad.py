@@ -7,7 +7,7 @@ from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.preference import Preference, preferred
-from mtrl_jax.surgery.quadratic import Solution, dual_cone, unit_gram
+from mtrl_jax.surgery.quadratic import Solution, dual_cone, unit_gram, without_conflict
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["upgrad", "upgrad_weights"]
@@ -31,6 +31,7 @@ def solve_upgrad(gram: Array, preference: Array | None = None) -> Solution:
     """`upgrad_weights`, and whether all K projections converged.
 
     The K programmes share the cosine matrix and are solved together, one unit gradient a row.
+    See `without_conflict` for where one did not converge.
     """
     cosines, norms, inverse = unit_gram(gram)
     p = jnp.ones_like(norms) if preference is None else preference
@@ -39,7 +40,7 @@ def solve_upgrad(gram: Array, preference: Array | None = None) -> Solution:
     largest = jnp.max(norms)
     relative = p * norms / jnp.where(largest > 0, largest, 1.0)
     added = jnp.dot(relative, x, precision="highest") * (largest * inverse)
-    return Solution(p + added, converged.all())
+    return without_conflict(gram, Solution(p + added, converged.all()))
 
 
 @factory

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
+from mtrl_jax.surgery import quadratic
 from mtrl_jax.surgery.cagrad import solve_cagrad
 from mtrl_jax.surgery.dual_proj import solve_dual_proj
 from mtrl_jax.surgery.mgda import solve_mgda
@@ -240,6 +241,23 @@ def test_upgrad_and_mgda_by_scipy(k):
     want = np.linalg.norm(np.einsum("nk,nkp->np", shortest(j), j), axis=1)
     whole = (norms > 0).all(1)
     assert (np.linalg.norm(d, axis=1) <= want + 5 * EPS**0.5 * size[:, 0])[whole].all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_what_is_given_up_early_is_sound(steps, monkeypatch):
+    j, grams = (x[::5] for x in gradients(8))
+    _, norms = units(j)
+    monkeypatch.setattr(quadratic, "most_steps", {8: steps}.get)
+    for solve in (solve_upgrad, solve_dual_proj):
+        w, converged = jax.jit(jax.vmap(lambda g, solve=solve: solve(g)))(grams)
+        assert not converged.all() and np.isfinite(w).all()
+        _, along, size = update_of(j, np.asarray(w, np.float64))
+        assert (along >= -2 * BACKWARD * size).all()
+    w, converged = jax.jit(jax.vmap(lambda g: solve_mgda(g)))(grams)
+    assert not converged.all() and np.isfinite(w).all()
+    d, _, size = update_of(j, np.asarray(w, np.float64))
+    longest = norms.min(1) + 5 * EPS**0.5 * size[:, 0]
+    assert (np.linalg.norm(d, axis=1) <= longest).all()
 
 
 def test_what_cannot_be_solved_is_said():
