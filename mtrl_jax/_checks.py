@@ -52,6 +52,8 @@ def check_range(name: str, x: Any, low: float, high: float, *, open_low: bool = 
     if isinstance(x, jax.core.Tracer):
         return
     value = np.asarray(x)
+    if isinstance(x, bool) or value.dtype.kind in "OSU":
+        raise ValueError(f"{name} must be a number, got {x!r}")
     above = value > low if open_low else value >= low
     if not np.all(above & (value <= high)):  # NaN fails both comparisons
         bracket = "(" if open_low else "["

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import learner, processes, rollout
+from mtrl_jax import learner, processes, ranges, rollout
+from mtrl_jax.ranges import Count, Seed, Steps
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
 
 NUM_GROUPS = 2  # groups of host environments that take turns
@@ -29,17 +30,17 @@ class RunConfig:
     Reset rows count as steps: they cost as much. Totals are rounded up to whole dispatches.
     """
 
-    total_env_steps: int
-    num_envs_per_task: int
-    seed: int = 0
-    num_seeds: int = 1
+    total_env_steps: Steps
+    num_envs_per_task: Count
+    seed: Seed = 0
+    num_seeds: Count = 1
     num_devices: int = 1
-    updates_per_dispatch: int = 10
-    log_every: int = 50_000
-    eval_every: int = 1_000_000
-    checkpoint_every: int = 500_000
-    eval_episodes: int = 32
-    keep: int = 2  # checkpoints, the newest; an older one goes
+    updates_per_dispatch: Count = 10
+    log_every: Steps = 50_000
+    eval_every: Steps = 1_000_000
+    checkpoint_every: Steps = 500_000
+    eval_episodes: Count = 32
+    keep: Count = 2  # checkpoints, the newest; an older one goes
     stagger: bool = False  # of a host suite: environments begin at different points of an episode
 
 
@@ -72,11 +73,8 @@ def check(
     config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent | None = None
 ) -> None:
     """Raises ValueError, naming the field, for what cannot run; builds and writes nothing."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in ("seed", "num_devices", "stagger") and value < 1:
-            raise ValueError(f"{field.name} must be at least 1; got {value}")
-    if not 0 <= config.seed < 2**31 - config.num_seeds:
+    ranges.check(config)
+    if config.seed >= 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
     num_devices = learner.across(config.num_devices).size
     host = isinstance(suite, HostSuite)

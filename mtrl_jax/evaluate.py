@@ -14,6 +14,7 @@ import numpy as np
 
 from mtrl_jax import rollout
 from mtrl_jax.envs import functional
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import (
     Agent,
     ArrayTree,
@@ -203,8 +204,7 @@ def scorer(
     Raises:
       ValueError: if `episodes` is not positive, or as `rollout.acting`.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1; got {episodes}")
+    check_value("episodes", episodes, Count)
     if isinstance(suite, FunctionalSuite):
         return functional_scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)
     return host_scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)

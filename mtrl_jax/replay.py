@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax._checks import assert_bool, assert_shape
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array, ArrayTree, Key
 
 __all__ = [
@@ -118,8 +119,7 @@ def sample(state: ReplayState, key: Key, batch_size: int) -> ArrayTree:
 
 def indices(state: ReplayState, key: Key, batch_size: int) -> Array:
     """Slots int32 `[K, B]` for `take`, drawn as `sample` does."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    check_value("batch_size", batch_size, Count)
     shape = (state.stored.shape[0], batch_size)
     filled = jnp.broadcast_to(state.stored[:, None], shape)
     return jax.random.randint(key, shape, 0, filled)
@@ -209,8 +209,7 @@ def _capacity(state: ReplayState) -> int:
 
 def _check_sizes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> None:
     for name, value in (("num_tasks", num_tasks), ("capacity", capacity)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
+        check_value(name, value, Count)
     if not jax.tree.leaves(item_spec):
         raise ValueError("item_spec must have at least one leaf")
 

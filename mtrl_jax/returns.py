@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax._checks import assert_bool, assert_shape, at_least_float32, check_range
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array
 
 __all__ = [
@@ -59,8 +60,7 @@ def n_step_returns(r_t: Array, discount_t: Array, v: Array, valid_t: Array, n: i
     Raises:
       ValueError: for a wrong shape, a `valid_t` that is not bool, or n below 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_value("n", n, Count)
     r_t, discount_t, v = _cut(r_t, discount_t, v, valid_t)
 
     def one_step_longer(_: int, g_t: Array) -> Array:
@@ -104,8 +104,7 @@ def n_step_transitions(r_t: Array, discount_t: Array, valid_t: Array, n: int) ->
     Raises:
       ValueError: for a wrong shape, a `valid_t` that is not bool, or n below 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_value("n", n, Count)
     r_t, discount_t, _ = _cut(r_t, discount_t, jnp.zeros(jnp.size(r_t) + 1), valid_t)
     one = NStep(r_t, discount_t, jnp.ones(r_t.shape, jnp.int32))
     goes_on = valid_t & jnp.append(valid_t[1:], False)

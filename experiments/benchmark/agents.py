@@ -143,7 +143,11 @@ def make(name: str, track: str, overrides: Overrides, spec: EnvSpec) -> Entry:
     """
     if ":" in name:
         function = protocol.load(name)
-        agent = function(protocol.spec_of(regime.stream_spec(spec)))
+        try:
+            agent = function(protocol.spec_of(regime.stream_spec(spec)))
+        except Exception as error:
+            kind = type(error).__name__
+            raise ValueError(f"agent {name!r} cannot be made: {kind}: {error}") from error
         if not isinstance(agent, protocol.HostAgent):
             raise ValueError(f"agent {name!r} must return a HostAgent, got {type(agent).__name__}")
         return Entry(lambda spec: agent, everything, {"agent": name}, hosted=True)
@@ -151,13 +155,15 @@ def make(name: str, track: str, overrides: Overrides, spec: EnvSpec) -> Entry:
         raise ValueError(
             f"--agent must be of {', '.join(BUILDERS)} or module:function; got {name!r}"
         )
-    own = []
+    every, own = [], []
     for pair in overrides:
         owner, dot, rest = pair.partition(".")
         if not dot or "=" in owner:  # a dot in the value alone
-            own.append(pair)
+            every.append(pair)
         elif owner not in BUILDERS:
             raise ValueError(f"--config_overrides: {pair!r} is of no agent that is known")
         elif owner == name:
             own.append(rest)
-    return BUILDERS[name](track, own if name not in CONTROLS else [])
+    wins = {pair.partition("=")[0] for pair in own}
+    every = [pair for pair in every if pair.partition("=")[0] not in wins]
+    return BUILDERS[name](track, [*every, *own] if name not in CONTROLS else [])

@@ -10,7 +10,7 @@ from mtrl_jax.benchmark.compiled import Entry
 from mtrl_jax.envs import suites
 from mtrl_jax.types import FunctionalSuite, HostSuite
 
-from ..common import run_flags
+from ..common import given, run_flags
 from . import agents
 
 _AGENT = flags.DEFINE_list(
@@ -106,10 +106,13 @@ def read() -> Plan:
     suite = _suite_of(settings)
     spec = suite.spec
     cells.check(settings, spec.num_tasks)
+    named = [*agents.CONTROLS, *given.names(_AGENT)]
     entries = {
-        name: agents.make(name, settings.track, run_flags.overrides(), spec)
-        for name in (*agents.CONTROLS, *_AGENT.value)
+        name: agents.make(name, settings.track, run_flags.overrides(), spec) for name in named
     }
+    told = spec if settings.track == "task_id" else regime.stream_spec(spec)
+    for entry in entries.values():
+        entry.make(told)  # what only the algorithm knows is asked now, not in a worker
     functional = isinstance(suite, FunctionalSuite)
     every: list[cells.Cell] = []
     for name, entry in entries.items():

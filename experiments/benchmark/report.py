@@ -18,7 +18,7 @@ from mtrl_jax.benchmark import results, sections, study
 from mtrl_jax.benchmark.page import Section, write
 from mtrl_jax.benchmark.study import Study
 
-from ..common import binary, runs
+from ..common import binary, given, runs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of the benchmark.")
 _RESULTS = flags.DEFINE_list(
@@ -46,15 +46,15 @@ def read(paths: list[pathlib.Path]) -> tuple[Study, list[dict[str, Any]]]:
 
 def main() -> None:
     paths = [pathlib.Path(p) for p in _RESULTS.value] or [runs.existing(_WORKDIR.value)]
-    s, rows = read(paths)
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
+    out = given.out(pathlib.Path(_OUT.value or beside / "report.html"), (".html",))
+    s, rows = read(paths)
     parts = sections.every(s, rows)
     config = beside / "config.json"
     if config.exists():
         text = "Counts are environment steps, reset rows included."
         pairs = [[k, str(v)] for k, v in json.loads(config.read_text()).items()]
         parts.append(Section("Settings", text, ("setting", "value"), pairs))
-    out = pathlib.Path(_OUT.value or beside / "report.html")
     out.parent.mkdir(parents=True, exist_ok=True)
     for path in write(out, f"Benchmark: {', '.join(s.records)}", parts):
         print(path)

@@ -5,6 +5,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from mtrl_jax import ranges
+
 __all__ = ["override"]
 
 
@@ -12,15 +14,18 @@ def override(config: Any, pairs: Sequence[str]) -> Any:
     """Applies `name=value` pairs to a frozen dataclass, converting by the type of the field.
 
     Raises:
-      ValueError: naming the field, what came and what is known.
+      ValueError: naming the field, what came and what is known or allowed.
     """
     hints = typing.get_type_hints(type(config))
-    for pair in pairs:
+    given = [pair.partition("=")[0] for pair in pairs]
+    for n, pair in enumerate(pairs):
         name, equals, text = pair.partition("=")
         if not equals or name not in hints:
             raise ValueError(
                 f"--config_overrides: {pair!r} is not name=value of one of {', '.join(hints)}"
             )
+        if name in given[:n]:
+            raise ValueError(f"--config_overrides: {name} is given twice")
         try:
             value = _parse(hints[name], text)
         except ValueError as error:
@@ -28,6 +33,7 @@ def override(config: Any, pairs: Sequence[str]) -> Any:
                 f"--config_overrides: {name} takes {hints[name]}; got {text!r}"
             ) from error
         config = dataclasses.replace(config, **{name: value})
+    ranges.check(config)
     return config
 
 

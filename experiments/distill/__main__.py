@@ -14,7 +14,7 @@ from absl import flags
 
 from mtrl_jax.algorithms import distill
 
-from ..common import binary, run_flags
+from ..common import binary, given, run_flags
 from . import runs
 
 LOSSES = ("kl", "nll", "mse")
@@ -39,15 +39,11 @@ _TEMPERATURE = flags.DEFINE_float(
 
 
 def main() -> None:
-    for loss in _LOSSES.value:
-        if loss not in LOSSES:
-            raise ValueError(f"--losses must be of {', '.join(LOSSES)}; got {loss!r}")
-    if not _LOSSES.value:
-        raise ValueError(f"--losses must name at least one of {', '.join(LOSSES)}")
+    losses = given.names(_LOSSES, LOSSES)
     outputs, temperature = STUDENTS[_STUDENT.value], _TEMPERATURE.value
     students = {
         loss: distill.Config(loss=loss, outputs=outputs, actor="teacher", temperature=temperature)
-        for loss in _LOSSES.value
+        for loss in losses
     }
     runs.run("distill", students)
 

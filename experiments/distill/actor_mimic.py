@@ -13,7 +13,7 @@ from absl import flags
 
 from mtrl_jax.algorithms import distill
 
-from ..common import binary, run_flags
+from ..common import binary, given, run_flags
 from . import runs
 
 _TEMPERATURE = flags.DEFINE_float(
@@ -26,11 +26,7 @@ _FEATURE_COSTS = flags.DEFINE_list(
 
 def main() -> None:
     students = {}
-    for text in _FEATURE_COSTS.value:
-        try:
-            cost = float(text)
-        except ValueError:
-            raise ValueError(f"--feature_costs must be numbers; got {text!r}") from None
+    for cost in given.numbers(_FEATURE_COSTS):
         title = f"policy and {cost:g} features" if cost else "policy"
         students[title] = distill.Config(
             loss="actor_mimic",
@@ -40,8 +36,6 @@ def main() -> None:
             epsilon=0.1,
             feature_cost=cost,
         )
-    if not students:
-        raise ValueError("--feature_costs must hold at least one number")
     runs.run("actor_mimic", students)
 
 

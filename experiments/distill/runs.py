@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from mtrl_jax import engines, evaluate, learner, processes, replay
+from mtrl_jax import engines, evaluate, learner, processes, ranges, replay
 from mtrl_jax.algorithms import distill, teacher
 from mtrl_jax.types import FunctionalSuite
 
-from ..common import run_flags, runs
+from ..common import given, run_flags, runs
 from ..common.override import override
 from . import report
 from .teachers import learnt, restore_teachers, train_teachers
@@ -76,13 +76,14 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         every = max(run_config.total_env_steps // 10, 1)
         run_config = dataclasses.replace(run_config, eval_every=every)
     engines.check(run_config, suite)
+    ranges.check_value("--share", _SHARE.value, ranges.Positive)
     for config in students.values():
-        override(config, run_flags.overrides())
+        distill.check_numbers(spec, override(config, run_flags.overrides()))
     name = f"{suite_settings['suite']}-seed{run_config.seed}"
     folder = run_flags.workdir(binary, name)
 
     # ---------------------------------------------------------------------- teachers
-    folders = [pathlib.Path(path) for path in _TEACHERS.value]
+    folders = [pathlib.Path(path) for path in _TEACHERS.value and given.names(_TEACHERS)]
     if not folders:
         folders = [folder / "teachers"]
         train_teachers(suite, suite_settings, run_config, _TEACHER_STEPS.value, folders[0])

@@ -12,6 +12,7 @@ import dataclasses
 from absl import flags
 
 from mtrl_jax import engines, processes
+from mtrl_jax.algorithms import distral
 from mtrl_jax.losses.distral import ALGORITHMS
 
 from ..common import binary, report, run_flags, runs
@@ -33,6 +34,7 @@ def main() -> None:
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
     config = run.config_of(_ALGORITHM.value, preset)
     run_config = run_flags.run_config(preset["run"])
+    distral.check(suite.spec, config)
     engines.check(run_config, suite)
     name = f"{suite_settings['suite']}-{config.algorithm}-seed{run_config.seed}"
     folder = run_flags.workdir("distral", name)

@@ -19,10 +19,11 @@ import numpy as np
 from absl import flags
 
 from mtrl_jax import engines, intervals, plots
+from mtrl_jax.algorithms import distral
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
 
-from ..common import binary, report, run_flags, runs
+from ..common import binary, given, report, run_flags, runs
 from . import run
 from .presets import PRESETS
 
@@ -76,12 +77,7 @@ def cell(values: list[float] | None) -> str:
 
 def main() -> None:
     run_flags.start()
-    unknown = set(_ALGORITHMS.value) - set(ALGORITHMS)
-    if unknown or not _ALGORITHMS.value:
-        raise ValueError(
-            f"--algorithms must be some of {', '.join(ALGORITHMS)}; got "
-            f"{','.join(_ALGORITHMS.value)}"
-        )
+    algorithms = given.names(_ALGORITHMS, ALGORITHMS)
     suite_settings = run_flags.suite_settings()
     suite = runs.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
@@ -94,11 +90,13 @@ def main() -> None:
         engines.check(chunk, suite)
     control = "" if suite_settings["permute_actions"] is None else "-permuted"
     folder = run_flags.workdir("distral_compare", suite_settings["suite"] + control)
-    out = pathlib.Path(_OUT.value or folder / "comparison.png")
+    out = given.out(pathlib.Path(_OUT.value or folder / "comparison.png"))
+    configs = {name: run.config_of(name, preset) for name in algorithms}
+    for config in configs.values():
+        distral.check(suite.spec, config)
 
     groups: dict[str, list[Rows]] = {}
-    for name in _ALGORITHMS.value:
-        config = run.config_of(name, preset)
+    for name, config in configs.items():
         groups[name] = [
             run.train_one(
                 name,

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mtrl_jax import plots
+from mtrl_jax import engines, plots
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import FunctionalSuite
 
-from ..common import binary, run_flags, runs
+from ..common import binary, given, run_flags, runs
 from . import run
 from .grid import Grid, check, settings_of, train
 from .presets import PRESETS
@@ -33,18 +33,6 @@ _OUT = flags.DEFINE_string(
     "The PNG to write; the numbers go beside it as JSON lines, one an algorithm. "
     "(default: runs/distral_robustness/<suite>.png)",
 )
-
-
-def numbers_of(flag: flags.FlagHolder) -> list[float]:
-    """The values of a list flag.
-
-    Raises:
-      ValueError: if they are no numbers.
-    """
-    try:
-        return [float(text) for text in flag.value]
-    except ValueError as error:
-        raise ValueError(f"--{flag.name} must hold numbers; got {','.join(flag.value)}") from error
 
 
 def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
@@ -85,16 +73,19 @@ def main() -> None:
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
     run_config = run_flags.run_config(preset["run"])
     seeds = range(run_config.seed, run_config.seed + run_config.num_seeds)
-    grid = Grid(numbers_of(_RATES), numbers_of(_COSTS), list(seeds))
+    grid = Grid(given.numbers(_RATES), given.numbers(_COSTS), list(seeds))
 
     out = pathlib.Path(_OUT.value or f"runs/distral_robustness/{suite_settings['suite']}.png")
+    given.out(out)
+    engines.check(run_config, suite)
+    configs = {name: run.config_of(name, preset) for name in given.names(_ALGORITHMS, ALGORITHMS)}
+    for config in configs.values():
+        check(suite, config, grid)
     numbers = out.with_suffix(".jsonl")
     lines: list[dict[str, Any]] = []
     if numbers.exists():
         lines = [json.loads(text) for text in numbers.read_text().splitlines()]
-    for name in _ALGORITHMS.value:
-        config = run.config_of(name, preset)
-        check(suite, config, grid)
+    for name, config in configs.items():
         settings = settings_of(suite_settings, run_config, config, grid)
         old = next((row for row in lines if row["algorithm"] == name), None)
         if old is not None:

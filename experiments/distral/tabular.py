@@ -21,7 +21,7 @@ from absl import flags
 
 from mtrl_jax.envs import two_rooms
 
-from ..common import binary
+from ..common import binary, given
 from .tabular_figure import figure
 from .tabular_run import ESTIMATORS, Config, run, summary
 
@@ -53,9 +53,10 @@ def main() -> None:
         state=_STATE.value,
         count_estimator=_ESTIMATOR.value,
     )
+    folder = pathlib.Path(_WORKDIR.value)
+    given.check_folder("workdir", folder)
     begun = time.perf_counter()
     results = run(config)
-    folder = pathlib.Path(_WORKDIR.value)
     picture = folder / "plots" / "two_rooms.png"
     figure(results, config.state, picture)
     sums = summary(results, config.state)

@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax import ranges
 from mtrl_jax.algorithms import soft_q
 from mtrl_jax.envs import two_rooms
+from mtrl_jax.ranges import Count, OneOf, Seed
 
 ESTIMATORS = {"recency": 0.98, "cumulative": 1.0}  # what an iteration leaves of earlier counts
 METHODS = ("Distral", "separate soft Q")
@@ -20,13 +22,13 @@ ROWS = 10  # of an iteration, for each task: the paper's rollouts
 class Config:
     """Numbers of the experiment."""
 
-    seed: int = 0
-    num_seeds: int = 32
-    num_tasks: int = 10
-    total_env_steps: int = 600_000
-    state: str = "full"
-    count_estimator: str = "recency"
-    num_points: int = 60  # of the curves
+    seed: Seed = 0
+    num_seeds: Count = 32
+    num_tasks: Count = 10
+    total_env_steps: Count = 600_000
+    state: Annotated[str, OneOf(two_rooms.STATES)] = "full"
+    count_estimator: Annotated[str, OneOf(ESTIMATORS)] = "recency"
+    num_points: Count = 60  # of the curves
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -37,8 +39,9 @@ def run(config: Config) -> dict[str, Any]:
       of an episode; "policy" [methods, seeds, N, A], distilled policies; "goals" [seeds, K].
 
     Raises:
-      ValueError: for fewer steps than one iteration a point.
+      ValueError: for numbers that cannot be, or fewer steps than one iteration a point.
     """
+    ranges.check(config)
     block = config.total_env_steps // (config.num_points * config.num_tasks * ROWS)
     if block < 1:
         least = config.num_points * config.num_tasks * ROWS

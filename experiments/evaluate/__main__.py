@@ -18,11 +18,11 @@ import absl.logging
 import jax
 from absl import flags
 
-from mtrl_jax import engines, evaluate, record
+from mtrl_jax import engines, evaluate, ranges, record
 from mtrl_jax.envs import draw
 from mtrl_jax.types import Agent, ArrayTree
 
-from ..common import agents, binary, runs
+from ..common import agents, binary, given, runs
 from .scores import scores, summary, table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
@@ -43,6 +43,8 @@ _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and po
 def main() -> None:
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
     folder = runs.existing(_WORKDIR.value)
+    given.check_folder("workdir", folder)
+    ranges.check_value("--seed", _SEED.value, ranges.Seed)
     settings, config = runs.read(folder)
     suite = runs.make_suite(settings)
     agent = agents.make(suite.spec, settings, 1)

@@ -15,7 +15,7 @@ from absl import flags
 
 from mtrl_jax import surgery
 
-from ..common import binary, run_flags
+from ..common import binary, given, run_flags
 from . import report, run
 
 _SURGERIES = flags.DEFINE_list("surgeries", ["mean", "pcgrad"], "Methods of mtrl_jax.surgery.")
@@ -30,18 +30,13 @@ _OUT = flags.DEFINE_string(
 def main() -> None:
     run_flags.start()
     binary.refuse("suite", "permute_actions", "num_processes")
-    unknown = set(_SURGERIES.value) - set(surgery.METHODS)
-    if unknown or not _SURGERIES.value:
-        raise ValueError(
-            f"--surgeries must be some of {', '.join(surgery.METHODS)}; got "
-            f"{','.join(_SURGERIES.value)}"
-        )
+    methods = given.names(_SURGERIES, surgery.METHODS)
     first = run_flags.seed()
     seeds = range(first, first + flags.FLAGS.num_seeds)
-    runs = {m: [run.plan(m, seed) for seed in seeds] for m in _SURGERIES.value}
-    spec = runs[_SURGERIES.value[0]][0].suite.spec
+    runs = {m: [run.plan(m, seed) for seed in seeds] for m in methods}
+    spec = runs[methods[0]][0].suite.spec
     folder = run_flags.workdir("metaworld_compare", flags.FLAGS.benchmark)
-    out = pathlib.Path(_OUT.value or folder / "comparison.png")
+    out = given.out(pathlib.Path(_OUT.value or folder / "comparison.png"))
     folders = {m: [folder / plan.name for plan in plans] for m, plans in runs.items()}
     results = {
         m: [run.train_and_score(*pair) for pair in zip(plans, folders[m], strict=True)]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import workdir
+from mtrl_jax import ranges, workdir
 from mtrl_jax.networks import morph
 
 from . import report
@@ -31,7 +31,12 @@ def grow(config: Config, params: Any, state: Any, seed: int) -> tuple[Any, Any]:
 
 
 def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
-    """Everything, a row of `metrics.jsonl` for each evaluation; returns the table."""
+    """Everything, a row of `metrics.jsonl` for each evaluation; returns the table.
+
+    Raises:
+      ValueError: for numbers that cannot be, or a folder of another run; nothing is written.
+    """
+    ranges.check(config)
     workdir.check(folder, dataclasses.asdict(config))
     workdir.create(folder, dataclasses.asdict(config))
     seeds = range(config.seed, config.seed + config.num_seeds)

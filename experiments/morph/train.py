@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+from mtrl_jax.ranges import Count, NotNegative, Positive, Range, Seed
 
 from ..common.digits import digits
 
@@ -16,16 +18,16 @@ from ..common.digits import digits
 class Config:
     """The flags of the same names."""
 
-    seed: int = 0
-    num_seeds: int = 5
-    width: int = 8
-    factor: int = 8
-    noise: float = 0.01
-    teacher_steps: int = 400
-    steps: int = 400
-    record_every: int = 20
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    seed: Seed = 0
+    num_seeds: Count = 5
+    width: Count = 8
+    factor: Annotated[int, Range(2, 2**16)] = 8
+    noise: NotNegative = 0.01
+    teacher_steps: Count = 400
+    steps: Count = 400
+    record_every: Count = 20
+    batch_size: Count = 64
+    learning_rate: Positive = 1e-3
 
 
 class Net(nn.Module):

@@ -16,7 +16,7 @@ from absl import flags
 
 from mtrl_jax import intervals, metrics, plots
 
-from ..common import binary
+from ..common import binary, given
 from . import runs
 
 AXES = {"steps": "environment steps, all tasks", "cpu_seconds": "CPU-seconds"}
@@ -67,7 +67,7 @@ def main() -> None:
             )
         last[label] = steps[-1], values[-1]
     name = f"compare-{quantity.replace('/', '-')}-over-{_OVER.value}.png"
-    path = pathlib.Path(_OUT.value or pathlib.Path(_RUNS.value[0]) / "plots" / name)
+    path = given.out(pathlib.Path(_OUT.value or pathlib.Path(_RUNS.value[0]) / "plots" / name))
     try:
         plots.learning_curves(
             groups,

@@ -15,7 +15,7 @@ from absl import flags
 
 from mtrl_jax import surgery
 
-from ..common import binary
+from ..common import binary, given
 from .data import PROBLEMS
 from .report import show
 from .run import Config, run
@@ -37,15 +37,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's. (default: runs/super
 
 def main() -> None:
     values = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config)}
-    if not values["surgery"] or not set(values["surgery"]) <= set(surgery.METHODS):
-        given = ",".join(values["surgery"])
-        raise ValueError(f"--surgery must name methods among {_METHODS}; got {given!r}")
+    given.names(flags.FLAGS["surgery"], surgery.METHODS)
     if values["steps"] % values["eval_every"]:
         raise ValueError(
             f"--steps must be a multiple of --eval_every={values['eval_every']}; got "
             f"{values['steps']}"
         )
-    methods = [m for m in dict.fromkeys(values["surgery"]) if m != "mean"]
+    methods = [m for m in values["surgery"] if m != "mean"]
     config = Config(**{**values, "surgery": (ALONE, "mean", *methods)})
     folder = pathlib.Path(_WORKDIR.value or f"runs/supervised/{config.problem}")
     show(run(config, folder))

@@ -6,35 +6,43 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
-from mtrl_jax import metrics, workdir
+from mtrl_jax import metrics, ranges, surgery, workdir
+from mtrl_jax.ranges import Count, OneOf, Positive, Seed
 
 from .data import PROBLEMS
 from .report import CURVES, draw, table
 from .train import ALONE, History, Settings, train_seeds
+
+METHODS = (ALONE, *surgery.METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One command: the flags of the same names, `surgery` with the baselines in front."""
 
-    problem: str = "two_digits"
-    surgery: tuple[str, ...] = (ALONE, "mean", "pcgrad")
-    num_seeds: int = 10
-    seed: int = 0
-    steps: int = 1000
-    eval_every: int = 50
-    batch_size: int = 32
-    width: int = 64
-    learning_rate: float = 1e-3
+    problem: Annotated[str, OneOf(PROBLEMS)] = "two_digits"
+    surgery: tuple[Annotated[str, OneOf(METHODS)], ...] = (ALONE, "mean", "pcgrad")
+    num_seeds: Count = 10
+    seed: Seed = 0
+    steps: Count = 1000
+    eval_every: Count = 50
+    batch_size: Count = 32
+    width: Count = 64
+    learning_rate: Positive = 1e-3
 
 
 def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
-    """Trains what `folder` does not hold yet and returns the table: a row of numbers a method."""
+    """Trains what `folder` does not hold yet and returns the table: a row of numbers a method.
+
+    Raises:
+      ValueError: for numbers that cannot be, or a folder of another run; nothing is written.
+    """
+    ranges.check(config)
     saved = json.loads(json.dumps(dataclasses.asdict(config)))
     workdir.check(folder, saved)
     workdir.create(folder, saved)

@@ -6,7 +6,7 @@ not squashed (the environment cuts off what lies outside [-1, 1]), categorical f
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,13 @@ import numpy as np
 from mtrl_jax import distributions, learner, normalisers
 from mtrl_jax.distributions import Distribution, Gaussian
 from mtrl_jax.networks import columns, multitask
+from mtrl_jax.ranges import Range
 from mtrl_jax.types import Array, EnvSpec, Key
 
 __all__ = [
     "STD_RANGE",
     "ActorCritic",
+    "InitialStd",
     "gaussian",
     "init_params",
     "inputs",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 STD_RANGE = (0.03, 2.0)  # of a continuous action, whose range is [-1, 1]
+InitialStd = Annotated[float, Range(*STD_RANGE, open_low=True, open_high=True)]
 _LOG_STD_RANGE = (math.log(STD_RANGE[0]), math.log(STD_RANGE[1]))
 
 

@@ -28,15 +28,16 @@ Departures and choices:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import learner, replay, surgery
+from mtrl_jax import learner, ranges, replay, surgery
 from mtrl_jax.algorithms import checks, q_network, student, teacher
 from mtrl_jax.losses import distillation as losses
+from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "agent",
     "assign_teachers",
     "check",
+    "check_numbers",
     "gradient_step",
     "init",
     "item_spec",
@@ -70,24 +72,24 @@ ACTORS = ("teacher", "student")
 class Config:
     """Numbers of one student. Steps are of one task over all its environments."""
 
-    loss: str = "kl"  # key of LOSSES
-    temperature: float = 0.01  # of the teacher's values, in their units; nll and mse do without
-    feature_cost: float = 0.0  # of the regression on the teacher's features; 0: none
-    actor: str = "teacher"  # who acts while training
-    epsilon: float = 0.05  # of its actions are uniform
-    eval_epsilon: float = 0.0
+    loss: Annotated[str, OneOf(LOSSES)] = "kl"  # key of LOSSES
+    temperature: Positive = 0.01  # of the teacher's values, in their units; nll and mse do without
+    feature_cost: NotNegative = 0.0  # of the regression on the teacher's features; 0: none
+    actor: Annotated[str, OneOf(ACTORS)] = "teacher"  # who acts while training
+    epsilon: Unit = 0.05  # of its actions are uniform
+    eval_epsilon: Unit = 0.0
     outputs: str = "controllers"  # a name of networks.student.OUTPUTS
     torso: str = "auto"
-    hidden: tuple[int, ...] = (32,)
-    controller: int = 16  # units of a controller's hidden layer; 0: none
-    unroll_length: int = 8
-    replay_size: int = 20_000  # rows of each task
-    min_replay: int = 1_000  # rows of each task before learning begins
-    replay_ratio: float = 8.0  # samples drawn for each step of a task
-    batch_size: int = 32  # of each task
-    surgery: str = "mean"
-    learning_rate: float = 1e-3
-    max_grad_norm: float = 10.0
+    hidden: tuple[Count, ...] = (32,)
+    controller: CountOr0 = 16  # units of a controller's hidden layer; 0: none
+    unroll_length: Count = 8
+    replay_size: Count = 20_000  # rows of each task
+    min_replay: Count = 1_000  # rows of each task before learning begins
+    replay_ratio: Positive = 8.0  # samples drawn for each step of a task
+    batch_size: Count = 32  # of each task
+    surgery: checks.Surgery = "mean"
+    learning_rate: Positive = 1e-3
+    max_grad_norm: Positive = 10.0
     overlap: bool = True  # on a host suite: step beside the update, one policy behind
 
 
@@ -145,35 +147,31 @@ class _Parts(NamedTuple):
     collectives: learner.Collectives
 
 
-def check(spec: EnvSpec, config: Config, teachers: tuple[teacher.Teacher, ...]) -> None:
-    """Raises ValueError, naming the field, what came and what is allowed."""
+def check_numbers(spec: EnvSpec, config: Config) -> None:
+    """What can be asked before there are teachers.
+
+    Raises:
+      ValueError: naming the field, what came and what is allowed.
+    """
     if spec.action_size:
         raise ValueError("suite must have discrete actions for distillation; got continuous ones")
-    checks.one_of(config, loss=LOSSES, actor=ACTORS, surgery=surgery.METHODS)
-    checks.above_0(
-        config,
-        "temperature",
-        "unroll_length",
-        "replay_size",
-        "min_replay",
-        "replay_ratio",
-        "batch_size",
-        "learning_rate",
-        "max_grad_norm",
-    )
-    checks.not_negative(config, "feature_cost")
-    checks.unit_interval(config, "epsilon", "eval_epsilon")
+    ranges.check(config)
     if config.min_replay > (most := config.replay_size):
         raise ValueError(
             f"min_replay must not exceed replay_size = {most}; got {config.min_replay}"
         )
+    _network(spec, config)  # raises
+
+
+def check(spec: EnvSpec, config: Config, teachers: tuple[teacher.Teacher, ...]) -> None:
+    """Raises ValueError, naming the field, what came and what is allowed."""
+    check_numbers(spec, config)
     teacher.check(spec, teachers)
     if config.feature_cost and not teacher.num_features(teachers):
         raise ValueError(
             "feature_cost must be 0 unless all teachers show as many features; they show "
             f"{', '.join(str(one.num_features) for one in teachers)}"
         )
-    _network(spec, config)  # raises
 
 
 def item_spec(spec: EnvSpec, num_features: int = 0) -> Item:

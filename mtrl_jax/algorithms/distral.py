@@ -17,45 +17,47 @@ Departures:
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, learner, surgery
+from mtrl_jax import distributions, learner, ranges, surgery
 from mtrl_jax.algorithms import actor_critic, checks
 from mtrl_jax.losses import distral as losses
 from mtrl_jax.networks import columns
+from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
 OPTIMISERS = ("adam", "rmsprop")
+CORES = ("none", "lstm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Numbers of one agent. `entropy_cost` is the paper's 1/beta, in units of reward per nat."""
 
-    algorithm: str = "kl_ent_2col"
+    algorithm: Annotated[str, OneOf(losses.ALGORITHMS)] = "kl_ent_2col"
     alpha: float = -1.0  # share of entropy_cost that is divergence cost; -1: the algorithm's own
-    entropy_cost: float = 0.01
-    task_cost_scales: tuple[float, ...] = ()  # multiplies entropy_cost for each task; (): 1
-    entropy_form: str = "reward"
-    discount: float = 0.99
-    lambda_: float = 1.0
-    unroll_length: int = 20
-    value_cost: float = 0.5
+    entropy_cost: Positive = 0.01
+    task_cost_scales: tuple[Positive, ...] = ()  # multiplies entropy_cost for each task; (): 1
+    entropy_form: Annotated[str, OneOf(losses.ENTROPY_FORMS)] = "reward"
+    discount: Unit = 0.99
+    lambda_: Unit = 1.0
+    unroll_length: Count = 20
+    value_cost: NotNegative = 0.5
     reward_scale: float = 1.0
-    surgery: str = "sum"
-    optimiser: str = "adam"
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1 / 6  # of the initial one, at the end of a linear decay
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0
-    hidden: tuple[int, ...] = (128, 128)
-    core: str = "none"
-    core_size: int = 128
-    initial_std: float = 1.0  # of a continuous action, in every column; two columns multiply
+    surgery: checks.Surgery = "sum"
+    optimiser: Annotated[str, OneOf(OPTIMISERS)] = "adam"
+    learning_rate: Positive = 5e-4
+    final_learning_rate: Unit = 1 / 6  # of the initial one, at the end of a linear decay
+    adam_epsilon: Positive = 1e-5
+    max_grad_norm: Positive = 1.0
+    hidden: tuple[Count, ...] = (128, 128)
+    core: Annotated[str, OneOf(CORES)] = "none"
+    core_size: Count = 128
+    initial_std: actor_critic.InitialStd = 1.0  # of an action, in every column
     separate: bool = False  # every task by itself: as many runs of one task, in one program
 
 
@@ -104,22 +106,13 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
     Raises:
       ValueError: naming the field, what came and what is allowed.
     """
-    checks.one_of(
-        config,
-        algorithm=losses.ALGORITHMS,
-        entropy_form=losses.ENTROPY_FORMS,
-        optimiser=OPTIMISERS,
-        surgery=surgery.METHODS,
-    )
+    ranges.check(config)
     if config.alpha != -1.0 and not 0.0 <= config.alpha <= 1.0:
         raise ValueError(
             f"alpha must lie in [0, 1], or be -1 for the algorithm's own; got {config.alpha}"
         )
-    checks.above_0(config, "entropy_cost", "learning_rate", "max_grad_norm", "unroll_length")
-    checks.unit_interval(config, "discount", "lambda_", "final_learning_rate")
-    checks.between(config, *actor_critic.STD_RANGE, "initial_std")
     scales = config.task_cost_scales
-    if scales and (len(scales) != spec.num_tasks or min(scales) <= 0):
+    if scales and len(scales) != spec.num_tasks:
         raise ValueError(
             f"task_cost_scales must hold {spec.num_tasks} positive numbers, one per task; "
             f"got {scales}"

@@ -30,9 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtrl_jax import learner, replay, returns, surgery
+from mtrl_jax import learner, ranges, replay, returns, surgery
 from mtrl_jax.algorithms import checks, q_network
 from mtrl_jax.losses import q_learning as losses
+from mtrl_jax.ranges import Count, NotNegative, Positive, Unit
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
@@ -56,25 +57,25 @@ class Config:
 
     network: str = "onehot"
     torso: str = "auto"
-    hidden: tuple[int, ...] = (128,)
+    hidden: tuple[Count, ...] = (128,)
     double_q: bool = True
-    n_step: int = 3
-    discount: float = 0.99
-    unroll_length: int = 8
-    replay_size: int = 20_000  # transitions of each task
-    min_replay: int = 1_000  # transitions of each task before learning begins
-    replay_ratio: float = 8.0  # samples drawn for each step of a task
-    batch_size: int = 32  # of each task
-    target_period: int = 250  # gradient steps
-    epsilon: float = 0.02  # of acting, at last
-    epsilon_steps: int = 10_000  # until then, from 1
-    eval_epsilon: float = 0.0
-    reward_clip: float = 0.0  # rewards are cut off at +- this; 0: not at all
-    huber: float = 1.0  # where the loss of an error turns linear
-    surgery: str = "mean"
-    learning_rate: float = 5e-4
-    adam_epsilon: float = 1.5e-4
-    max_grad_norm: float = 10.0
+    n_step: Count = 3
+    discount: Unit = 0.99
+    unroll_length: Count = 8
+    replay_size: Count = 20_000  # transitions of each task
+    min_replay: Count = 1_000  # transitions of each task before learning begins
+    replay_ratio: Positive = 8.0  # samples drawn for each step of a task
+    batch_size: Count = 32  # of each task
+    target_period: Count = 250  # gradient steps
+    epsilon: Unit = 0.02  # of acting, at last
+    epsilon_steps: Count = 10_000  # until then, from 1
+    eval_epsilon: Unit = 0.0
+    reward_clip: NotNegative = 0.0  # rewards are cut off at +- this; 0: not at all
+    huber: Positive = 1.0  # where the loss of an error turns linear
+    surgery: checks.Surgery = "mean"
+    learning_rate: Positive = 5e-4
+    adam_epsilon: Positive = 1.5e-4
+    max_grad_norm: Positive = 10.0
     overlap: bool = True  # on a host suite: step beside the update, one policy behind
 
 
@@ -139,23 +140,8 @@ def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
     if spec.action_size:
         raise ValueError("suite must have discrete actions for DQN; got continuous ones")
+    ranges.check(config)
     checks.surgery_without_losses(config, "whose targets move here")
-    checks.above_0(
-        config,
-        "n_step",
-        "unroll_length",
-        "replay_size",
-        "min_replay",
-        "replay_ratio",
-        "batch_size",
-        "target_period",
-        "epsilon_steps",
-        "huber",
-        "learning_rate",
-        "max_grad_norm",
-    )
-    checks.unit_interval(config, "discount", "epsilon", "eval_epsilon")
-    checks.not_negative(config, "reward_clip")
     if config.min_replay > config.replay_size:
         raise ValueError(
             f"min_replay must not exceed replay_size = {config.replay_size}; got "

@@ -24,15 +24,16 @@ Departures and choices:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, learner, normalisers, returns, surgery
+from mtrl_jax import distributions, learner, normalisers, ranges, returns, surgery
 from mtrl_jax.algorithms import actor_critic, checks
 from mtrl_jax.losses import ppo as losses
+from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
 STATISTICS = ("task", "shared", "none")
@@ -43,28 +44,28 @@ class Config:
     """Numbers of one agent."""
 
     network: str = "onehot"
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Count, ...] = (128, 128)
     activation: str = "tanh"
     layer_norm: bool = False
-    statistics: str = "task"  # whose observations are brought to variance 1 together
-    observation_limit: float = 10.0  # in standard deviations
-    initial_std: float = 0.6  # of a continuous action
+    statistics: Annotated[str, OneOf(STATISTICS)] = "task"  # scale observations of
+    observation_limit: Positive = 10.0  # in standard deviations
+    initial_std: actor_critic.InitialStd = 0.6  # of a continuous action
     state_std: bool = False  # whether the network decides it; otherwise each task has its own
-    discount: float = 0.99
-    lambda_: float = 0.97
-    unroll_length: int = 250
-    epochs: int = 10
-    minibatches: int = 10  # an epoch
-    clip: float = 0.2
-    target_kl: float = 0.03  # 0: no early stop
-    entropy_cost: float = 0.0
-    value_cost: float = 0.5
-    return_memory: float = 0.2  # least weight of a rollout in the running statistics of returns
-    surgery: str = "mean"
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1.0  # of the initial one, at the end of a linear decay
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0  # of each network
+    discount: Unit = 0.99
+    lambda_: Unit = 0.97
+    unroll_length: Count = 250
+    epochs: Count = 10
+    minibatches: Count = 10  # an epoch
+    clip: Positive = 0.2
+    target_kl: NotNegative = 0.03  # 0: no early stop
+    entropy_cost: NotNegative = 0.0
+    value_cost: NotNegative = 0.5
+    return_memory: Unit = 0.2  # least weight of a rollout in the running statistics of returns
+    surgery: checks.Surgery = "mean"
+    learning_rate: Positive = 5e-4
+    final_learning_rate: Unit = 1.0  # of the initial one, at the end of a linear decay
+    adam_epsilon: Positive = 1e-5
+    max_grad_norm: Positive = 1.0  # of each network
     overlap: bool = True  # on a host suite: collect beside the update, one policy behind
 
 
@@ -115,21 +116,8 @@ class _Samples(NamedTuple):
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
-    checks.one_of(config, statistics=STATISTICS)
+    ranges.check(config)
     checks.surgery_without_losses(config, "which a policy's are not")
-    checks.above_0(
-        config,
-        "unroll_length",
-        "epochs",
-        "minibatches",
-        "clip",
-        "learning_rate",
-        "max_grad_norm",
-        "observation_limit",
-    )
-    checks.not_negative(config, "target_kl", "entropy_cost", "value_cost")
-    checks.unit_interval(config, "discount", "lambda_", "return_memory", "final_learning_rate")
-    checks.between(config, *actor_critic.STD_RANGE, "initial_std")
     if config.unroll_length % config.minibatches:
         raise ValueError(
             f"minibatches must divide unroll_length = {config.unroll_length}; got "

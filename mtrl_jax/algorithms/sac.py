@@ -22,15 +22,16 @@ Departures and choices:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtrl_jax import learner, normalisers, replay, surgery
+from mtrl_jax import learner, normalisers, ranges, replay, surgery
 from mtrl_jax.algorithms import actor_q, checks, experience, sac_step
+from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 STATISTICS = ("task", "shared", "none")
@@ -42,29 +43,29 @@ class Config:
     """Numbers of one agent. A task's counts are of each task, over all its environments."""
 
     network: str = "onehot"
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[Count, ...] = (256, 256)
     activation: str = "relu"
     layer_norm: bool = True  # in the critics
-    num_critics: int = 2
-    statistics: str = "none"  # whose observations are brought to variance 1 together
-    observation_limit: float = 10.0  # in standard deviations
-    discount: float = 0.99
-    unroll_length: int = 25
-    updates_per_step: float = 1.0  # gradient steps per environment step of a task
-    batch_size: int = 128  # of each task
-    capacity: int = 100_000  # transitions of each task
-    warmup: int = 4_000  # a task's environment steps with uniform actions and no learning
-    target_rate: float = 0.005  # weight of the newest critics in the slow ones
-    temperature: float = 1.0  # at the start
-    max_temperature: float = 0.0  # 0: no bound
+    num_critics: Count = 2
+    statistics: Annotated[str, OneOf(STATISTICS)] = "none"  # scale observations of
+    observation_limit: Positive = 10.0  # in standard deviations
+    discount: Unit = 0.99
+    unroll_length: Count = 25
+    updates_per_step: Positive = 1.0  # gradient steps per environment step of a task
+    batch_size: Count = 128  # of each task
+    capacity: Count = 100_000  # transitions of each task
+    warmup: CountOr0 = 4_000  # a task's environment steps with uniform actions and no learning
+    target_rate: Unit = 0.005  # weight of the newest critics in the slow ones
+    temperature: Positive = 1.0  # at the start
+    max_temperature: NotNegative = 0.0  # 0: no bound
     target_entropy: float = -1.0  # nats per coordinate of an action
-    reward_scaling: str = "none"
-    reset_every: int = 0  # gradient steps between fresh networks; 0: never
-    surgery: str = "mean"
-    learning_rate: float = 3e-4
-    temperature_learning_rate: float = 3e-4
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0  # of each network
+    reward_scaling: Annotated[str, OneOf(REWARD_SCALINGS)] = "none"
+    reset_every: CountOr0 = 0  # gradient steps between fresh networks; 0: never
+    surgery: checks.Surgery = "mean"
+    learning_rate: Positive = 3e-4
+    temperature_learning_rate: Positive = 3e-4
+    adam_epsilon: Positive = 1e-5
+    max_grad_norm: Positive = 1.0  # of each network
     overlap: bool = True  # on a host suite: collect beside the update, one policy behind
 
 
@@ -108,23 +109,8 @@ class _Parts(NamedTuple):
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
-    checks.one_of(config, statistics=STATISTICS, reward_scaling=REWARD_SCALINGS)
+    ranges.check(config)
     checks.surgery_without_losses(config, "which an actor's are not")
-    checks.above_0(
-        config,
-        "num_critics",
-        "unroll_length",
-        "updates_per_step",
-        "batch_size",
-        "capacity",
-        "temperature",
-        "learning_rate",
-        "temperature_learning_rate",
-        "max_grad_norm",
-        "observation_limit",
-    )
-    checks.not_negative(config, "warmup", "reset_every", "max_temperature")
-    checks.unit_interval(config, "discount", "target_rate")
     if config.capacity < config.batch_size:
         raise ValueError(
             f"capacity must be at least batch_size = {config.batch_size}; got {config.capacity}"

@@ -17,9 +17,11 @@ same evaluation episodes.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from mtrl_jax import ranges
 from mtrl_jax.benchmark import regime
+from mtrl_jax.ranges import Count, OneOf, Seed, Steps, StepsOr0
 
 __all__ = [
     "KINDS",
@@ -45,18 +47,18 @@ class Settings:
 
     suite: str
     games: tuple[str, ...] = ()  # of the suite; (): all of them
-    track: str = "no_id"
-    folds: int = 4
-    fold_seed: int = 0
-    seed: int = 0  # the first one
-    seeds: int = 5
-    num_envs: int = 16  # of the stream, or of each task where the task is given
-    steps_per_task: int = 100_000  # of a run on one game
-    pretrain_steps: int = 0  # 0: as many for each game in it
-    multitask_steps: int = 0  # 0: the same
-    evaluations: int = 10  # in each run, at equal distances, besides the one before training
-    eval_episodes: int = 16  # of each game in an evaluation
-    final_episodes: int = 32  # of every game at the end of a cell
+    track: Annotated[str, OneOf(TRACKS)] = "no_id"
+    folds: Count = 4
+    fold_seed: Seed = 0
+    seed: Seed = 0  # the first one
+    seeds: Count = 5
+    num_envs: Count = 16  # of the stream, or of each task where the task is given
+    steps_per_task: Steps = 100_000  # of a run on one game
+    pretrain_steps: StepsOr0 = 0  # 0: as many for each game in it
+    multitask_steps: StepsOr0 = 0  # 0: the same
+    evaluations: Count = 10  # in each run, at equal distances, besides the one before training
+    eval_episodes: Count = 16  # of each game in an evaluation
+    final_episodes: Count = 32  # of every game at the end of a cell
 
 
 class Cell(NamedTuple):
@@ -85,14 +87,8 @@ class Cell(NamedTuple):
 
 def check(settings: Settings, num_games: int) -> None:
     """Raises ValueError, naming the setting, for what cannot run."""
-    if settings.track not in TRACKS:
-        raise ValueError(f"track must be one of {', '.join(TRACKS)}; got {settings.track!r}")
+    ranges.check(settings)
     regime.folds(num_games, settings.folds, settings.fold_seed)
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        least = 0 if field.name in ("seed", "fold_seed", "pretrain_steps", "multitask_steps") else 1
-        if isinstance(value, int) and value < least:
-            raise ValueError(f"{field.name} must be at least {least}; got {value}")
 
 
 def steps_of(settings: Settings, kind: str, num_games: int) -> int:

@@ -18,6 +18,7 @@ The library's agents (`types.Agent`) need none of this: they stay compiled.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -181,9 +182,11 @@ def load(path: str) -> Callable[..., Any]:
     """The function that `module:function` names.
 
     Raises:
-      ValueError: if there is no such module or function.
+      ValueError: if there is no such module or function, or it is of Python's own library.
     """
     module, _, name = path.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"agent {path!r} is a function of Python itself, which has no agents")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

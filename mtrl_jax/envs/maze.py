@@ -27,6 +27,7 @@ import numpy as np
 
 from mtrl_jax.envs.functional import restart, transition
 from mtrl_jax.envs.maze_layouts import LAYOUTS
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array, EnvSpec, FunctionalSuite, Key, Timestep
 
 __all__ = ["VIEW_CLASSES", "Maze", "MazeState", "MazeTask", "layout_task", "maze8"]
@@ -167,8 +168,7 @@ def maze8(
     fewest = min(layout.count(".") for layout in LAYOUTS.values())
     if not 1 <= num_apples <= fewest:
         raise ValueError(f"num_apples must be in 1..{fewest}, got {num_apples}")
-    if episode_length < 1:
-        raise ValueError(f"episode_length must be at least 1, got {episode_length}")
+    check_value("episode_length", episode_length, Count)
     size = max(layout.count(".") for layout in LAYOUTS.values())
     tasks = [layout_task(layout, random_goal, size) for layout in LAYOUTS.values()]
     num_tasks = len(tasks)

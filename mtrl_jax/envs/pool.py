@@ -25,6 +25,7 @@ import numpy as np
 
 from mtrl_jax.envs.draw import check_can_draw
 from mtrl_jax.envs.envpool_spec import Encoding, TaskSpec, describe, shared_spec
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import EnvSpec, HostSuite, Timestep
 
 __all__ = [
@@ -135,8 +136,7 @@ class EnvpoolPool:
           ValueError: `num_envs`, `num_groups` or `seed` out of range, nothing can be drawn here, or
             `stagger` where episodes have no limit.
         """
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_value("num_envs", num_envs, Count)
         if num_groups < 1 or num_envs % num_groups:
             raise ValueError(f"num_groups must divide num_envs = {num_envs}, got {num_groups}")
         if seed < 0:

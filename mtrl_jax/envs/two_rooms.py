@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax.envs.functional import restart, transition
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array, EnvSpec, FunctionalSuite, Key, Timestep
 
 __all__ = [
@@ -171,8 +172,7 @@ def two_rooms(num_tasks: int = 10, seed: int = 0, episode_length: int = 200) -> 
       ValueError: `num_tasks` or `episode_length` below 1.
     """
     for name, value in (("num_tasks", num_tasks), ("episode_length", episode_length)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_value(name, value, Count)
     goals = random_goals(jax.random.key(seed), num_tasks)
     spec = EnvSpec(
         task_names=tuple(f"goal{k}" for k in range(num_tasks)),

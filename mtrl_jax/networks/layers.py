@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array
 
 __all__ = [
@@ -57,8 +58,7 @@ def check(x: Array, task: Array, **sizes: int) -> None:
             f"task must be one integer, got {jnp.result_type(task)} of shape {jnp.shape(task)}"
         )
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1; got {size}")
+        check_value(name, size, Count)
 
 
 def activate(module: Any, x: Array) -> Array:

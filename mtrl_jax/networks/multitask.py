@@ -37,6 +37,7 @@ from mtrl_jax.networks.onehot import OneHot
 from mtrl_jax.networks.paco import PaCo
 from mtrl_jax.networks.separate import Separate
 from mtrl_jax.networks.soft_modules import SoftModules
+from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array, ArrayTree, Key
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "by_task", "init", "make", "per_sample"]
@@ -82,8 +83,7 @@ def make(
         raise ValueError(
             f"activation must be one of {', '.join(ACTIVATIONS)}; got {options['activation']!r}"
         )
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks must be at least 1; got {num_tasks}")
+    check_value("num_tasks", num_tasks, Count)
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must hold at least one positive width; got {hidden}")
     given = ("num_tasks", "hidden", "size", "parent", "name")  # the last two are flax's

@@ -5,10 +5,12 @@ jax.numpy function; training then goes on with wrong numbers. So each message na
 came and what was expected.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 __all__ = [
@@ -36,9 +38,17 @@ def static_int(name: str, value: Any) -> int:
             f"{name} decides the shapes of the state and so cannot be traced; with "
             f"optax.inject_hyperparams pass static_args=({name!r},)."
         )
-    if int(value) != value or int(value) < 1:
+    number = _number(value)
+    if number is None or not math.isfinite(number) or int(number) != number or number < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-    return int(value)
+    return int(number)
+
+
+def _number(value: Any) -> float | None:
+    """A Python, NumPy or JAX number as Python's; None for what is none, truth values among it."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and np.ndim(value) == 0:
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -54,10 +64,11 @@ def check_fraction(name: str, value: Any) -> None:
 
 
 def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
-    """Raises unless `value` is a positive number; traced values (injected ones) pass unseen."""
-    if isinstance(value, jax.Array):
+    """Raises unless `value` is a positive, finite number; traced values pass unseen."""
+    if isinstance(value, jax.core.Tracer):
         return
-    if not (value > 0 or (or_zero and value == 0)):
+    number = _number(value)
+    if number is None or not math.isfinite(number) or not (number > 0 or (or_zero and number == 0)):
         raise ValueError(f"{name} must be positive{' or zero' if or_zero else ''}, got {value!r}.")
 
 

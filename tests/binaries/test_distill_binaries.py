@@ -86,7 +86,7 @@ def test_actor_mimic_takes_teachers_from_elsewhere(distilled, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--losses=l1",), "--losses must be of kl, nll, mse; got 'l1'"),
+        (("--losses=l1",), "--losses must be some of kl, nll, mse; got 'l1'"),
         (("--teachers=/nowhere",), "--teachers: /nowhere"),
     ],
 )

@@ -72,7 +72,7 @@ def test_every_game_is_learnt_from_scratch_and_after_a_pre_training_without_it()
         ({"track": "oracle"}, "track must be one of no_id, task_id; got 'oracle'"),
         ({"folds": 4}, "folds must be between 2 and the number of games, 3; got 4"),
         ({"seeds": 0}, "seeds must be at least 1; got 0"),
-        ({"pretrain_steps": -1}, "pretrain_steps must be at least 0"),
+        ({"pretrain_steps": -1}, "pretrain_steps must not be negative; got -1"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(changes, message):

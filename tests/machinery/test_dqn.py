@@ -304,7 +304,7 @@ def test_a_board_is_convolved_as_numpy_says(games):
         ({"torso": "nature"}, "torso 'nature' does not read"),
         ({"torso": "big"}, "torso must be auto or one of"),
         ({"torso": "board"}, "torso 'board' reads an"),
-        ({"n_step": 0}, "n_step must be above 0; got 0"),
+        ({"n_step": 0}, "n_step must be at least 1; got 0"),
         ({"epsilon": 1.5}, r"epsilon must lie in \[0, 1\]"),
         ({"min_replay": 301}, "min_replay must not exceed replay_size = 300; got 301"),
         ({"reward_clip": -1.0}, "reward_clip must not be negative"),

@@ -152,7 +152,7 @@ def test_bad_layouts(layout: str, message: str) -> None:
 def test_bad_number_of_apples(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="num_apples must be in 1"):
         maze8(**arguments)
-    with pytest.raises(ValueError, match="episode_length must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="episode_length must be at least 1; got 0"):
         maze8(episode_length=0)
 
 

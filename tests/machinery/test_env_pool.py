@@ -205,7 +205,7 @@ def test_calls_out_of_order_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be at least 1; got 0"),
         ({"num_envs": 3, "num_groups": 2}, "num_groups must divide num_envs = 3, got 2"),
         ({"num_groups": 0}, "num_groups"),
         ({"seed": -1}, "seed must not be negative"),

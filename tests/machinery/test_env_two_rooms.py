@@ -83,7 +83,7 @@ def test_states_are_numbered_without_gaps(state, size):
 
 
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match="num_tasks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_tasks must be at least 1; got 0"):
         two_rooms.two_rooms(num_tasks=0)
     with pytest.raises(ValueError, match="state must be one of full, no_action, cell, got 'all'"):
         two_rooms.num_states("all")

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
 LAYERS = (
-    {"types", "_checks", "surgery"},
+    {"types", "_checks", "ranges", "surgery"},
     {
         "returns",
         "distributions",
@@ -65,6 +65,7 @@ LIBRARIES = {
     "surgery": {"jax", "optax", "numpy"},
     "types": {"jax", "numpy"},
     "_checks": {"jax", "numpy", "chex"},
+    "ranges": {"jax", "numpy"},
     "returns": {"jax", "numpy", "chex"},
     "distributions": {"jax", "numpy", "chex"},
     "losses": {"jax", "numpy", "chex", "optax"},
@@ -209,7 +210,7 @@ print("\\n".join(set(sys.modules) - before))
         (
             "mtrl_jax.losses",
             ("jax", "optax", "chex", "numpy"),
-            {"types", "_checks", "returns", "distributions", "losses"},
+            {"types", "_checks", "ranges", "returns", "distributions", "losses"},
         ),
         ("mtrl_jax.surgery", ("jax", "optax", "numpy"), {"surgery"}),
     ],

@@ -315,7 +315,7 @@ def test_a_tasks_own_parameters_see_that_task_only():
         ({"minibatches": 3}, "minibatches must divide unroll_length = 8; got 3"),
         ({"initial_std": 3.0}, "initial_std must lie in"),
         ({"lambda_": 1.5}, "lambda_ must lie in"),
-        ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": 0}, "epochs must be at least 1"),
         ({"target_kl": -1.0}, "target_kl must not be negative"),
         ({"statistics": "all"}, "statistics must be one of task"),
     ],

@@ -196,7 +196,7 @@ def test_the_host_path_stops_saves_and_ends_its_pool(tmp_path):
         ({"num_devices": 99}, "num_devices must be between 0 .* got 99"),
         ({"num_devices": -1}, "num_devices must be between 0 .* got -1"),
         ({"total_env_steps": 0}, "total_env_steps must be at least 1"),
-        ({"seed": -1}, "seed must lie in"),
+        ({"seed": -1}, "seed must not be negative; got -1"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1"),
         ({"stagger": True}, "stagger must be False on a functional suite"),
         ({"num_devices": 2}, "agent must be made with the collectives of the run's 2 devices"),

@@ -223,5 +223,5 @@ def test_bad_arguments_are_named(change, message):
             function(**args)
     with pytest.raises(ValueError, match="log_rho must have shape"):
         returns.vtrace(r_t, discount_t, v, valid_t, np.zeros(T + 1))
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be at least 1; got 0"):
         returns.n_step_returns(r_t, discount_t, v, valid_t, 0)

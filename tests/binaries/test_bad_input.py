@@ -1,0 +1,133 @@
+"""What cannot run is refused by the binary itself: at once, in one sentence, with exit code 2, and
+nothing is written."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from tests.machinery import commands
+
+# One process that has imported what is slow to import, and a fork of it for each command.
+_EVERY = """
+import json, os, runpy, sys
+import flax.linen, matplotlib.pyplot, optax, tqdm
+import mtrl_jax.benchmark.hosted, mtrl_jax.networks.morph, mtrl_jax.plots, mtrl_jax.sweep
+import mtrl_jax.envs.games, mtrl_jax.envs.maze, mtrl_jax.record
+from mtrl_jax.algorithms import distill, distral, dqn, ppo, sac, soft_q
+for n, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
+    if not (pid := os.fork()):
+        os.mkdir(str(n))
+        os.chdir(str(n))
+        for number, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"../{n}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = ["binary", *arguments]
+        runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+_DISTRAL = ("--suite=maze8", "--noalone")
+
+CASES = [
+    ("morph", ("--learning_rate=nan",), "learning_rate must be above 0; got nan"),
+    ("morph", ("--noise=1e400",), "noise must be finite and not negative; got inf"),
+    ("supervised", ("--learning_rate=nan",), "learning_rate must be above 0; got nan"),
+    ("supervised", ("--learning_rate=0",), "learning_rate must be above 0; got 0.0"),
+    ("supervised", ("--surgery=",), "--surgery must be some of"),
+    ("supervised", ("--surgery=mgda,mgda",), "--surgery must name each once; got 'mgda' twice"),
+    (
+        "distral",
+        (*_DISTRAL, "--config_overrides=alpha=0.5,alpha=0.6"),
+        "--config_overrides: alpha is given twice",
+    ),
+    (
+        "distral",
+        (*_DISTRAL, "--config_overrides=unroll_length=0"),
+        "unroll_length must be at least 1; got 0",
+    ),
+    ("distral", ("--total_env_steps=many",), "flag --total_env_steps=many"),
+    ("distral", ("--no_such_flag",), "Unknown command line flag 'no_such_flag'"),
+    ("distral", ("--seed",), "seed"),
+    (
+        "distral.compare",
+        ("--suite=maze8", "--out=../0.err/x.png"),
+        "--out: ../0.err cannot be written: Not a directory",
+    ),
+    ("distral.compare", ("--suite=maze8", "--out=x"), "--out must end in .png or .pdf or .svg"),
+    ("distral.compare", ("--suite=maze8", "--algorithms="), "--algorithms must be some of"),
+    (
+        "distral.robustness",
+        ("--entropy_costs=1e-3,nan",),
+        "entropy_cost must be above 0; got nan",
+    ),
+    ("distral.robustness", ("--learning_rates=",), "--learning_rates must hold numbers; got ''"),
+    ("distral.robustness", ("--out=/dev/null/x.png",), "--out: /dev/null cannot be written"),
+    (
+        "distral.tabular",
+        ("--workdir=/proc/no/folder",),
+        "--workdir: /proc/no/folder cannot be written: ",
+    ),
+    ("metaworld.compare", ("--surgeries=mean,mean",), "--surgeries must name each once"),
+    ("distill", ("--temperature=0",), "temperature must be above 0; got 0.0"),
+    ("distill", ("--share=nan",), "--share must be above 0; got nan"),
+    (
+        "distill.actor_mimic",
+        ("--feature_costs=inf",),
+        "feature_cost must be finite and not negative",
+    ),
+    ("benchmark", ("--agent=os:system",), "agent 'os:system' is a function of Python itself"),
+    ("benchmark", ("--agent=numpy:zeros",), "agent 'numpy:zeros' cannot be made: TypeError: "),
+    ("benchmark", ("--agent=",), "--agent must hold at least one name; got ''"),
+    ("benchmark", ("--agent=ppo,ppo",), "--agent must name each once; got 'ppo' twice"),
+    (
+        "benchmark",
+        ("--agent=ppo", "--config_overrides=minibatches=7"),
+        "minibatches must divide unroll_length = 64; got 7",
+    ),
+    ("benchmark.report", ("--results=x", "--out=x.png"), "--out must end in .html; got x.png"),
+    ("evaluate", ("--workdir=.", "--seed=99999999999"), "--seed must be at most 2147483647"),
+]
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> list[Ended]:
+    """How each command ended, in a folder of its own."""
+    folder: pathlib.Path = tmp_path_factory.mktemp("bad")
+    listed = json.dumps([(module, *arguments) for module, arguments, _ in CASES])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _EVERY, listed],
+        env=commands.environment(1),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    return [
+        Ended(
+            int(code),
+            (folder / f"{n}.out").read_text(),
+            (folder / f"{n}.err").read_text(),
+            [path.name for path in (folder / f"{n}").rglob("*")],
+        )
+        for n, code in enumerate(done.stdout.split())
+    ]
+
+
+@pytest.mark.parametrize("n", range(len(CASES)), ids=lambda n: " ".join(CASES[n][:1] + CASES[n][1]))
+def test_refused_at_once_in_one_sentence(n, ended):
+    assert len(ended) == len(CASES)
+    code, out, err, left = ended[n]
+    assert CASES[n][2] in err
+    assert (code, out, left) == (2, "", [])
+    assert err.startswith("error: ") and err.count("\n") == 1
