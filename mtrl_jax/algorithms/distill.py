@@ -37,7 +37,7 @@ import optax
 from mtrl_jax import learner, ranges, replay, surgery
 from mtrl_jax.algorithms import checks, q_network, student, teacher
 from mtrl_jax.losses import distillation as losses
-from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
+from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Steps, Unit
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
@@ -83,7 +83,7 @@ class Config:
     hidden: tuple[Count, ...] = (32,)
     controller: CountOr0 = 16  # units of a controller's hidden layer; 0: none
     unroll_length: Count = 8
-    replay_size: Count = 20_000  # rows of each task
+    replay_size: Steps = 20_000  # rows of each task
     min_replay: Count = 1_000  # rows of each task before learning begins
     replay_ratio: Positive = 8.0  # samples drawn for each step of a task
     batch_size: Count = 32  # of each task

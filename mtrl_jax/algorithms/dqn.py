@@ -33,7 +33,7 @@ import optax
 from mtrl_jax import learner, ranges, replay, returns, surgery
 from mtrl_jax.algorithms import checks, q_network
 from mtrl_jax.losses import q_learning as losses
-from mtrl_jax.ranges import Count, NotNegative, Positive, Unit
+from mtrl_jax.ranges import Count, NotNegative, Positive, Steps, Unit
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
@@ -62,7 +62,7 @@ class Config:
     n_step: Count = 3
     discount: Unit = 0.99
     unroll_length: Count = 8
-    replay_size: Count = 20_000  # transitions of each task
+    replay_size: Steps = 20_000  # transitions of each task
     min_replay: Count = 1_000  # transitions of each task before learning begins
     replay_ratio: Positive = 8.0  # samples drawn for each step of a task
     batch_size: Count = 32  # of each task

@@ -31,7 +31,7 @@ import optax
 
 from mtrl_jax import learner, normalisers, ranges, replay, surgery
 from mtrl_jax.algorithms import actor_q, checks, experience, sac_step
-from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
+from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Steps, Unit
 from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
 
 STATISTICS = ("task", "shared", "none")
@@ -53,7 +53,7 @@ class Config:
     unroll_length: Count = 25
     updates_per_step: Positive = 1.0  # gradient steps per environment step of a task
     batch_size: Count = 128  # of each task
-    capacity: Count = 100_000  # transitions of each task
+    capacity: Steps = 100_000  # transitions of each task
     warmup: CountOr0 = 4_000  # a task's environment steps with uniform actions and no learning
     target_rate: Unit = 0.005  # weight of the newest critics in the slow ones
     temperature: Positive = 1.0  # at the start
