@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax._checks import assert_bool, assert_shape
-from mtrl_jax.ranges import Count, check_value
+from mtrl_jax.ranges import Count, Steps, check_value
 from mtrl_jax.types import Array, ArrayTree, Key
 
 __all__ = [
@@ -209,7 +209,7 @@ def _capacity(state: ReplayState) -> int:
 
 def _check_sizes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> None:
     for name, value in (("num_tasks", num_tasks), ("capacity", capacity)):
-        check_value(name, value, Count)
+        check_value(name, value, Steps)  # what is too large is `check_memory`'s to say
     if not jax.tree.leaves(item_spec):
         raise ValueError("item_spec must have at least one leaf")
 
