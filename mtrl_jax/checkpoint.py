@@ -87,8 +87,28 @@ def open_manager(
     try:
         yield manager
     finally:
-        manager.wait_until_finished()
-        manager.close()
+        try:
+            with _writing(folder):
+                manager.wait_until_finished()
+        finally:
+            manager.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    """What Orbax, TensorStore and the system raise where a disk is full or closed, as one error.
+
+    Raises:
+      OSError: with the folder in its sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"{folder} cannot be written: {cause}; the checkpoints that it holds stand, and the "
+            "same command continues from the newest"
+        ) from error
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict[str, Any]) -> None:
@@ -97,6 +117,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict
 
     Raises:
       RuntimeError: if that step or a later one exists already.
+      OSError: if it, or the one before, cannot be written.
     """
     if jax.process_count() > 1:  # Orbax takes arrays of one process for a mistake
         state = jax.device_get(state)
@@ -105,7 +126,9 @@ def save(manager: ocp.CheckpointManager, step: int, state: ArrayTree, meta: dict
         state=ocp.args.StandardSave(state),
         meta=ocp.args.JsonSave({**meta, "digest": _digest(meta)}),
     )
-    if not manager.save(step, args=args):
+    with _writing(pathlib.Path(manager.directory)):
+        written = manager.save(step, args=args)
+    if not written:
         raise RuntimeError(f"checkpoint {step} was not written: that step or a later one exists")
 
 

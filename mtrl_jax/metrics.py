@@ -6,10 +6,11 @@ key under `time/`, so that two equal runs differ nowhere else. A resumed run fir
 behind its checkpoint.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,13 +55,15 @@ class JsonlWriter:
     """Appends `{"step": ..., key: number or [S numbers], ...}` lines, flushed one by one."""
 
     def __init__(self, path: pathlib.Path):
-        self._file = path.open("a")
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         row = {"step": step, **{k: np.asarray(v).tolist() for k, v in metrics.items()}}
         # JSON has no NaN: an undefined mean (no episode ended) is null.
-        self._file.write(json.dumps(_nulls(row)) + "\n")
-        self._file.flush()
+        line = memoryview((json.dumps(_nulls(row)) + "\n").encode())
+        with _writing(self._path):
+            while line:
+                line = line[self._file.write(line) :]
 
     def close(self) -> None:
         self._file.close()
@@ -72,16 +75,28 @@ class TensorBoardWriter:
     def __init__(self, folder: pathlib.Path, purge_step: int = 0):
         import tensorboardX  # only runs that write need it
 
+        self._folder = folder
         self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
-        for name, value in metrics.items():
-            mean = float(np.mean(value))
-            if np.isfinite(mean):
-                self._writer.add_scalar(name, mean, step)
+        with _writing(self._folder):
+            for name, value in metrics.items():
+                mean = float(np.mean(value))
+                if np.isfinite(mean):
+                    self._writer.add_scalar(name, mean, step)
 
     def close(self) -> None:
-        self._writer.close()
+        with _writing(self._folder):
+            self._writer.close()
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Errors of the system say what they were about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _nulls(x: Any) -> Any:

@@ -71,6 +71,8 @@ def run(
         written.
       FloatingPointError: if a loss, gradient or parameter is not finite; the last checkpoint is of
         before.
+      OSError: if nothing more can be written to `folder`, with the path; its checkpoints stand.
+      BrokenPipeError: if `on_progress` raises it, after saving.
 
     Several processes call this with equal arguments; the first of them writes, and its `folder` is
     the only one.
@@ -200,6 +202,7 @@ def _loop(
     config, engine, writer = setup.config, setup.engine, setup.writer
     step, carry, window = begin
     saved, row, stop = step, {}, False
+    closed: BrokenPipeError | None = None
     several = jax.process_count() > 1
     began, cpu_began = time.monotonic(), time.process_time()
     try:
@@ -227,13 +230,18 @@ def _loop(
                 _save(setup, _Position(step, carry, window))
                 saved = step
             # -------------------------------------------------------- go on?
-            on_progress(step, setup.total, row)
-            stop = interrupted.is_set()
+            try:
+                on_progress(step, setup.total, row)
+            except BrokenPipeError as error:  # nobody reads any more: stop, but save
+                closed = error
+            stop = interrupted.is_set() or closed is not None
             if several:
                 stop = asks and processes.any_process(stop)
         if step > saved:  # interrupted
             carry, window = _catch_up(setup, carry, window, step)
             _save(setup, _Position(step, carry, window))
+        if closed is not None:
+            raise closed
     finally:
         engine.close(carry)
     return step, carry
@@ -264,7 +272,8 @@ def every(previous: int, step: int, n: int) -> bool:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the loop to stop and save; the second one is not caught."""
+    """The first Ctrl-C, SIGTERM or SIGHUP (of a terminal that closes) asks the loop to stop and
+    save; the second one is not caught. Under nohup SIGHUP stays ignored."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -274,7 +283,10 @@ def interrupts() -> Iterator[threading.Event]:
         asked.set()
         signal.signal(number, previous[number])
 
-    previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {n: signal.signal(n, handler) for n in numbers}
     try:
         yield asked
     finally:

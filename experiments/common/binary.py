@@ -1,10 +1,12 @@
 """How a binary begins and ends: flags parsed, errors in one sentence, exit codes."""
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 
 from mtrl_jax import processes
@@ -12,6 +14,7 @@ from mtrl_jax import processes
 __all__ = ["INTERRUPTED", "command", "main", "refuse", "stop"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by convention
+CLOSED_PIPE = 141  # and where nobody reads the output any more
 HELP = {"-h", "-help", "--help", "-?", "--helpshort"}
 FULL_HELP = {"-helpfull", "--helpfull"}
 
@@ -58,10 +61,25 @@ def main(fn: Callable[[], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         try:
             fn()
+            sys.stdout.flush()
         except ValueError as error:
             _fail(str(error), 2)
+        except BrokenPipeError:  # of `| head`: nobody reads, so nothing is said
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere, stream.fileno())
+            sys.exit(CLOSED_PIPE)
         except (FloatingPointError, ImportError) as error:
             _fail(str(error), 1)
+        except OSError as error:
+            _end(str(error))
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            _end(
+                "another process of this run has ended or cannot be reached; the same commands "
+                f"continue from the last checkpoint ({str(error)[:300]})"
+            )
         except KeyboardInterrupt:
             print("Stopped; the same command continues from the last checkpoint.", file=sys.stderr)
             sys.exit(INTERRUPTED)
@@ -76,6 +94,13 @@ def _help(*, full: bool) -> NoReturn:
     print(about.replace("python -m experiments.", command("")))
     print("\nFlags:" + known.partition(":")[2] if not full else known)
     sys.exit(0)
+
+
+def _end(message: str) -> NoReturn:
+    """Exit code 1 at once: what libraries still want to write or to tell other processes would end
+    in tracebacks, or never."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -14,6 +14,10 @@ from mtrl_jax.envs import suites
 
 from . import binary
 
+# Seconds after which the processes of a run notice that one of them is silent, and end; one that
+# ends is noticed at once.
+HEARTBEAT = 30
+
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 _WORKDIR = flags.DEFINE_string(
@@ -85,6 +89,8 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this one is."
 def start() -> None:
     """Joins the other processes, if any. Call before anything touches a device."""
     absl.logging.set_verbosity(absl.logging.WARNING)
+    # What Orbax cannot write is raised too, and told in one sentence: no traceback before it.
+    absl.logging.get_absl_logger().addFilter(lambda record: record.module != "async_checkpointer")
     if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
         raise ValueError(
             f"--process_id must lie in [0, {_NUM_PROCESSES.value}), the number of processes; got "
@@ -93,7 +99,12 @@ def start() -> None:
     if _NUM_PROCESSES.value > 1:
         if _COORDINATOR.value is None:
             raise ValueError("--coordinator_address must be given for several processes")
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        jax.distributed.initialize(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
     if _LIST_SUITES.value:
         for name, line in suites.list_suites().items():
             print(f"{name:24} {line}")

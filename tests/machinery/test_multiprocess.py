@@ -5,7 +5,9 @@ import socket
 
 import jax
 import numpy as np
+import pytest
 
+from experiments.common import run_flags
 from tests.machinery import commands, tiny
 from tests.machinery.test_resume import final_state
 
@@ -126,3 +128,21 @@ def test_two_processes_on_a_host_suite(tmp_path):
     # An episode of L actions is L + 1 rows, and all but the unfinished ones are counted.
     played = row[f"{name}/count"] * (row[f"{name}/length"] + 1)
     assert 0.5 * 3200 < played <= 3200, row
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_where_one_process_dies_the_other_ends_with_a_sentence(tmp_path, dies):
+    def long(folder):
+        return (*command(folder), "--total_env_steps=1_000_000_000")
+
+    folder = tmp_path / "two"
+    processes = start_two(folder, tmp_path / "other", long)
+    code, *_ = commands.end_when(
+        processes[dies], lambda: bool(commands.checkpoints(folder)), signal.SIGKILL
+    )
+    assert code == -signal.SIGKILL
+    code, _, err = commands.finish(processes[1 - dies], timeout=run_flags.HEARTBEAT + 15)
+    assert code == 1, err
+    assert err.strip().splitlines()[-1].startswith("error: another process of this run has ended")
+    assert "Traceback" not in err
+    assert commands.checkpoints(folder)

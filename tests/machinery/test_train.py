@@ -87,7 +87,7 @@ def test_log_rows_are_means_over_their_window(whole):
             np.testing.assert_allclose(row[f"task/{name}/loss/total"], losses.mean(), 1e-5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_asked_to_stop_saves_and_continues_the_same(tmp_path, whole, number):
     result, folder = whole
 
