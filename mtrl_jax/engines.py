@@ -74,6 +74,7 @@ def check(
 ) -> None:
     """Raises ValueError, naming the field, for what cannot run; builds and writes nothing."""
     ranges.check(config)
+    _check_spec(suite.spec)
     if config.seed >= 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
     num_devices = learner.across(config.num_devices).size
@@ -107,6 +108,21 @@ def dispatch_steps(
     """Environment steps of one dispatch."""
     updates = config.updates_per_dispatch if isinstance(suite, FunctionalSuite) else 1
     return unroll_length * suite.spec.num_tasks * config.num_envs_per_task * updates
+
+
+def _check_spec(spec: EnvSpec) -> None:
+    names = spec.task_names
+    twice = [name for n, name in enumerate(names) if name in names[:n]]
+    if twice:
+        raise ValueError(
+            f"task_names must differ, or results would be merged; got {twice[0]!r} twice"
+        )
+    for name in ("action_mask", "episode_limit"):
+        length = len(getattr(spec, name))
+        if length != len(names):
+            raise ValueError(
+                f"{name} must lead with K = {len(names)}, the number of task_names; got {length}"
+            )
 
 
 def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) -> Engine:

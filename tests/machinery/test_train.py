@@ -210,6 +210,21 @@ def test_settings_that_cannot_run_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_names": ("a", "a")}, "task_names must differ, .* got 'a' twice"),
+        ({"task_names": ("a",)}, "action_mask must lead with K = 1, .* got 2"),
+        ({"action_mask": np.ones((3, 2), bool)}, "action_mask must lead with K = 2, .* got 3"),
+        ({"episode_limit": np.ones(3, int)}, "episode_limit must lead with K = 2, .* got 3"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(changes, message):
+    suite = tiny.suite()
+    with pytest.raises(ValueError, match=message):
+        engines.check(tiny.RUN, suite._replace(spec=suite.spec._replace(**changes)))
+
+
 def test_several_seeds_need_a_functional_suite(tmp_path):
     with pytest.raises(ValueError, match="num_seeds must be 1 on a host suite"):
         run(tmp_path / "run", host=True, num_seeds=2)
