@@ -47,6 +47,8 @@ SIDE_ROOMS = {
     "mtrl_jax/processes.py": "several processes; one does nothing there",
     "mtrl_jax/surgery/checks.py": "argument checks",
     "mtrl_jax/surgery/diagnostics.py": "what surgery tells, for the log",
+    "mtrl_jax/surgery/dtypes.py": "the dtype in which surgery adds up",
+    "mtrl_jax/surgery/memory.py": "what a method remembers of gradients; here nothing",
     "mtrl_jax/surgery/method.py": "the record that a method of surgery is",
     "mtrl_jax/surgery/parts.py": "which parameters surgery sees; here all",
     "mtrl_jax/surgery/state.py": "the record of surgery's state",
