@@ -1,4 +1,4 @@
-"""What a number may be, stated once: in the type of the field that holds it.
+"""What a number may be, stated once: in the type of the field that holds it::
 
     @dataclasses.dataclass(frozen=True)
     class Config:
