@@ -5,7 +5,7 @@ each task on samples of its own, so that `learner.gradient_step` sees the tasks'
 surgery combines those of the critics (as one module) and those of the actor.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,23 +109,7 @@ def step(
     read = jax.vmap(lambda moments, x: actor_q.inputs(nets, moments, x))
     x_tm1, x_t = read(moments, batch.observation), read(moments, batch.next_observation)
     alpha = jnp.exp(learned.log_temperature)
-    discount_t = jnp.where(batch.ended, 0.0, numbers.discount)
-
-    def target(actor, slow, x, r_t, discount_t, noise, alpha, k):
-        action, log_prob = actor_q.draw(nets, learned.actor.shared, actor, x, noise, k)
-        q = actor_q.q_values(nets, learned.target.shared, slow, x, action, k)
-        return losses.soft_target(r_t, discount_t, q, log_prob, alpha)
-
-    y = jax.vmap(target)(
-        learned.actor.task,
-        learned.target.task,
-        x_t,
-        batch.reward,
-        discount_t,
-        noise[:, :, 0],
-        alpha,
-        tasks,
-    )
+    y = _targets(numbers, learned, x_t, batch, noise[:, :, 0], alpha)
 
     def critic_loss(shared, own, one):
         x, action, y, k = one
@@ -155,17 +139,39 @@ def step(
         numbers.collectives,
     )
 
+    log_temperature, temperature_opt = _temperature(numbers, learned, more["policy/log_prob"])
+    slow = optax.incremental_update(critic, learned.target, numbers.target_rate)
+    learned = Learned(actor, critic, slow, actor_opt, critic_opt, log_temperature, temperature_opt)
+    return learned, _merge(metrics, more)
+
+
+def _targets(
+    numbers: Numbers, learned: Learned, x: Array, batch: Transition, noise: Array, alpha: Array
+) -> Array:
+    """What the critics are to say, `[K, B]`, of next observations `x` `[K, B, F]`."""
+    nets = numbers.nets
+    discount_t = jnp.where(batch.ended, 0.0, numbers.discount)
+
+    def target(actor, slow, x, r_t, discount_t, noise, alpha, k):
+        action, log_prob = actor_q.draw(nets, learned.actor.shared, actor, x, noise, k)
+        q = actor_q.q_values(nets, learned.target.shared, slow, x, action, k)
+        return losses.soft_target(r_t, discount_t, q, log_prob, alpha)
+
+    own, tasks = (learned.actor.task, learned.target.task), jnp.arange(nets.spec.num_tasks)
+    return jax.vmap(target)(*own, x, batch.reward, discount_t, noise, alpha, tasks)
+
+
+def _temperature(numbers: Numbers, learned: Learned, log_prob: Array) -> tuple[Array, Any]:
+    """The log temperatures `[K]` and their optimiser's state after one step."""
     # The loss is linear in log pi, so the mean over samples and devices serves as a batch of one.
     slope = jax.vmap(jax.grad(losses.temperature_loss), (0, 0, None))(
-        learned.log_temperature, more["policy/log_prob"][:, None], numbers.target_entropy
+        learned.log_temperature, log_prob[:, None], numbers.target_entropy
     )
     change, temperature_opt = numbers.temperature.update(slope, learned.temperature_opt)
     log_temperature = optax.apply_updates(learned.log_temperature, change)
     if numbers.max_temperature:
         log_temperature = jnp.minimum(log_temperature, np.log(numbers.max_temperature))
-    slow = optax.incremental_update(critic, learned.target, numbers.target_rate)
-    learned = Learned(actor, critic, slow, actor_opt, critic_opt, log_temperature, temperature_opt)
-    return learned, _merge(metrics, more)
+    return log_temperature, temperature_opt
 
 
 def _merge(critic: Metrics, actor: Metrics) -> Metrics:

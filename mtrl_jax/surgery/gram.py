@@ -58,7 +58,8 @@ def gram_matrix(grads: Any) -> jax.Array:
 
     def one(leaf: jax.Array) -> jax.Array:
         on = {"cpu": gram_cpu.gram, "tpu": gram_tpu.gram if gram_tpu.takes(leaf) else _dot}
-        return lax.platform_dependent(leaf, **on, default=_dot)
+        gram: jax.Array = lax.platform_dependent(leaf, **on, default=_dot)
+        return gram
 
     return functools.reduce(operator.add, [one(leaf) for leaf in jax.tree.leaves(grads)])
 
@@ -80,7 +81,7 @@ def weighted_sum(weights: jax.Array, grads: Any, like: Any = None) -> Any:
     def one(leaf: jax.Array, target: Any) -> jax.Array:
         out = jnp.result_type(target)
         w = weights.astype(accumulator(leaf.dtype, out))
-        total = lax.platform_dependent(w, leaf, cpu=gram_cpu.weighted_sum, default=_sum)
+        total: jax.Array = lax.platform_dependent(w, leaf, cpu=gram_cpu.weighted_sum, default=_sum)
         return total.astype(out)
 
     return jax.tree.map(one, grads, grads if like is None else like)
