@@ -175,8 +175,10 @@ def jackknife(
         chance says on which (a median over tasks).
       level: coverage.
 
+    The ends are NaN for a single unit.
+
     Raises:
-      ValueError: for fewer than two units, an unknown one, folds of another shape, or a level out
+      ValueError: for an unknown unit, folds of another shape, or a level out
         of range.
     """
 
@@ -184,6 +186,8 @@ def jackknife(
         return np.log(statistic(keep)) if logarithmic else np.asarray(statistic(keep))
 
     found = _left_out(scaled, shape, unit, folds)
+    if shape[0] < 2:
+        return _endless(np.exp(found.value) if logarithmic else found.value)
     freedom = shape[0] - 1 if least_freedom else _freedom(found.changes)
     half = t_quantile(level, freedom) * np.sqrt(found.variance())
     ends = Interval(found.value, found.value - half, found.value + half)
@@ -209,6 +213,8 @@ def share(
     Args and errors as of `jackknife`.
     """
     found = _left_out(statistic, shape, unit, folds)
+    if shape[0] < 2:
+        return _endless(found.value)
     p, variance = found.value, found.variance()
     agree = variance <= 1e-12
     count = np.maximum(p * (1 - p), 1e-9) / np.where(agree, 1.0, variance)
@@ -250,6 +256,8 @@ def ratio(
     if abs(a) < 1e-12 * b and (abs(found.changes[..., 0]) < 1e-12 * b).all():
         return Interval(*np.zeros(3))  # nothing, whatever b is
     value = a / b
+    if shape[0] < 2:
+        return _endless(np.asarray(value))
     over, under = found.changes[..., 0], found.changes[..., 1]
     t = float(t_quantile(level, _freedom(over - value * under)))
     aa, ab, bb = (float((x * y).sum()) for x, y in ((over, over), (over, under), (under, under)))
@@ -270,17 +278,22 @@ def _left_out(
 ) -> _Spread:
     s, n = shape
     groups = _groups(unit, n, folds)
-    if s < 2:
-        raise ValueError(f"an interval needs at least two of its unit, {unit}, got {s}")
     labels = np.unique(groups)
     keep = np.ones((len(labels), s, s, n), bool)
-    for g, label in enumerate(labels):
+    for g, label in enumerate(labels if s > 1 else ()):
         keep[g, range(s), range(s)] = groups != label
     keep = np.concatenate([np.ones((1, s, n), bool), keep.reshape(-1, s, n)])
     values = np.asarray(statistic(keep), np.float64)
+    if s < 2:  # nothing can be left out
+        return _Spread(values[0], np.zeros((len(labels), s, *values.shape[1:])))
     without = values[1:].reshape(len(labels), s, *values.shape[1:])
     changes = without - without.mean(1, keepdims=True)
     return _Spread(values[0], changes * ((s - 1) / s) ** 0.5)
+
+
+def _endless(value: np.ndarray) -> Interval:
+    """Of a single unit, which says nothing of its spread."""
+    return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
 
 
 def _freedom(changes: np.ndarray) -> np.ndarray:

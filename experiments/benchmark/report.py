@@ -20,11 +20,14 @@ from mtrl_jax.benchmark.study import Study
 
 from ..common import binary, given, runs
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of the benchmark.")
-_RESULTS = flags.DEFINE_list(
-    "results", [], "Tables to read, or folders that hold one. (default: that of --workdir)"
-)
-_OUT = flags.DEFINE_string("out", None, "The page. (default: report.html beside the first table)")
+
+def define_flags() -> None:
+    """Its own; a process that only reads tables has none."""
+    flags.DEFINE_string("workdir", None, "Directory of a run of the benchmark.")
+    flags.DEFINE_list(
+        "results", [], "Tables to read, or folders that hold one. (default: that of --workdir)"
+    )
+    flags.DEFINE_string("out", None, "The page. (default: report.html beside the first table)")
 
 
 def read(paths: list[pathlib.Path]) -> tuple[Study, list[dict[str, Any]]]:
@@ -45,9 +48,9 @@ def read(paths: list[pathlib.Path]) -> tuple[Study, list[dict[str, Any]]]:
 
 
 def main() -> None:
-    paths = [pathlib.Path(p) for p in _RESULTS.value] or [runs.existing(_WORKDIR.value)]
+    paths = [pathlib.Path(p) for p in flags.FLAGS.results] or [runs.existing(flags.FLAGS.workdir)]
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
-    out = given.out(pathlib.Path(_OUT.value or beside / "report.html"), (".html",))
+    out = given.out(pathlib.Path(flags.FLAGS.out or beside / "report.html"), (".html",))
     s, rows = read(paths)
     parts = sections.every(s, rows)
     config = beside / "config.json"
@@ -61,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     binary.main(main)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mtrl_jax.surgery.checks import check_positive
+from mtrl_jax.surgery.checks import check_positive, static_int
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["cluster_means", "go4align", "go4align_step"]
@@ -79,7 +79,7 @@ def go4align_step(
 def go4align(
     num_tasks: int,
     *,
-    num_groups: int = 2,
+    num_groups: int | None = None,
     beta: float = 1e-4,
     **options: Unpack[Options],
 ) -> Transform:
@@ -100,17 +100,17 @@ def go4align(
 
     Args:
       num_tasks: K.
-      num_groups: number of clusters; 1 gives all tasks the mean indicator.
+      num_groups: number of clusters, 2 if not given; 1 gives all tasks the mean indicator.
       beta: temperature; 0.0001 is the default of the authors' code.
       options: see `Options`.
     """
-    check_positive("num_groups", num_groups)
+    clusters = 2 if num_groups is None else static_int("num_groups", num_groups)
     check_positive("beta", beta, or_zero=True)
 
     def weights(inputs: Inputs, logits: Array) -> tuple[Array, Any]:
         losses = jnp.where(inputs.task_losses > 0, inputs.task_losses, jnp.nan)
         indicators, new = go4align_step(logits, losses, beta, inputs.present)
-        return cluster_means(indicators, num_groups, inputs.present), new
+        return cluster_means(indicators, clusters, inputs.present), new
 
     def init(k: int) -> Any:
         return jnp.zeros((k,), jnp.float32)

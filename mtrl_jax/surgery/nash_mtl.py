@@ -81,7 +81,8 @@ def nash_mtl(
       options: see `Options`.
     """
     limit = jnp.inf if max_norm is None else max_norm
-    check_positive("max_norm", limit)
+    if max_norm is not None:
+        check_positive("max_norm", max_norm)
     check_positive("update_every", update_every)
 
     def weights(inputs: Inputs, kept: Solution) -> tuple[Solution, Solution]:

@@ -81,7 +81,7 @@ def stch(
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         lam = preferred(preference, inputs) * inputs.num_present
         losses = inputs.task_losses
-        if not warmup:
+        if not isinstance(state, STCHState):
             return stch_weights(losses - bound, lam, mu, inputs.present), state
         going = state.updates < warmup
         new = STCHState(jnp.where(going, state.total + losses, state.total), state.updates + going)

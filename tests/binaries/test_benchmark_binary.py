@@ -273,7 +273,7 @@ def test_the_table_says_what_is_done_running_and_left():
     [
         ("alphago", r"^--agent must be of random, frozen, .*; got 'alphago'$"),
         ("no.such:thing", "^agent 'no.such:thing' cannot be loaded: No module named"),
-        ("json:nothing", "^agent 'json:nothing' cannot be loaded: module 'json' has no attribute"),
+        ("absl:nothing", "^agent 'absl:nothing' cannot be loaded: module 'absl' has no attribute"),
     ],
 )
 def test_unknown_agents_are_refused(name, message):

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments.common.digits import digits
 from experiments.supervised import data, report
@@ -72,7 +73,8 @@ def test_table_pairs_differences_by_seed():
     assert result["accuracy"] == pytest.approx(0.8)
     assert result["over_mean"] == pytest.approx(0.1)
     assert result["over_mean_interval"] == pytest.approx([0.1, 0.1])  # no spread once paired
-    assert result["interval"] == pytest.approx([0.6, 1.0])
+    half = scipy.stats.t.ppf(0.975, 1) * 0.2  # of two seeds, .2 the standard error
+    assert result["interval"] == pytest.approx([0.8 - half, 0.8 + half])
     assert result["conflicts"] == pytest.approx(0.3) and result["cosine"] == pytest.approx(-0.1)
 
 

@@ -213,7 +213,7 @@ def test_no_damage_is_silent(tmp_path):
                 step, got, meta = checkpoint.restore_latest(manager, target)
             undo()
             if step == 1:
-                assert "cannot be restored" in str(caught[0].message)
+                assert any("cannot be restored" in str(w.message) for w in caught)
                 seen += 1
             else:  # bytes that say nothing of the run, a date for instance
                 assert meta["window"] == {"a": [5]}

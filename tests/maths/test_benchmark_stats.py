@@ -166,7 +166,6 @@ def test_the_reference_table():
         (lambda: stats.probability_of_improvement(SCORES, OTHER[:, :2]), "got 7 and 2"),
         (lambda: stats.performance_profile(SCORES, np.zeros((2, 2))), r"thresholds must .* \[M\]"),
         (lambda: interval(stats.mean, SCORES, unit="run", level=1.0), "level must be in .* 1.0"),
-        (lambda: interval(stats.mean, SCORES[:1], unit="agent"), "at least two .* agent, got 1"),
         (lambda: interval(stats.mean, SCORES, unit="seed"), "unit must be one of .* 'seed'"),
         (lambda: interval(stats.mean, SCORES, unit="fold"), "folds must be given for"),
         (lambda: interval(stats.mean, SCORES, unit="run", folds=[0]), "no other; got 'run'"),
@@ -181,3 +180,9 @@ def test_the_reference_table():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_single_unit_has_a_value_and_no_interval():
+    found = interval(stats.mean, SCORES[:1], unit="agent")
+    assert found.value == pytest.approx(SCORES[:1].mean())
+    assert np.isnan(found.low) and np.isnan(found.high)
