@@ -1,4 +1,5 @@
-"""Checkpoints of whole runs with Orbax: asynchronous, atomic, checked, the newest few kept.
+"""Checkpoints of whole runs with Orbax: asynchronous, atomic, checked; the newest few are kept,
+and one more that a run holds on to.
 
 Beside every array stands its CRC-32, and beside all that is not an array a SHA-256 of it, because
 Orbax notices a flipped byte of array data in no way. A checkpoint that does not agree with them is
@@ -18,7 +19,7 @@ import json
 import pathlib
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -65,16 +66,37 @@ def _digest(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
+class _Keep:
+    """Orbax's question which checkpoints stay: the newest `keep`, and that of step `held()`."""
+
+    def __init__(self, keep: int, held: Callable[[], int | None]):
+        self._keep, self._held = keep, held
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        newest = range(len(checkpoints) - self._keep, len(checkpoints))
+        return [n in newest or one.step == self._held() for n, one in enumerate(checkpoints)]
+
+
 @contextlib.contextmanager
 def open_manager(
-    folder: pathlib.Path, keep: int = 2, *, read_only: bool = False
+    folder: pathlib.Path,
+    keep: int = 2,
+    *,
+    held: Callable[[], int | None] = lambda: None,
+    read_only: bool = False,
 ) -> Iterator[ocp.CheckpointManager]:
     """A manager of `folder` (created), which finishes what it is writing before it lets go.
 
-    With `read_only` nothing is made, written or removed: a look into a run that may be going on.
+    Args:
+      folder: of the checkpoints.
+      keep: how many of the newest stay.
+      held: asked at each save for the step of one more that stays, if there is such.
+      read_only: nothing is made, written or removed: a look into a run that may be going on.
     """
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else keep, read_only=read_only, create=False
+        preservation_policy=None if read_only else _Keep(keep, held),
+        read_only=read_only,
+        create=False,
     )
     if jax.process_count() > 1:  # else Orbax expects all processes at its barriers
         here = jax.process_index()

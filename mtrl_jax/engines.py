@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import learner, processes, ranges, rollout
-from mtrl_jax.ranges import Count, Seed, Steps
+from mtrl_jax.envs.check import check_shapes
+from mtrl_jax.ranges import Count, CountOr0, Seed, Steps
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
 
 NUM_GROUPS = 2  # groups of host environments that take turns
@@ -39,8 +40,10 @@ class RunConfig:
     log_every: Steps = 50_000
     eval_every: Steps = 1_000_000
     checkpoint_every: Steps = 500_000
-    eval_episodes: Count = 32
+    eval_episodes: Count = 32  # of every task, at the end
+    early_episodes: CountOr0 = 0  # of the evaluations before; 0: as many
     keep: Count = 2  # checkpoints, the newest; an older one goes
+    keep_best: str = ""  # and the one of the best evaluation: see `evaluations.Best.metric`
     stagger: bool = False  # of a host suite: environments begin at different points of an episode
 
 
@@ -70,11 +73,16 @@ class Engine(NamedTuple):
 
 
 def check(
-    config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent | None = None
+    config: RunConfig,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent | None = None,
+    name: str = "",
 ) -> None:
-    """Raises ValueError, naming the field, for what cannot run; builds and writes nothing."""
+    """Raises ValueError, naming the field, for what cannot run, and `name` where it is the suite;
+    builds and writes nothing."""
     ranges.check(config)
-    _check_spec(suite.spec)
+    check_shapes(suite, name)
+    check_best(config.keep_best, suite.spec, agent is None or agent.has_distilled)
     if config.seed >= 2**31 - config.num_seeds:
         raise ValueError(f"seed must lie in [0, 2**31 - num_seeds); got {config.seed}")
     num_devices = learner.across(config.num_devices).size
@@ -102,6 +110,21 @@ def check(
         )
 
 
+def check_best(metric: str, spec: EnvSpec, has_distilled: bool) -> None:
+    """Raises ValueError unless evaluations have the metric `RunConfig.keep_best`; "" is none.
+
+    Args:
+      metric: as in `evaluations.Best`.
+      spec: of the suite.
+      has_distilled: whether the agent has a shared policy.
+    """
+    policies = ["task_policy"] + ["distilled_policy"] * has_distilled
+    quantities = ["return"] + ["success"] * spec.has_success
+    known = [f"eval/{policy}/{quantity}" for policy in policies for quantity in quantities]
+    if metric and metric not in known:
+        raise ValueError(f"keep_best must be one of {', '.join(known)}; got {metric!r}")
+
+
 def dispatch_steps(
     config: RunConfig, suite: FunctionalSuite | HostSuite, unroll_length: int
 ) -> int:
@@ -110,28 +133,15 @@ def dispatch_steps(
     return unroll_length * suite.spec.num_tasks * config.num_envs_per_task * updates
 
 
-def _check_spec(spec: EnvSpec) -> None:
-    names = spec.task_names
-    twice = [name for n, name in enumerate(names) if name in names[:n]]
-    if twice:
-        raise ValueError(
-            f"task_names must differ, or results would be merged; got {twice[0]!r} twice"
-        )
-    for name in ("action_mask", "episode_limit"):
-        length = len(getattr(spec, name))
-        if length != len(names):
-            raise ValueError(
-                f"{name} must lead with K = {len(names)}, the number of task_names; got {length}"
-            )
-
-
-def make(config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent) -> Engine:
-    """The engine for this kind of suite.
+def make(
+    config: RunConfig, suite: FunctionalSuite | HostSuite, agent: Agent, name: str = ""
+) -> Engine:
+    """The engine for this kind of suite; nothing is compiled yet.
 
     Raises:
       ValueError: as `check`.
     """
-    check(config, suite, agent)
+    check(config, suite, agent, name)
     if isinstance(suite, FunctionalSuite):
         return _functional(config, suite, agent)
     return _host(config, suite, agent)

@@ -240,3 +240,23 @@ def unfinished(spec: EnvSpec, score: Score) -> dict[str, int]:
             stacklevel=2,
         )
     return cut
+
+
+def check_limit(spec: EnvSpec, score: Score, name: str) -> None:
+    """Refuses a suite whose episodes are longer than it says: most of each would not count.
+
+    Args:
+      spec: of the suite.
+      score: of some policy.
+      name: of the suite, for the message.
+
+    Raises:
+      ValueError: naming the first task of which an episode went on behind its limit.
+    """
+    for k, (task, limit) in enumerate(zip(spec.task_names, spec.episode_limit, strict=True)):
+        beyond = ~np.asarray(score.finished)[..., k, :] | (score.length[..., k, :] > limit)
+        if limit > 0 and beyond.any():
+            raise ValueError(
+                f"suite {name}: its spec says that an episode of {task!r} has at most {limit} "
+                f"actions (episode_limit), but {beyond.sum()} of {beyond.size} went on behind them"
+            )

@@ -16,22 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, engines, evaluate, metrics, processes, workdir
+from mtrl_jax import checkpoint, engines, evaluations, metrics, processes, workdir
 from mtrl_jax.engines import RunConfig
+from mtrl_jax.envs.check import called, check_pool
+from mtrl_jax.evaluations import Best, Evaluation, OnProgress, Teller
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
 STOP_EVERY = 10  # updates between two questions of several processes whether to stop
-
-# (steps done, steps in all, latest log row)
-OnProgress = Callable[[int, int, dict[str, Any]], None]
-
-
-class Evaluation(NamedTuple):
-    """What to evaluate on instead of the training suite, by an agent of that suite's K tasks that
-    reads the same policy."""
-
-    suite: FunctionalSuite | HostSuite
-    agent: Agent
 
 
 class Result(NamedTuple):
@@ -61,7 +52,8 @@ def run(
       agent: the algorithm, bound to its numbers.
       folder: the run's directory, new, empty, or of a run with equal `settings`.
       settings: flat JSON values that identify the run, written to config.json.
-      on_progress: called before the first dispatch and after every one.
+      on_progress: called before the first dispatch and after every one, and of evaluations, as
+        `evaluations.OnProgress` says.
       evaluation: what evaluations are of; by default `suite` and `agent`.
       begin_from: from the fresh agent state `[S, ...]` to the one that a new run begins with (of an
         agent that has learnt something else, say); a run that continues does not ask it.
@@ -77,15 +69,19 @@ def run(
     Several processes call this with equal arguments; the first of them writes, and its `folder` is
     the only one.
     """
+    evaluation, tell = evaluation or Evaluation(suite, agent), Teller(on_progress)
     with (
-        _set_up(config, suite, agent, folder, settings, evaluation, begin_from) as (setup, begin),
+        _set_up(config, suite, agent, folder, settings, evaluation, tell, begin_from) as (
+            setup,
+            begin,
+        ),
         interrupts() as interrupted,
     ):
-        on_progress(max(begin.step, 0), setup.total, {})
+        tell({})
         if begin.step < 0:
             begin = begin._replace(step=0)
-            setup.writer.write(0, _evaluate(setup, begin.carry, 0))
-        step, carry = _loop(setup, begin, interrupted, on_progress)
+            setup.writer.write(0, setup.evaluate(setup.engine.state(begin.carry), 0))
+        step, carry = _loop(setup, begin, interrupted)
         return Result(setup.engine.state(carry), step, step >= setup.total)
 
 
@@ -98,7 +94,10 @@ class _Setup(NamedTuple):
       per_update, per_dispatch, total: environment steps.
       manager: of the checkpoints, None in a process that does not write.
       writer: of the metrics.
-      evaluation, scorers: what evaluations are of, and a function for each policy of the agent.
+      evaluate: from the agent's state and the step to a row of scores.
+      tell: whoever waits.
+      best: the evaluation whose checkpoint stays; known to the chief where a run continues, which
+        is why it alone decides.
     """
 
     config: RunConfig
@@ -110,8 +109,9 @@ class _Setup(NamedTuple):
     total: int
     manager: checkpoint.Manager | None
     writer: metrics.Writer
-    evaluation: Evaluation
-    scorers: dict[str, Callable[..., evaluate.Score]]
+    evaluate: Callable[[ArrayTree, int], dict[str, Any]]
+    tell: Teller
+    best: Best
 
 
 class _Position(NamedTuple):
@@ -135,14 +135,20 @@ def _set_up(
     agent: Agent,
     folder: pathlib.Path,
     settings: dict[str, Any],
-    evaluation: Evaluation | None,
+    evaluation: Evaluation,
+    tell: Teller,
     begin_from: Callable[[ArrayTree], ArrayTree],
 ) -> Iterator[tuple[_Setup, _Position]]:
     """All that comes before the loop, and what is let go of when it has ended."""
     with contextlib.ExitStack() as stack:
+        # ------------------------------------------------------------ what trains
+        name = str(settings.get("suite") or called(suite))
+        engine = engines.make(config, suite, agent, name)
+        if isinstance(suite, HostSuite):
+            check_pool(suite, name)
+        per_dispatch = engines.dispatch_steps(config, suite, agent.unroll_length)
         # ------------------------------------------------------------ the directory
         chief = processes.is_chief()
-        engines.check(config, suite, agent)
         with processes.all_or_none():
             if chief:
                 free = workdir.may_change(environments=isinstance(suite, HostSuite))
@@ -151,18 +157,15 @@ def _set_up(
                 # Again, as the process before may have left it.
                 if not workdir.check(folder, settings, free):
                     workdir.create(folder, settings)
-        # ------------------------------------------------------------ what trains
-        engine = engines.make(config, suite, agent)
-        per_dispatch = engines.dispatch_steps(config, suite, agent.unroll_length)
-        evaluation = evaluation or Evaluation(suite, agent)
         # ------------------------------------------------------------ resume or start
-        manager = None
+        manager, best = None, Best(config.keep_best, evaluation.suite.spec.task_names)
         if chief:
             manager = stack.enter_context(
-                checkpoint.open_manager(folder / "checkpoints", config.keep)
+                checkpoint.open_manager(folder / "checkpoints", config.keep, held=lambda: best.step)
             )
-        begin = _restore(manager, engine, begin_from)
+        begin = _restore(manager, engine, begin_from, best)
         total = end_of(folder, max(begin.step, 0), config.total_env_steps, per_dispatch)
+        tell.step, tell.total = max(begin.step, 0), total
         writer = stack.enter_context(_writer(folder, settings, begin.step))
         setup = _Setup(
             config=config,
@@ -174,8 +177,9 @@ def _set_up(
             total=total,
             manager=manager,
             writer=writer,
-            evaluation=evaluation,
-            scorers=_scorers(config, evaluation),
+            evaluate=evaluations.make(config, evaluation, tell, name),
+            tell=tell,
+            best=best,
         )
         yield setup, begin
 
@@ -195,21 +199,19 @@ def end_of(folder: pathlib.Path, step: int, asked: int, per_dispatch: int) -> in
     return step + max(-(-(asked - step) // per_dispatch), 0) * per_dispatch
 
 
-def _loop(
-    setup: _Setup, begin: _Position, interrupted: threading.Event, on_progress: OnProgress
-) -> tuple[int, Any]:
+def _loop(setup: _Setup, begin: _Position, interrupted: threading.Event) -> tuple[int, Any]:
     """Trains until the end or an interrupt; the step then, and the engine's carry."""
-    config, engine, writer = setup.config, setup.engine, setup.writer
+    config, engine, writer, tell = setup.config, setup.engine, setup.writer, setup.tell
     step, carry, window = begin
-    saved, row, stop = step, {}, False
-    closed: BrokenPipeError | None = None
     several = jax.process_count() > 1
+    saved, row, stop = step, {}, tell.closed is not None and not several
     began, cpu_began = time.monotonic(), time.process_time()
     try:
         while step < setup.total and not stop:
             # -------------------------------------------------------- rollouts and updates
             carry, values = engine.advance(carry, step // setup.per_update)
             previous, step = step, step + setup.per_dispatch
+            tell.step = step
             window = metrics.accumulate(window, values, setup.spec, step)
             due = _due(config, previous, step, setup.total)
             asks = several and every(previous, step, STOP_EVERY * setup.per_update)
@@ -225,26 +227,31 @@ def _loop(
                 row, window = {**metrics.log_row(window, setup.spec, config.num_seeds), **rate}, {}
                 writer.write(step, row)
             if due["eval"]:
-                writer.write(step, _evaluate(setup, carry, step))
+                scores = setup.evaluate(engine.state(carry), step)
+                writer.write(step, scores)
+                due["checkpoint"] |= _is_best(setup, step, scores)
             if due["checkpoint"]:
                 _save(setup, _Position(step, carry, window))
                 saved = step
             # -------------------------------------------------------- go on?
-            try:
-                on_progress(step, setup.total, row)
-            except BrokenPipeError as error:  # nobody reads any more: stop, but save
-                closed = error
-            stop = interrupted.is_set() or closed is not None
+            tell(row)
+            stop = interrupted.is_set() or tell.closed is not None  # nobody reads: stop, but save
             if several:
                 stop = asks and processes.any_process(stop)
         if step > saved:  # interrupted
             carry, window = _catch_up(setup, carry, window, step)
             _save(setup, _Position(step, carry, window))
-        if closed is not None:
-            raise closed
+        if tell.closed is not None:
+            raise tell.closed
     finally:
         engine.close(carry)
     return step, carry
+
+
+def _is_best(setup: _Setup, step: int, scores: dict[str, Any]) -> bool:
+    """Whether this evaluation asks for a checkpoint; of several processes the chief says so."""
+    found = setup.best.take(step, scores)
+    return bool(processes.from_chief(np.array([found]), np.array([False]))[0])
 
 
 def _due(config: RunConfig, previous: int, step: int, total: int) -> dict[str, bool]:
@@ -298,6 +305,7 @@ def _restore(
     manager: checkpoint.Manager | None,
     engine: engines.Engine,
     begin_from: Callable[[ArrayTree], ArrayTree],
+    best: Best,
 ) -> _Position:
     """Where the newest checkpoint is, or a fresh start; read by the chief, whose manager it is."""
     carry, found = engine.start(), None
@@ -306,6 +314,8 @@ def _restore(
         if manager is not None:
             found = checkpoint.restore_latest(manager, checkpoint.abstract(fresh), repair=True)
     step, tree, meta = found or (-1, fresh, {"window": {}})
+    if manager is not None:
+        best.load(meta.get("best"), manager.all_steps())
     step = int(processes.from_chief(np.array([step]), np.array([0]))[0])
     if step >= 0:
         carry = engine.load(processes.from_chief(tree, fresh))
@@ -327,7 +337,9 @@ def _save(setup: _Setup, at: _Position) -> None:
             "before"
         )
     if setup.manager is not None:
-        checkpoint.save(setup.manager, at.step, tree, {"window": at.window})
+        checkpoint.save(
+            setup.manager, at.step, tree, {"window": at.window, "best": setup.best.saved()}
+        )
 
 
 @contextlib.contextmanager
@@ -348,45 +360,3 @@ def _writer(folder: pathlib.Path, settings: dict[str, Any], step: int) -> Iterat
         yield writer
     finally:
         writer.close()
-
-
-def _scorers(config: RunConfig, evaluation: Evaluation) -> dict[str, Callable[..., evaluate.Score]]:
-    suite, agent = evaluation
-    kinds = {"task_policy": False, "distilled_policy": True}
-    scorers = {
-        name: evaluate.scorer(suite, agent, config.eval_episodes, distilled=distilled)
-        for name, distilled in kinds.items()
-        if agent.has_distilled or not distilled
-    }
-    if isinstance(suite, HostSuite):
-        return scorers
-    return {name: seeds_scorer(config, suite, fn) for name, fn in scorers.items()}
-
-
-def seeds_scorer(
-    config: RunConfig, suite: FunctionalSuite, fn: Callable[..., evaluate.Score]
-) -> Callable[..., evaluate.Score]:
-    """`(policy, key) -> Score` of all seeds, of an `evaluate.functional_scorer`."""
-    data, with_data = engines.split_tasks(suite)
-
-    def score(policy: ArrayTree, key: Any, data: list[jax.Array]) -> evaluate.Score:
-        return fn(policy, key, with_data(data).tasks)
-
-    program = jax.jit(engines.over_seeds(config, score, in_axes=(0, 0, None)))
-    return lambda policy, key: program(policy, key, data)
-
-
-def _evaluate(setup: _Setup, carry: Any, step: int) -> dict[str, Any]:
-    """Scores of every policy of the agent, `eval/<policy>/<task>/...`."""
-
-    def key_at(key):
-        return jax.random.fold_in(engines.stream(key, "eval"), step)
-
-    config, evaluation = setup.config, setup.evaluation
-    keys = engines.over_seeds(config, key_at)(engines.root_key(config))
-    state, row = setup.engine.state(carry), {}
-    for name, fn in setup.scorers.items():
-        score = jax.device_get(fn(evaluation.agent.policy_params(state), keys))
-        for key, value in evaluate.summary(evaluation.suite.spec, score).items():
-            row[f"eval/{name}/{key}"] = value
-    return row

@@ -22,8 +22,11 @@ MAY_CHANGE = (
     "total_env_steps",
     "log_every",
     "eval_every",
+    "eval_episodes",
+    "early_episodes",
     "checkpoint_every",
     "keep",
+    "keep_best",
     "num_devices",
     "schedule_updates",
 )

@@ -1,19 +1,24 @@
 """A progress bar for whoever waits for a run."""
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from mtrl_jax import processes
+from mtrl_jax import evaluate, processes
+from mtrl_jax.types import Agent, FunctionalSuite, HostSuite, Timestep
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "scorer"]
+
+LINE_EVERY = 10.0  # seconds, into a file or pipe
 
 
 class Progress:
-    """A bar with steps, steps a second, time left and the latest return of every task.
+    """A bar with steps, steps a second, time left and the latest return of every task; and, while
+    an evaluation plays, how many of its episodes are over.
 
     It appears with the first call, when a run has passed its checks; a file or pipe gets a line
     every ten seconds instead.
@@ -23,13 +28,12 @@ class Progress:
         self._title = title
         self._names = task_names
         self._bar: Any = None
+        self._shown = -LINE_EVERY
 
     def __call__(self, step: int, total: int, row: dict[str, Any]) -> None:
         if not processes.is_chief():
             return
         if self._bar is None:
-            tty = sys.stderr.isatty()
-            where = {"dynamic_ncols": True} if tty else {"file": _Lines(), "mininterval": 10.0}
             self._bar = tqdm.tqdm(
                 desc=self._title,
                 total=total,
@@ -37,20 +41,66 @@ class Progress:
                 unit="step",
                 unit_scale=True,
                 smoothing=0.1,
-                **where,
+                **_where(),
             )
-        if row:
-            self._show(row)
+        if "eval/ended" in row:
+            self._evaluating(row["eval/ended"], row["eval/episodes"])
+            return
+        if any(key.startswith("task/") for key in row):
+            returns = (row.get(f"task/{name}/episode/return", np.nan) for name in self._names)
+            shown = " ".join(f"{np.mean(value):.2f}" for value in returns)
+            self._bar.set_postfix_str(f"returns {shown}", refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def _show(self, row: dict[str, Any]) -> None:
-        returns = (row.get(f"task/{name}/episode/return", np.nan) for name in self._names)
-        shown = " ".join(f"{np.mean(value):.2f}" for value in returns)
-        self._bar.set_postfix_str(f"returns {shown}", refresh=False)
+    def _evaluating(self, ended: int, episodes: int) -> None:
+        text = f"evaluating, {ended} of {episodes} episodes"
+        self._bar.set_postfix_str(text, refresh=False)
+        now = time.monotonic()
+        if sys.stderr.isatty() or now - self._shown >= LINE_EVERY:
+            self._shown = now
+            self._bar.refresh()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def scorer(
+    title: str,
+    suite: FunctionalSuite | HostSuite,
+    agent: Agent,
+    episodes: int,
+    *,
+    distilled: bool = False,
+    greedy: bool | None = None,
+) -> Callable[..., evaluate.Score]:
+    """`evaluate.scorer` that says what it does: with a bar on the host, where it may take minutes,
+    and a line where it is one program."""
+    if isinstance(suite, FunctionalSuite):
+        print(f"{title}: {episodes} episodes a task, as one program ...", flush=True)
+        return evaluate.scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)
+
+    def score(policy: Any, key: Any) -> evaluate.Score:
+        total = suite.spec.num_tasks * episodes
+        with tqdm.tqdm(desc=title, total=total, unit="episode", **_where()) as bar:
+
+            def on_row(timestep: Timestep, alive: np.ndarray) -> None:
+                bar.update(min(alive.size - int(alive.sum()), total) - bar.n)
+
+            play = evaluate.host_scorer(
+                suite, agent, episodes, distilled=distilled, greedy=greedy, on_row=on_row
+            )
+            result = play(policy, key)
+            bar.update(total - bar.n)
+        return result
+
+    return score
+
+
+def _where() -> dict[str, Any]:
+    if sys.stderr.isatty():
+        return {"dynamic_ncols": True}
+    return {"file": _Lines(), "mininterval": LINE_EVERY}
 
 
 class _Lines:

@@ -1,5 +1,6 @@
 """What binaries of discrete actions say at the end: a table, a picture, and what to do next."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 from mtrl_jax import engines, evaluate, plots
 from mtrl_jax.types import EnvSpec
 
-from . import binary
+from . import binary, progress
 
 
 def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
     """`<task>/return` and more of a policy that draws actions uniformly."""
     agent = evaluate.random_agent(suite.spec)
-    score = evaluate.scorer(suite, agent, config.eval_episodes)
+    score = progress.scorer("random policy", suite, agent, config.eval_episodes)
     key = engines.stream(jax.random.key(config.seed), "eval")
     return evaluate.summary(suite.spec, jax.device_get(score((), key)))
 
@@ -33,6 +34,8 @@ def report(
     `rows` are those of `runs.rows`, by title; the last of each is what the table shows.
     """
     spec: EnvSpec = suite.spec
+    episodes = next(iter(rows.values()))[-1].get("eval/episodes", config.eval_episodes)
+    config = dataclasses.replace(config, eval_episodes=episodes)
     columns: dict[str, dict[str, Any]] = {"random": random_scores(suite, config)}
     for title, run_rows in rows.items():
         final = run_rows[-1]
@@ -46,7 +49,7 @@ def report(
     quantities = ("return", "success") if spec.has_success else ("return",)
     steps = {f"{scores['env_steps']:,}" for scores in columns.values() if "env_steps" in scores}
     print(
-        f"\nMeans of {config.eval_episodes} episodes a task, {actions}, policies after "
+        f"\nMeans of {episodes} episodes a task, {actions}, policies after "
         f"{' and '.join(sorted(steps))} environment steps:"
     )
     print(" " * width, *(f"{label:>20}" for label in columns))

@@ -9,10 +9,12 @@ import absl.logging
 import jax
 from absl import flags
 
+from mtrl_jax import processes
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs import suites
+from mtrl_jax.types import EnvSpec
 
-from . import binary
+from . import binary, proportion
 
 # Seconds after which the processes of a run notice that one of them is silent, and end; one that
 # ends is noticed at once.
@@ -56,7 +58,10 @@ _NUM_DEVICES = flags.DEFINE_integer(
 )
 _LOG_EVERY = flags.DEFINE_integer("log_every", None, "Environment steps between log rows.", 1)
 _EVAL_EVERY = flags.DEFINE_integer(
-    "eval_every", _DEFAULT["eval_every"], "Environment steps between evaluations.", 1
+    "eval_every",
+    None,
+    f"Environment steps between evaluations. (default: the suite's, or {_DEFAULT['eval_every']:,})",
+    1,
 )
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", _DEFAULT["checkpoint_every"], "Environment steps between checkpoints.", 1
@@ -64,8 +69,26 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
 _KEEP = flags.DEFINE_integer(
     "keep", _DEFAULT["keep"], "Checkpoints that stay, the newest; --step of evaluate scores any.", 1
 )
+_KEEP_BEST = flags.DEFINE_string(
+    "keep_best",
+    "",
+    "Keep the checkpoint of the best evaluation too, by eval/task_policy/return, "
+    "eval/distilled_policy/success or the like, the mean over tasks; --step=best of evaluate "
+    "scores it. (default: only the newest)",
+)
 _EVAL_EPISODES = flags.DEFINE_integer(
-    "eval_episodes", None, "Episodes of every task in an evaluation. (default: the suite's)", 1
+    "eval_episodes",
+    None,
+    "Episodes of every task in the evaluation at the end. (default: the suite's, or as many as "
+    "take no longer than the training)",
+    1,
+)
+_EARLY_EPISODES = flags.DEFINE_integer(
+    "early_episodes",
+    None,
+    "The same of evaluations before the end. (default: as many as at the end, or as take no longer "
+    "than the training between two of them)",
+    1,
 )
 _STAGGER = flags.DEFINE_bool(
     "stagger",
@@ -126,10 +149,15 @@ def suite_settings() -> dict[str, Any]:
     return {"suite": _SUITE.value, "permute_actions": _PERMUTE_ACTIONS.value}
 
 
-def run_config(defaults: dict[str, Any]) -> RunConfig:
-    """A `RunConfig` of the flags; `defaults` are the suite's, for flags left alone."""
+def run_config(defaults: dict[str, Any], spec: EnvSpec) -> RunConfig:
+    """A `RunConfig` of the flags, its evaluations in proportion to its training.
+
+    Args:
+      defaults: the suite's, for flags left alone.
+      spec: of the suite.
+    """
     total = _TOTAL.value or defaults["total_env_steps"]
-    return RunConfig(
+    run = RunConfig(
         total_env_steps=total,
         num_envs_per_task=defaults["num_envs_per_task"]
         if _NUM_ENVS.value is None
@@ -137,14 +165,32 @@ def run_config(defaults: dict[str, Any]) -> RunConfig:
         seed=_SEED.value,
         num_seeds=_NUM_SEEDS.value,
         num_devices=_NUM_DEVICES.value,
-        log_every=_LOG_EVERY.value or max(total // 50, 1),
-        eval_every=_EVAL_EVERY.value,
+        log_every=_LOG_EVERY.value or part_of(total, 50),
+        eval_every=_EVAL_EVERY.value or defaults.get("eval_every", _DEFAULT["eval_every"]),
         checkpoint_every=_CHECKPOINT_EVERY.value,
         keep=_KEEP.value,
-        eval_episodes=_EVAL_EPISODES.value
-        or defaults.get("eval_episodes", _DEFAULT["eval_episodes"]),
+        keep_best=_KEEP_BEST.value,
+        eval_episodes=_wanted_episodes(defaults),
+        early_episodes=_EARLY_EPISODES.value or 0,
         stagger=defaults.get("stagger", False) if _STAGGER.value is None else _STAGGER.value,
     )
+    return proportion.in_proportion(spec, run, stated=_EVAL_EPISODES.value is not None)
+
+
+def _wanted_episodes(defaults: dict[str, Any]) -> int:
+    return _EVAL_EPISODES.value or defaults.get("eval_episodes", _DEFAULT["eval_episodes"])
+
+
+def explain(run: RunConfig, defaults: dict[str, Any]) -> None:
+    """Says where `run_config` made evaluations shorter; for when nothing is refused any more."""
+    text = proportion.note(run, _wanted_episodes(defaults))
+    if text and processes.is_chief():
+        print(text, flush=True)
+
+
+def part_of(total: int, parts: int) -> int:
+    """One of so many equal parts of a run, which is `total` long if no flag says otherwise."""
+    return max((_TOTAL.value or total) // parts, 1)
 
 
 def workdir(binary: str, name: str) -> pathlib.Path:

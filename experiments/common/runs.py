@@ -18,6 +18,9 @@ from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite
 from . import agents, binary
 from .progress import Progress
 
+# Fields of a RunConfig that runs of version 0.1.0 lack.
+LATER = {"keep", "keep_best", "early_episodes"}
+
 __all__ = [
     "existing",
     "finished",
@@ -181,7 +184,7 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], engines.RunConfig]:
     """
     settings = workdir.read_config(folder)
     names = {field.name for field in dataclasses.fields(engines.RunConfig)}
-    lacking = ({"binary", "suite", "permute_actions"} | names) - settings.keys() - {"keep"}
+    lacking = ({"binary", "suite", "permute_actions"} | names) - settings.keys() - LATER
     if lacking or settings["binary"] not in agents.BINARIES:
         known = " or ".join(agents.BINARIES)
         what = f"it lacks {sorted(lacking)[0]}" if lacking else f"binary is {settings['binary']!r}"
@@ -195,10 +198,10 @@ def restore(
     config: engines.RunConfig,
     suite: FunctionalSuite | HostSuite,
     agent: Agent,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> tuple[int, ArrayTree]:
-    """Step and agent state `[S, ...]` of the newest checkpoint, or of that of `step`; nothing is
-    written.
+    """Step and agent state `[S, ...]` of the newest checkpoint, of that of `step`, or of the one
+    that is "best" by the run's --keep_best; nothing is written.
 
     Raises:
       ValueError: if there is none yet, or not that one, or it cannot be read.
@@ -217,11 +220,22 @@ def restore(
         shapes = jax.eval_shape(engines.over_seeds(config, saved), engines.root_key(config))
         target = checkpoint.abstract(shapes)
         with checkpoint.open_manager(path, read_only=True) as manager:
-            if step is None or not manager.all_steps():
+            if not isinstance(step, int) or not manager.all_steps():
                 found = checkpoint.restore_latest(manager, target)
-            else:
+                step = _best_step(found[2]) if found and step == "best" else None
+            if step is not None:
                 found = (step, *checkpoint.restore_step(manager, step, target))
     if found is None:
         raise ValueError(f"--workdir: {folder} has no checkpoint yet")
     step, tree, _ = found
     return step, tree["state"]
+
+
+def _best_step(meta: dict[str, Any]) -> int:
+    best = meta.get("best")
+    if not best:
+        raise ValueError(
+            "--step=best: the run has kept none: it was trained without --keep_best, or has not "
+            "been evaluated since"
+        )
+    return int(best["step"])

@@ -19,7 +19,7 @@ from mtrl_jax import engines, evaluate, learner, processes, ranges, replay
 from mtrl_jax.algorithms import distill, teacher
 from mtrl_jax.types import FunctionalSuite
 
-from ..common import given, run_flags, runs
+from ..common import given, progress, run_flags, runs
 from ..common.override import override
 from . import report
 from .teachers import learnt, restore_teachers, train_teachers
@@ -46,9 +46,11 @@ RUN = {"num_envs_per_task": 8, "eval_episodes": 128}
 STEPS_OF_A_TASK = 100_000
 
 
-def scores(suite: Any, agent: Any, policies: Any, run: engines.RunConfig) -> dict[str, np.ndarray]:
+def scores(
+    title: str, suite: Any, agent: Any, policies: Any, run: engines.RunConfig
+) -> dict[str, np.ndarray]:
     """Mean returns `[S]` of each game, for policies `[S, ...]` of an agent that does not learn."""
-    scorer = evaluate.scorer(suite, agent, run.eval_episodes)
+    scorer = progress.scorer(title, suite, agent, run.eval_episodes)
     key = engines.stream(jax.random.key(run.seed), "eval")
     if isinstance(suite, FunctionalSuite):
         result = jax.device_get(jax.jit(jax.vmap(scorer, (0, None)))(policies, key))
@@ -71,14 +73,14 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
     suite = runs.make_suite(suite_settings)
     spec = suite.spec
     total = STEPS_OF_A_TASK * spec.num_tasks
-    run_config = run_flags.run_config({**RUN, "total_env_steps": total})
-    if not flags.FLAGS["eval_every"].present:
-        every = max(run_config.total_env_steps // 10, 1)
-        run_config = dataclasses.replace(run_config, eval_every=every)
+    defaults = {**RUN, "total_env_steps": total, "eval_every": run_flags.part_of(total, 10)}
+    run_config = run_flags.run_config(defaults, spec)
     engines.check(run_config, suite)
+    engines.check_best(run_config.keep_best, spec, has_distilled=False)
     ranges.check_value("--share", _SHARE.value, ranges.Positive)
     for config in students.values():
         distill.check_numbers(spec, override(config, run_flags.overrides()))
+    run_flags.explain(run_config, defaults)
     name = f"{suite_settings['suite']}-seed{run_config.seed}"
     folder = run_flags.workdir(binary, name)
 
@@ -122,7 +124,11 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
 
     # ---------------------------------------------------------------------- table
     if processes.is_chief():
-        random = scores(suite, evaluate.random_agent(spec), np.zeros(1, np.int32), run_config)
+        played = rows[next(iter(rows))][-1].get("eval/episodes", run_config.eval_episodes)
+        run_config = dataclasses.replace(run_config, eval_episodes=played)
+        random = scores(
+            "random policy", suite, evaluate.random_agent(spec), np.zeros(1, np.int32), run_config
+        )
         which = np.arange(run_config.num_seeds, dtype=np.int32) % num_sets
-        teachers = scores(suite, teacher.agent(spec, found.teachers), which, run_config)
+        teachers = scores("teachers", suite, teacher.agent(spec, found.teachers), which, run_config)
         report.report(spec, rows, random, teachers, sizes, found, run_config, folder)

@@ -73,6 +73,7 @@ def train_teachers(
         log_every=max(total // 50, 1),
         eval_every=total,
         checkpoint_every=max(total // 4, 1),
+        keep_best="",
     )
     settings = runs.settings_of("dqn", suite_settings, run, config)
     agents.check_devices(suite.spec, config, run)

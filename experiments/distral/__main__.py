@@ -33,9 +33,10 @@ def main() -> None:
     suite = runs.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
     config = run.config_of(_ALGORITHM.value, preset)
-    run_config = run_flags.run_config(preset["run"])
+    run_config = run_flags.run_config(preset["run"], suite.spec)
     distral.check(suite.spec, config)
     engines.check(run_config, suite)
+    run_flags.explain(run_config, preset["run"])
     name = f"{suite_settings['suite']}-{config.algorithm}-seed{run_config.seed}"
     folder = run_flags.workdir("distral", name)
     todo = {config.algorithm: (config, folder)}

@@ -81,7 +81,7 @@ def main() -> None:
     suite_settings = run_flags.suite_settings()
     suite = runs.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
-    run_config = run_flags.run_config(preset["run"])
+    run_config = run_flags.run_config(preset["run"], suite.spec)
     seeds = range(run_config.seed, run_config.seed + run_config.num_seeds)
     chunks = [run_config]
     if not isinstance(suite, FunctionalSuite):
@@ -94,6 +94,7 @@ def main() -> None:
     configs = {name: run.config_of(name, preset) for name in algorithms}
     for config in configs.values():
         distral.check(suite.spec, config)
+    run_flags.explain(run_config, preset["run"])
 
     groups: dict[str, list[Rows]] = {}
     for name, config in configs.items():

@@ -71,7 +71,7 @@ def main() -> None:
     if not isinstance(suite, FunctionalSuite):
         raise ValueError(f"--suite must be a functional one (maze8); got {suite_settings['suite']}")
     preset = PRESETS.get(suite_settings["suite"], PRESETS[""])
-    run_config = run_flags.run_config(preset["run"])
+    run_config = run_flags.run_config(preset["run"], suite.spec)
     seeds = range(run_config.seed, run_config.seed + run_config.num_seeds)
     grid = Grid(given.numbers(_RATES), given.numbers(_COSTS), list(seeds))
 

@@ -40,13 +40,15 @@ def main() -> None:
     config = dqn.Config(network=_NETWORK.value, surgery=_SURGERY.value, **preset["config"])
     config = override(config, run_flags.overrides())
     total = preset["run"]["steps_of_a_task"] * suite.spec.num_tasks
-    run_config = run_flags.run_config({**preset["run"], "total_env_steps": total})
+    defaults = {**preset["run"], "total_env_steps": total}
+    run_config = run_flags.run_config(defaults, suite.spec)
     dqn.check(suite.spec, config)
     engines.check(run_config, suite)
     agents.check_devices(suite.spec, config, run_config)
     settings = runs.settings_of("dqn", suite_settings, run_config, config)
     collectives = learner.across(run_config.num_devices)
     agent = agents.make(suite.spec, settings, collectives=collectives)
+    run_flags.explain(run_config, defaults)
     name = f"{suite_settings['suite']}-{config.network}-{config.surgery}-seed{run_config.seed}"
     folder = run_flags.workdir("dqn", name)
     title = f"dqn ({config.network})"

@@ -6,7 +6,7 @@ r"""Restores a run, plays whole episodes of every task with its policies, and re
 
 Prints a table, and writes evaluation.json and gifs/<task>.gif into the directory of the run. The
 rest of it is only read; it may go on training meanwhile, its newest checkpoint counts, or that of
---step (a run keeps its newest --keep ones).
+--step (a run keeps its newest --keep ones, and the best by its --keep_best: --step=best).
 """
 
 import json
@@ -27,8 +27,11 @@ from .scores import scores, summary, table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the episodes; other than the run's.", 0)
-_STEP = flags.DEFINE_integer(
-    "step", None, "Environment steps of the checkpoint to score. (default: the newest)", 0
+_STEP = flags.DEFINE_string(
+    "step",
+    None,
+    "Environment steps of the checkpoint to score, or best: the one that --keep_best of the run "
+    "has kept. (default: the newest)",
 )
 _ACTIONS = flags.DEFINE_enum(
     "actions",
@@ -45,10 +48,11 @@ def main() -> None:
     folder = runs.existing(_WORKDIR.value)
     given.check_folder("workdir", folder)
     ranges.check_value("--seed", _SEED.value, ranges.Seed)
+    step = _step()
     settings, config = runs.read(folder)
     suite = runs.make_suite(settings)
     agent = agents.make(suite.spec, settings, 1)
-    step, state = runs.restore(folder, config, suite, agent, _STEP.value)
+    step, state = runs.restore(folder, config, suite, agent, step)
     spec, episodes = suite.spec, _EPISODES.value
     greedy = {"drawn": False, "likeliest": True}.get(_ACTIONS.value, agent.greedy_eval)
     print(f"{folder}: step {step:,}, {spec.num_tasks} tasks of {settings['suite']}")
@@ -96,6 +100,16 @@ def main() -> None:
             _record(suite, agent, agent.policy_params(one), folder, kinds, greedy)
         except draw.CannotDraw as error:  # the scores are there all the same
             print(f"warning: no gifs: {error}", file=sys.stderr)
+
+
+def _step() -> int | str | None:
+    """The value of --step."""
+    text = _STEP.value
+    if text is None or text == "best":
+        return text
+    if not text.replace("_", "").isdecimal():
+        raise ValueError(f"--step must be a number of environment steps or best; got {text!r}")
+    return int(text)
 
 
 def _record(

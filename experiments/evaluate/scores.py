@@ -2,10 +2,11 @@
 
 import jax
 import numpy as np
-import tqdm
 
 from mtrl_jax import engines, evaluate, intervals
-from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Timestep
+from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
+
+from ..common import progress
 
 BOUNDS = {"success": (0.0, 1.0)}
 
@@ -26,25 +27,13 @@ def scores(
     policy = agent.policy_params(state)
     key = engines.stream(jax.random.key(seed), "eval")
     title = f"{'distilled' if distilled else 'task'} policies"
+    score = progress.scorer(title, suite, agent, episodes, distilled=distilled, greedy=greedy)
     if isinstance(suite, FunctionalSuite):
-        print(f"{title}: {episodes} episodes a task, as one program ...", flush=True)
-        score = evaluate.scorer(suite, agent, episodes, distilled=distilled, greedy=greedy)
         all_seeds = engines.over_seeds(config, score, in_axes=(0, None))
         result = jax.device_get(jax.jit(all_seeds)(policy, key))
         return result if config.num_seeds > 1 else jax.tree.map(lambda x: x[None], result)
 
-    with tqdm.tqdm(
-        desc=title, total=suite.spec.num_tasks * episodes, unit="episode", dynamic_ncols=True
-    ) as bar:
-
-        def on_row(timestep: Timestep, alive: np.ndarray) -> None:
-            bar.update(alive.size - int(alive.sum()) - bar.n)
-
-        score = evaluate.host_scorer(
-            suite, agent, episodes, distilled=distilled, greedy=greedy, on_row=on_row
-        )
-        result = score(policy, key)
-        bar.update(bar.total - bar.n)
+    result = score(policy, key)
     return jax.tree.map(lambda x: np.asarray(x)[None], result)
 
 

@@ -5,8 +5,13 @@ from typing import Any
 # Any flag or override wins over these.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "laptop"): {
-        "run": {"total_env_steps": 3_000_000, "num_envs_per_task": 20, "stagger": True},
-        "often": {"eval_every": 1_000_000, "eval_episodes": 10},
+        "run": {
+            "total_env_steps": 3_000_000,
+            "num_envs_per_task": 20,
+            "stagger": True,
+            "eval_every": 1_000_000,
+            "eval_episodes": 10,
+        },
         # What did best in docs/results/metaworld_tuning.jsonl, for as long as half an hour allows.
         "config": {
             "unroll_length": 100,
@@ -21,8 +26,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         },
     },
     ("ppo", "paper"): {
-        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 20},
-        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
+        "run": {
+            "total_env_steps": 20_000_000,
+            "num_envs_per_task": 20,
+            "eval_every": 1_000_000,
+            "eval_episodes": 50,
+        },
         "config": {
             "hidden": (400, 400, 400),
             "unroll_length": 512,
@@ -33,8 +42,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         },
     },
     ("sac", "laptop"): {
-        "run": {"total_env_steps": 400_000, "num_envs_per_task": 2},
-        "often": {"eval_every": 250_000, "eval_episodes": 10},
+        "run": {
+            "total_env_steps": 400_000,
+            "num_envs_per_task": 2,
+            "eval_every": 250_000,
+            "eval_episodes": 10,
+        },
         # Of docs/results/metaworld_tuning.jsonl; BUILD_NOTES.md says why rewards are not scaled.
         "config": {
             "hidden": (128, 128),
@@ -49,8 +62,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         },
     },
     ("sac", "paper"): {
-        "run": {"total_env_steps": 20_000_000, "num_envs_per_task": 2},
-        "often": {"eval_every": 1_000_000, "eval_episodes": 50},
+        "run": {
+            "total_env_steps": 20_000_000,
+            "num_envs_per_task": 2,
+            "eval_every": 1_000_000,
+            "eval_episodes": 50,
+        },
         "config": {"hidden": (400, 400, 400), "layer_norm": False},
     },
 }

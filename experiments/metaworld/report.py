@@ -2,17 +2,16 @@
 
 import json
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mtrl_jax import engines, evaluate, intervals, metrics, plots, train
+from mtrl_jax import engines, intervals, metrics, plots, train
 from mtrl_jax.types import Agent, EnvSpec
 
-from ..common import binary
+from ..common import binary, progress
 
 Results = dict[str, Any]  # of one run, what results.json holds
 
@@ -33,13 +32,9 @@ def score(
 ) -> Results:
     """Plays the last evaluation, of the likeliest actions, and writes results.json."""
     spec: EnvSpec = suite.spec
-    print(f"\nPlaying {episodes} episodes of each task ...", flush=True)
-    began = time.monotonic()
     key = jax.random.fold_in(engines.stream(jax.random.key(config.seed), "eval"), 2**30)
-    played = jax.device_get(
-        evaluate.scorer(suite, agent, episodes)(agent.policy_params(result.state), key)
-    )
-    print(f"done in {time.monotonic() - began:.0f} s")
+    play = progress.scorer("last evaluation", suite, agent, episodes)
+    played = jax.device_get(play(agent.policy_params(result.state), key))
     tasks: dict[str, dict[str, float]] = {}
     for k, task in enumerate(spec.task_names):
         tasks[task] = {"return": float(played.episode_return[k].mean())}
@@ -61,9 +56,9 @@ def score(
 def show(spec: EnvSpec, results: Results, folder: pathlib.Path) -> None:
     """The table of one run, with Wilson's intervals over its episodes, and its learning curves."""
     width = max(map(len, (*spec.task_names, "mean over tasks")))
-    print(
-        "\nLikeliest actions, success at any step:" if spec.has_success else "\nLikeliest actions:"
-    )
+    count = results["episodes"]
+    told = f"\n{count} episode{'s' * (count > 1)} of each task, likeliest actions"
+    print(told + (", success at any step:" if spec.has_success else ":"))
     heads = f"{'task'.ljust(width)}  {'return':>10}"
     print(heads + "  success  95 % interval" * spec.has_success)
     for task, values in results["tasks"].items():

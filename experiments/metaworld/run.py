@@ -12,10 +12,12 @@ from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
 from mtrl_jax.types import FunctionalSuite, HostSuite
 
-from ..common import agents, run_flags, runs
+from ..common import agents, proportion, run_flags, runs
 from ..common.override import override
 from . import report
 from .presets import PRESETS
+
+PROTOCOL = 50  # episodes of every task in the last evaluation, officially
 
 _BENCHMARK = flags.DEFINE_string(
     "benchmark",
@@ -36,8 +38,9 @@ _PRESET = flags.DEFINE_enum(
 )
 _FINAL_EPISODES = flags.DEFINE_integer(
     "final_episodes",
-    50,
-    "Episodes of every task in the last evaluation; 50 is the official protocol.",
+    None,
+    f"Episodes of every task in the last evaluation. (default: the official protocol's {PROTOCOL}, "
+    "or as many as take no longer than the training)",
     1,
 )
 
@@ -53,6 +56,7 @@ class Plan(NamedTuple):
     suite: FunctionalSuite | HostSuite
     agent_config: Any
     run_config: engines.RunConfig
+    final_episodes: int
     settings: dict[str, Any]  # of config.json
     name: str
 
@@ -72,9 +76,11 @@ def plan(method: str, seed: int) -> Plan:
         network=_NETWORK.value, surgery=method, **preset["config"]
     )
     config = override(config, run_flags.overrides())
-    given = {k: v for k, v in preset["often"].items() if not flags.FLAGS[k].present}
     run_config = dataclasses.replace(
-        run_flags.run_config(preset["run"]), seed=seed, num_seeds=1, **given
+        run_flags.run_config(preset["run"], suite.spec), seed=seed, num_seeds=1
+    )
+    final = _FINAL_EPISODES.value or proportion.affordable(
+        suite.spec, PROTOCOL, run_config.total_env_steps
     )
     engines.check(run_config, suite)
     agents.check_devices(suite.spec, config, run_config)
@@ -83,7 +89,7 @@ def plan(method: str, seed: int) -> Plan:
     )
     agents.make(suite.spec, settings)  # checks what only the algorithm knows
     name = f"{_BENCHMARK.value}-{_ALGORITHM.value}-{config.network}-{method}-seed{seed}"
-    return Plan(suite, config, run_config, settings, name)
+    return Plan(suite, config, run_config, final, settings, name)
 
 
 def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
@@ -96,12 +102,19 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
     unroll = run.agent_config.unroll_length
     if jax.process_count() == 1 and runs.finished(folder, run.settings, config, run.suite, unroll):
         done, step = report.read(folder), runs.newest_step(folder)
-        if done and (done["env_steps"], done["episodes"]) == (step, _FINAL_EPISODES.value):
+        if done and (done["env_steps"], done["episodes"]) == (step, run.final_episodes):
             return done
+    run_flags.explain(config, PRESETS[_ALGORITHM.value, _PRESET.value]["run"])
+    if run.final_episodes < PROTOCOL and _FINAL_EPISODES.value is None and processes.is_chief():
+        print(
+            f"Episodes of every task in the last evaluation: {run.final_episodes}, instead of the "
+            f"protocol's {PROTOCOL}, which would take longer than the training; --final_episodes "
+            "sets them."
+        )
     num_updates, planned = runs.schedule(folder, spec.num_tasks, config, run.agent_config)
     agent = agents.make(spec, run.settings, num_updates, learner.across(config.num_devices))
     settings = {**run.settings, **planned}
     result = runs.learn(run.name, run.suite, agent, config, settings, folder)
     if not processes.is_chief():
         return {}
-    return report.score(run.suite, config, agent, result, folder, _FINAL_EPISODES.value)
+    return report.score(run.suite, config, agent, result, folder, run.final_episodes)

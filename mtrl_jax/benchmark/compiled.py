@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import checkpoint, engines, evaluate, metrics, train
+from mtrl_jax import checkpoint, engines, evaluate, evaluations, metrics, train
 from mtrl_jax.benchmark import protocol, regime, regime_pool
 from mtrl_jax.benchmark.cells import Cell, Settings, training_games
 from mtrl_jax.benchmark.results import table_rows
@@ -156,7 +156,9 @@ def run(
     evaluation = None
     if not given:
         scored = games if len(games) == 1 else list(range(n))
-        evaluation = train.Evaluation(side_by_side(suite, scored), regime.blind(agent, len(scored)))
+        evaluation = evaluations.Evaluation(
+            side_by_side(suite, scored), regime.blind(agent, len(scored))
+        )
 
     def begin_from(fresh: ArrayTree) -> ArrayTree:
         if not cell.needs:
@@ -309,7 +311,7 @@ def final_scores(
 
     keys = engines.over_seeds(config, key_at)(engines.root_key(config))
     if isinstance(apart, FunctionalSuite):
-        score = train.seeds_scorer(config, apart, score)
+        score = evaluations.seeds_scorer(config, apart, score)
     found = score(agent.policy_params(state), keys)
     means = np.asarray(found.episode_return, np.float64).mean(-1)
     return means.reshape(len(config_seeds(config)), len(games))

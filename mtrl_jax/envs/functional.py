@@ -6,7 +6,7 @@ next-step): see `mtrl_jax.types.Timestep`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ __all__ = [
     "auto_reset",
     "auto_reset_batch",
     "environment_keys",
+    "over_tasks",
     "restart",
     "transition",
 ]
@@ -100,6 +101,17 @@ def auto_reset(env: FunctionalEnv) -> tuple[Reset, Step]:
     return reset, step
 
 
+def over_tasks(env: FunctionalEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`reset` and `step` over `[K, E]`: the environment's own `reset_tasks` and `step_tasks` where
+    it has them, else two vmaps."""
+    env_reset = getattr(env, "reset_tasks", None)
+    env_step = getattr(env, "step_tasks", None)
+    return (
+        env_reset or jax.vmap(jax.vmap(env.reset, (0, None))),
+        env_step or jax.vmap(jax.vmap(env.step, (0, 0, 0, None))),
+    )
+
+
 def auto_reset_batch(env: FunctionalEnv) -> tuple[Reset, Step]:
     """`auto_reset` over the batch axes `[K, E]`: the same rows, with fewer resets computed.
 
@@ -115,8 +127,7 @@ def auto_reset_batch(env: FunctionalEnv) -> tuple[Reset, Step]:
       `reset(key, task)` and `step(key, state, action, task)` with keys and actions `[K, E]`, leaves
       of state and time step `[K, E, ...]`, and leaves of task `[K, ...]`.
     """
-    env_reset = getattr(env, "reset_tasks", jax.vmap(jax.vmap(env.reset, (0, None))))
-    env_step = getattr(env, "step_tasks", jax.vmap(jax.vmap(env.step, (0, 0, 0, None))))
+    env_reset, env_step = over_tasks(env)
     select = jax.vmap(jax.vmap(jnp.where))
 
     def reset(key: Key, task: ArrayTree) -> tuple[AutoResetState, Timestep]:

@@ -144,5 +144,4 @@ def metaworld_suite(tasks: Sequence[str]) -> HostSuite:
       ValueError: no task, an unknown one, or one twice.
       ImportError: envpool is not installed.
     """
-    suite = envpool_suite([env_id(task) for task in tasks])
-    return suite._replace(spec=suite.spec._replace(task_names=tuple(tasks)))
+    return envpool_suite([env_id(task) for task in tasks], names=tasks)

@@ -40,12 +40,15 @@ __all__ = [
 MAX_METAWORLD_ENVS = 10
 
 
-def envpool_suite(env_ids: Sequence[str], image_size: int = 0) -> HostSuite:
+def envpool_suite(
+    env_ids: Sequence[str], image_size: int = 0, names: Sequence[str] = ()
+) -> HostSuite:
     """A suite of envpool ids with one observation space and one action space.
 
     Args:
       env_ids: of its tasks.
       image_size: pixels of a side of the picture, for Atari; 0: 84.
+      names: of the tasks; by default their ids.
 
     Returns:
       `HostSuite(spec, make_pool)` with `make_pool(num_envs, seed, num_groups=1, render=False)`. No
@@ -55,7 +58,10 @@ def envpool_suite(env_ids: Sequence[str], image_size: int = 0) -> HostSuite:
       ValueError: an id is unknown or unsupported, or two ids do not go together.
       ImportError: envpool is not installed.
     """
-    tasks = tuple(describe(env_id, image_size) for env_id in env_ids)
+    tasks = tuple(
+        describe(env_id, image_size)._replace(name=name)
+        for env_id, name in zip(env_ids, names or [""] * len(env_ids), strict=True)
+    )
     large = any(task.env_id.startswith("MetaWorld/") for task in tasks)
     make_pool = functools.partial(EnvpoolPool, tasks)
     return HostSuite(shared_spec(tasks), make_pool, MAX_METAWORLD_ENVS if large else 0)

@@ -28,7 +28,7 @@ def test_a_run_is_reported_continued_and_scored(tmp_path):
     args = (*TINY, f"--workdir={tmp_path}", "--surgery=pcgrad")
     code, out, err = commands.finish(start(*args, f"--total_env_steps={2 * PER_UPDATE - 1}"))
     assert code == 0, err
-    assert "Likeliest actions, success at any step" in out
+    assert "1 episode of each task, likeliest actions, success at any step" in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["tasks"]) == {"reach", "window-open"}
     assert results["env_steps"] == 2 * PER_UPDATE
@@ -63,7 +63,7 @@ def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
         assert code == 0, err
         lines = (tmp_path / "out" / "figure.jsonl").read_text().splitlines()
         rows.append([json.loads(line) for line in lines])
-    assert out.count("Playing") == 1  # the run of "sum" only
+    assert err.count("last evaluation: 100%") == 1  # the run of "sum" only
     names = [[(row["surgery"], row["seed"]) for row in group] for group in rows]
     assert names == [[("mean", 3), ("mean", 4)], [("mean", 3), ("sum", 3)]]
     assert rows[0][0] == rows[1][0]

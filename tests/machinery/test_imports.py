@@ -28,7 +28,8 @@ LAYERS = (
     },
     {"losses", "rollout", "plots", "replay", "episodic"},
     {"algorithms", "engines", "evaluate", "record"},
-    {"train", "sweep"},
+    {"evaluations", "sweep"},
+    {"train"},
     {"benchmark"},
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}

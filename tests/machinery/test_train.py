@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from mtrl_jax import checkpoint, engines, learner, metrics, train
+from experiments.common import runs
+from mtrl_jax import checkpoint, engines, evaluate, learner, metrics, train
 from tests.machinery import tiny
 from tests.machinery.test_workdir import HOLD, snapshot
 
@@ -60,7 +61,10 @@ def test_a_run_leaves_what_it_says(whole):
     name = tiny.suite().spec.task_names[1]
     assert logged[1][f"task/{name}/episode/count"] > 0
     assert logged[1]["time/steps_per_second"] > 0
-    assert {"return", "success", "length"} == {k.rsplit("/", 1)[1] for k in logged[-1] if "/" in k}
+    assert logged[-1]["eval/episodes"] == 4
+    assert {"return", "success", "length", "episodes"} == {
+        k.rsplit("/", 1)[1] for k in logged[-1] if "/" in k
+    }
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
         str(4 * DISPATCH),
         str(2 * DISPATCH),
@@ -124,6 +128,60 @@ def test_a_run_keeps_as_many_checkpoints_as_it_is_told(tmp_path):
     run(tmp_path, keep=3, checkpoint_every=DISPATCH)
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert kept == [n * DISPATCH for n in (2, 3, 4)]
+
+
+def test_the_checkpoint_of_the_best_evaluation_stays_and_scores_what_it_scored(tmp_path):
+    options = {"keep": 1, "keep_best": "eval/task_policy/return", "eval_every": DISPATCH}
+    options["checkpoint_every"] = 10**9
+    run(tmp_path / "whole", **options)
+    name, second = tiny.suite().spec.task_names
+
+    def scores(folder):
+        return {
+            row["step"]: np.mean([row[f"eval/task_policy/{n}/return"] for n in (name, second)])
+            for row in rows(folder)
+            if "eval/episodes" in row and row["step"]
+        }
+
+    def best(folder):
+        return max(scores(folder), key=scores(folder).get)  # of equal ones the first
+
+    def kept(folder):
+        return sorted(int(p.name) for p in (folder / "checkpoints").iterdir())
+
+    assert len(set(scores(tmp_path / "whole").values())) > 1
+    at = best(tmp_path / "whole")
+    assert kept(tmp_path / "whole") == sorted({at, 4 * DISPATCH})
+
+    # Killed between an evaluation and what comes behind it, and begun again: the same.
+    def die(step, total, row):
+        if step == 2 * DISPATCH and "eval/task_policy" in str(row):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path / "again", die, **options)
+    run(tmp_path / "again", **options)
+    assert kept(tmp_path / "again") == kept(tmp_path / "whole")
+    assert rows(tmp_path / "again") == rows(tmp_path / "whole")
+
+    # What stands there is what was scored.
+    suite = tiny.suite()
+    agent = tiny.toy_agent(suite.spec)
+    step, state = runs.restore(tmp_path / "whole", tiny.run_config(), suite, agent, "best")
+    assert step == at
+    key = jax.random.fold_in(engines.stream(jax.random.key(0), "eval"), step)
+    found = evaluate.scorer(suite, agent, 4)(state.params, key)
+    np.testing.assert_allclose(found.episode_return.mean(), scores(tmp_path / "whole")[at], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "known"),
+    [("return", "task_policy/return, .*"), ("eval/distilled_policy/return", "task_policy/success")],
+)
+def test_a_metric_that_evaluations_lack_is_refused(tmp_path, metric, known):
+    with pytest.raises(ValueError, match=f"keep_best must be one of .*{known}; got '{metric}'"):
+        run(tmp_path / "run", keep_best=metric)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

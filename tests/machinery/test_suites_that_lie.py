@@ -1,0 +1,440 @@
+"""Suites that are not what their spec says: each is refused in one sentence when it is bound."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import engines, evaluate, train
+from mtrl_jax.envs import suites
+from mtrl_jax.envs.check import check_shapes, check_suite
+from mtrl_jax.envs.functional import restart, transition
+from mtrl_jax.types import EnvSpec, FunctionalSuite, HostSuite, Timestep
+from tests.machinery import tiny
+
+NAMES = ("left", "right")
+SPEC = EnvSpec(
+    task_names=NAMES,
+    observation_shape=(3,),
+    observation_dtype=np.float32,
+    vocabulary=None,
+    num_actions=2,
+    action_mask=np.ones((2, 2), bool),
+    episode_limit=np.array([4, 4]),
+    has_success=True,
+)
+TASKS = {"goal": np.array([0, 2])}
+
+
+class State(NamedTuple):
+    cell: Any
+    time: Any
+
+
+class Honest:
+    """Three cells in a row; it does what `SPEC` says."""
+
+    def reset(self, key, task):
+        return State(jnp.int32(1), jnp.int32(0)), self.first()
+
+    def first(self):
+        return restart(jnp.ones(3))
+
+    def row(self):
+        return transition(jnp.ones(3), 0.0)
+
+    def next_state(self, state):
+        return State(state.cell, state.time + 1)
+
+    def ended(self, state):
+        return state.time >= 3
+
+    def step(self, key, state, action, task):
+        return self.next_state(state), self.row(), self.ended(state)
+
+
+def lying(**changes: Any) -> FunctionalSuite:
+    """An honest suite whose environment has other methods."""
+    return FunctionalSuite(SPEC, type("Lying", (Honest,), changes)(), TASKS)
+
+
+def first(**fields: Any) -> FunctionalSuite:
+    return lying(first=lambda self: Honest.first(self)._replace(**fields))
+
+
+def row(**fields: Any) -> FunctionalSuite:
+    return lying(row=lambda self: Honest.row(self)._replace(**fields))
+
+
+def told(**fields: Any) -> FunctionalSuite:
+    return FunctionalSuite(SPEC._replace(**fields), Honest(), TASKS)
+
+
+def _two_of_three(self, key, state, action, task):
+    return state, Honest.row(self)
+
+
+def _raises(self, key, task):
+    raise RuntimeError("no maze here\nand more")
+
+
+F64 = np.zeros(3)
+ONE, TWO = np.zeros((2, 1), bool), np.ones((3, 2), bool)
+FUNCTIONAL = {
+    # what reset says
+    "reset observation shape": (
+        first(observation=jnp.ones(4)),
+        r"its spec says observation float32\[3\], but reset gives float32\[4\]",
+    ),
+    "reset observation dtype": (
+        first(observation=jnp.ones(3, jnp.int32)),
+        r"its spec says observation float32\[3\], but reset gives int32\[3\]",
+    ),
+    "reset observation tree": (
+        first(observation={"image": jnp.ones(3)}),
+        r"observation of reset must be one array, float32\[3\]; got dict",
+    ),
+    "reset reward": (
+        first(reward=jnp.zeros(2)),
+        r"every row has reward float32\[\], but reset gives float32\[2\]",
+    ),
+    "reset first": (first(first=jnp.int32(1)), r"first bool\[\], but reset gives int32\[\]"),
+    "reset row": (lying(first=lambda self: jnp.ones(3)), "reset must give a types.Timestep; got"),
+    "reset alone": (
+        lying(reset=lambda self, key, task: self.first()),
+        r"reset must return \(state, timestep\); got 6 things",
+    ),
+    "reset raises": (lying(reset=_raises), "reset fails: RuntimeError: no maze here$"),
+    "no reset": (lying(reset=None), "must be a types.FunctionalEnv; it has no reset"),
+    # what step says
+    "step observation shape": (
+        row(observation=jnp.ones((3, 1))),
+        r"its spec says observation float32\[3\], but step gives float32\[3, 1\]",
+    ),
+    "step observation dtype": (
+        row(observation=jnp.ones(3, jnp.uint8)),
+        r"its spec says observation float32\[3\], but step gives uint8\[3\]",
+    ),
+    "step reward shape": (
+        row(reward=jnp.zeros(1)),
+        r"every row has reward float32\[\], but step gives float32\[1\]",
+    ),
+    "step reward dtype": (
+        row(reward=jnp.int32(0)),
+        r"reward float32\[\], but step gives int32\[\]",
+    ),
+    "step reward number": (
+        row(reward=None),
+        r"reward of step must be one array, float32\[\]; got N",
+    ),
+    "step discount": (row(discount=jnp.bool_(True)), r"discount float32\[\], but step gives bool"),
+    "step valid": (row(valid=jnp.float32(1)), r"valid bool\[\], but step gives float32\[\]"),
+    "step success": (
+        row(success=jnp.zeros(2, bool)),
+        r"success bool\[\], but step gives bool\[2\]",
+    ),
+    "step ended dtype": (
+        lying(ended=lambda self, state: jnp.float32(0)),
+        r"last whether the episode ended, bool\[\]; got float32\[\]",
+    ),
+    "step ended shape": (
+        lying(ended=lambda self, state: jnp.zeros(2, bool)),
+        r"last whether the episode ended, bool\[\]; got bool\[2\]",
+    ),
+    "step forgets ended": (
+        lying(step=_two_of_three),
+        r"step must return \(state, timestep, ended\); got 2 things",
+    ),
+    "state dtype": (
+        lying(next_state=lambda self, state: State(state.cell, state.time + 1.0)),
+        r"state.time of step must be as that of reset, int32\[\]; got float32\[\]",
+    ),
+    "state shape": (
+        lying(next_state=lambda self, state: State(state.cell[None], state.time)),
+        r"state.cell of step must be as that of reset, int32\[\]; got int32\[1\]",
+    ),
+    "state structure": (
+        lying(next_state=lambda self, state: state.time),
+        "state of step must be built as that of reset",
+    ),
+    # what the spec says
+    "names too few": (told(task_names=("left",)), "action_mask must lead with K = 1, .* got 2"),
+    "names fewer than tasks": (
+        FunctionalSuite(SPEC, Honest(), {"goal": np.arange(3)}),
+        r"its spec has 2 task_names, so leaves of tasks must .*\['goal'\] has shape \[3\]",
+    ),
+    "a task that leads with nothing": (
+        FunctionalSuite(SPEC, Honest(), {"goal": np.arange(2), "gravity": 9.81}),
+        r"\['gravity'\] has shape \[\]",
+    ),
+    "names twice": (told(task_names=("left", "left")), "must differ, .* got 'left' twice"),
+    "names no text": (told(task_names=(1, 2)), "task_names must be a tuple of names"),
+    "names one text": (told(task_names="lr"), "task_names must be a tuple of names"),
+    "no names": (told(task_names=()), "task_names must be a tuple of names"),
+    "names blank": (told(task_names=("a", " ")), "task_names must not be empty"),
+    "mask of another K": (told(action_mask=TWO), "action_mask must lead with K = 2, .* got 3"),
+    "mask of another A": (told(action_mask=ONE), r"action_mask must be bool\[2, 2\]"),
+    "mask of numbers": (told(action_mask=np.ones((2, 2))), r"must be bool\[2, 2\].* got float64"),
+    "a task without actions": (
+        told(action_mask=np.array([[True, True], [False, False]])),
+        "action_mask must leave each task an action; 'right' has none",
+    ),
+    "no actions": (
+        told(num_actions=0),
+        "one of num_actions .* must be 0, the other not; got 0 and",
+    ),
+    "both actions": (told(action_size=2), "got 2 and 2"),
+    "actions not a number": (told(num_actions=2.0), "num_actions must be an integer; got 2.0"),
+    "limits of another K": (
+        told(episode_limit=np.ones(3, int)),
+        "episode_limit must lead with K = 2, .* got 3",
+    ),
+    "one limit": (told(episode_limit=4), "episode_limit must lead with K = 2, .* got 4"),
+    "limit below 0": (
+        told(episode_limit=np.array([4, -1])),
+        "episode_limit must be integers, 0 wh",
+    ),
+    "limit no integer": (
+        told(episode_limit=np.array([4.0, 4.0])),
+        "episode_limit must be integers",
+    ),
+    "observation sizes": (told(observation_shape=3), "observation_shape must be a tuple of sizes"),
+    "observation size 0": (told(observation_shape=(0,)), "must be a tuple of sizes; got"),
+    "observation kind": (
+        told(observation_dtype="image"),
+        "observation_dtype must be a NumPy dtype",
+    ),
+    "wide dtype": (
+        told(observation_dtype=np.float64),
+        r"its spec says observation float64\[3\], but reset gives float32\[3\]",
+    ),
+    "classes of numbers": (told(vocabulary=np.full(3, 5)), "vocabulary must be None unless"),
+    "classes of another shape": (told(vocabulary=np.full(4, 5)), r"vocabulary must be .* \[3\]"),
+    "success": (told(has_success=None), "has_success must be True or False; got None"),
+    "no spec": (FunctionalSuite({}, Honest(), TASKS), "spec must be a types.EnvSpec; got dict"),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONAL)
+def test_a_functional_suite_that_lies_is_refused(kind):
+    suite, message = FUNCTIONAL[kind]
+    with pytest.raises(ValueError, match=message) as caught:
+        check_suite(suite, "mine:suite")
+    assert str(caught.value).startswith("suite mine:suite: ") and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message):  # a run need not know a name
+        engines.check(tiny.RUN, suite)
+
+
+def test_an_honest_one_is_not():
+    check_suite(told())
+    check_suite(told(episode_limit=np.array([0, 4]), has_success=False))
+    check_suite(told(action_mask=np.array([[True, False], [False, True]])))
+
+
+def test_a_rule_of_its_own_for_tasks_is_looked_at_too():
+    def reset_tasks(self, key, task):
+        state, row = jax.vmap(jax.vmap(self.reset, (0, None)))(key, task)
+        return state, row._replace(reward=row.reward[..., None])
+
+    with pytest.raises(ValueError, match=r"reward float32\[\], but reset gives float32\[1\]"):
+        check_suite(lying(reset_tasks=reset_tasks))
+
+
+# ------------------------------------------------------------------------------- pools
+
+
+class Pool:
+    """`SPEC` on the host; `changes` replace a row's fields."""
+
+    def __init__(self, spec, num_envs, changes):
+        self.spec, self.num_groups, self.closed = spec, 1, False
+        self._shape, self._changes = (spec.num_tasks, num_envs), changes
+
+    def _row(self, first):
+        def full(value, dtype):
+            return np.full(self._shape, value, dtype)
+
+        observation = np.ones((*self._shape, *self.spec.observation_shape), np.float32)
+        row = Timestep(
+            observation.astype(self.spec.observation_dtype),
+            full(0.0, np.float32),
+            full(1.0, np.float32),
+            full(first, bool),
+            full(not first, bool),
+            full(False, bool),
+        )
+        return row._replace(**self._changes)
+
+    def reset(self, group):
+        return self._row(True)
+
+    def send(self, group, action):
+        legal = np.take_along_axis(self.spec.action_mask, action.astype(int), 1)
+        assert action.shape == self._shape and legal.all()
+
+    def recv(self, group):
+        return self._row(False)
+
+    def close(self):
+        self.closed = True
+
+
+class Bare(Pool):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.spec = None
+
+
+class Late(Pool):
+    """It tells the truth at first."""
+
+    def reset(self, group):
+        return self._row(True)._replace(
+            **{field: getattr(Pool(SPEC, 1, {})._row(True), field) for field in self._changes}
+        )
+
+
+def hosted(pool=Pool, of=None, spec=SPEC, **changes):
+    return HostSuite(spec, lambda num_envs, seed, groups: pool(of or spec, num_envs, changes))
+
+
+WORDS = SPEC._replace(
+    observation_dtype=np.uint8,
+    vocabulary=np.array([2, 2, 1]),
+    action_mask=np.array([[0, 1], [1, 0]], bool),
+)
+HOSTED = {
+    "observation shape": (
+        hosted(observation=np.ones((2, 1, 4), np.float32)),
+        r"its spec says observation float32\[3\], but reset gives float32\[4\]",
+    ),
+    "observation dtype": (
+        hosted(observation=np.ones((2, 1, 3))),
+        r"its spec says observation float32\[3\], but reset gives float64\[3\]",
+    ),
+    "observation of one task": (
+        hosted(observation=np.ones((1, 1, 3), np.float32)),
+        r"observation of reset must lead with \[2, 1\], .* got float32\[1, 1, 3\]",
+    ),
+    "no observation axis of environments": (
+        hosted(observation=np.ones((2, 3), np.float32)),
+        r"must lead with \[2, 1\], .* got float32\[2, 3\]",
+    ),
+    "reward dtype": (
+        hosted(reward=np.zeros((2, 1))),
+        r"reward float32\[\], but reset gives float64\[\]",
+    ),
+    "reward of a list": (
+        hosted(reward=[[0.0], [0.0]]),
+        "reward of reset must be one array, .* list",
+    ),
+    "valid": (hosted(valid=np.zeros((2, 1), int)), r"valid bool\[\], but reset gives int64\[\]"),
+    "not a row": (
+        hosted(type("Old", (Pool,), {"reset": lambda self, group: (1, 2)})),
+        "reset must give a types.Timestep; got tuple",
+    ),
+    "a first row that is not first": (
+        hosted(first=np.zeros((2, 1), bool)),
+        "the first row of an episode must be a reset row",
+    ),
+    "a first row that is valid": (
+        hosted(valid=np.ones((2, 1), bool)),
+        "the first row of an episode must be a reset row",
+    ),
+    "a second row that is not valid": (
+        hosted(Late, valid=np.zeros((2, 1), bool)),
+        "the second row of an episode must be valid",
+    ),
+    "a second row of another dtype": (
+        hosted(Late, discount=np.ones((2, 1))),
+        r"discount float32\[\], but recv gives float64\[\]",
+    ),
+    "a second row of another shape": (
+        hosted(Late, observation=np.ones((2, 1, 2), np.float32)),
+        r"its spec says observation float32\[3\], but recv gives float32\[2\]",
+    ),
+    "not a number": (
+        hosted(observation=np.full((2, 1, 3), np.nan, np.float32)),
+        "observation of reset must be finite; that of 'left' is not",
+    ),
+    "classes": (
+        hosted(spec=WORDS),
+        r"element \[2\] of an observation is one of 1 classes; reset gives 1 for 'left'",
+    ),
+    "other names": (
+        hosted(of=SPEC._replace(task_names=("left", "up"))),
+        r"its spec says task_names = \('left', 'right'\), that of its pool \('left', 'up'\)",
+    ),
+    "fewer names": (
+        hosted(of=SPEC._replace(task_names=("left",))),
+        r"its spec says task_names = \('left', 'right'\), that of its pool \('left',\)",
+    ),
+    "another mask": (
+        hosted(of=SPEC._replace(action_mask=np.array([[True, True], [True, False]]))),
+        "its spec says action_mask = ",
+    ),
+    "no spec": (hosted(Bare), r"a pool must have a spec, a types.EnvSpec; got NoneType"),
+    "no recv": (hosted(type("Half", (Pool,), {"recv": None})), "its pool fails: TypeError: 'NoneT"),
+    "no arguments": (HostSuite(SPEC, lambda: None), "its pool fails: TypeError: .*takes 0 pos"),
+    "names twice": (hosted(spec=SPEC._replace(task_names=("a", "a"))), "must differ"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTED)
+def test_a_host_suite_that_lies_is_refused(kind):
+    suite, message = HOSTED[kind]
+    with pytest.raises(ValueError, match=message) as caught:
+        check_suite(suite, "mine:pool")
+    assert str(caught.value).startswith("suite mine:pool: ") and "\n" not in str(caught.value)
+
+
+def test_honest_pools_are_not_and_are_closed():
+    made = []
+
+    def make(num_envs, seed, groups):
+        made.append(Pool(SPEC, num_envs, {}))
+        return made[-1]
+
+    check_suite(HostSuite(SPEC, make))
+    assert [pool.closed for pool in made] == [True]
+    spec = WORDS._replace(vocabulary=np.array([2, 2, 2]))
+    check_suite(hosted(spec=spec))
+    check_shapes(hosted(observation=None))  # it makes none
+
+
+@pytest.mark.parametrize("name", ["maze8", "small_games", "envpool:CartPole-v1", "minigrid_ladder"])
+def test_those_of_the_table_say_the_truth(name):
+    check_suite(suites.make(name))
+    check_suite(suites.make(name, 3))
+
+
+# ------------------------------------------------------------------------------- where it is asked
+
+
+@pytest.mark.parametrize("suite", [FUNCTIONAL["step reward dtype"][0], HOSTED["reward dtype"][0]])
+def test_a_run_refuses_it_before_anything_is_written(tmp_path, suite):
+    folder: pathlib.Path = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"^suite mine: every row has reward float32\[\], but "):
+        train.run(tiny.RUN, suite, tiny.toy_agent(SPEC), folder, {"suite": "mine"})
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("limits", "wrong"), [((3, 3), "left"), ((4, 2), "right"), ((9, 4), "")])
+def test_limits_below_the_real_ones_are_refused_by_the_first_evaluation(tmp_path, limits, wrong):
+    suite = told(episode_limit=np.array(limits))
+    run = tiny.run_config(total_env_steps=1, updates_per_dispatch=1)
+    agent = evaluate.random_agent(suite.spec)
+    if not wrong:
+        assert train.run(run, suite, agent, tmp_path, {"suite": "mine"}).finished
+        return
+    limit = limits[suite.spec.task_names.index(wrong)]
+    with pytest.raises(
+        ValueError,
+        match=rf"^suite mine: its spec says that an episode of '{wrong}' has at most {limit} "
+        r"actions \(episode_limit\), but 4 of 4 went on behind them$",
+    ):
+        train.run(run, suite, agent, tmp_path, {"suite": "mine"})
+    assert not any((tmp_path / "checkpoints").iterdir())
