@@ -44,7 +44,8 @@ def stop(step: int, folder: pathlib.Path) -> NoReturn:
 
 
 def main(fn: Callable[[], None]) -> None:
-    """Parses flags and runs `fn`. Bad input ends in one sentence and exit code 2."""
+    """Parses flags and runs `fn`. Bad input, and a suite whose library is not installed, end in
+    one sentence and exit code 2."""
 
     def parse(argv: Sequence[str]) -> list[str]:
         if asked := {*argv[1:]} & (HELP | FULL_HELP):
@@ -62,14 +63,14 @@ def main(fn: Callable[[], None]) -> None:
         try:
             fn()
             sys.stdout.flush()
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             _fail(str(error), 2)
         except BrokenPipeError:  # of `| head`: nobody reads, so nothing is said
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in (sys.stdout, sys.stderr):
                 os.dup2(nowhere, stream.fileno())
             sys.exit(CLOSED_PIPE)
-        except (FloatingPointError, ImportError) as error:
+        except FloatingPointError as error:
             _fail(str(error), 1)
         except OSError as error:
             _end(str(error))

@@ -32,6 +32,7 @@ __all__ = [
     "rows",
     "schedule",
     "settings_of",
+    "step_of",
 ]
 
 
@@ -229,6 +230,19 @@ def restore(
         raise ValueError(f"--workdir: {folder} has no checkpoint yet")
     step, tree, _ = found
     return step, tree["state"]
+
+
+def step_of(text: str | None) -> int | str | None:
+    """The value of a flag --step, as `restore` takes it.
+
+    Raises:
+      ValueError: if it is neither a number nor "best".
+    """
+    if text is None or text == "best":
+        return text
+    if not text.replace("_", "").isdecimal():
+        raise ValueError(f"--step must be a number of environment steps or best; got {text!r}")
+    return int(text)
 
 
 def _best_step(meta: dict[str, Any]) -> int:

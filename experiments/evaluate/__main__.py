@@ -48,7 +48,7 @@ def main() -> None:
     folder = runs.existing(_WORKDIR.value)
     given.check_folder("workdir", folder)
     ranges.check_value("--seed", _SEED.value, ranges.Seed)
-    step = _step()
+    step = runs.step_of(_STEP.value)
     settings, config = runs.read(folder)
     suite = runs.make_suite(settings)
     agent = agents.make(suite.spec, settings, 1)
@@ -100,16 +100,6 @@ def main() -> None:
             _record(suite, agent, agent.policy_params(one), folder, kinds, greedy)
         except draw.CannotDraw as error:  # the scores are there all the same
             print(f"warning: no gifs: {error}", file=sys.stderr)
-
-
-def _step() -> int | str | None:
-    """The value of --step."""
-    text = _STEP.value
-    if text is None or text == "best":
-        return text
-    if not text.replace("_", "").isdecimal():
-        raise ValueError(f"--step must be a number of environment steps or best; got {text!r}")
-    return int(text)
 
 
 def _record(

@@ -19,7 +19,7 @@ import numpy as np
 
 from mtrl_jax.envs import doom_engine
 from mtrl_jax.envs.doom_scenarios import FRAME_SKIP, SCENARIOS, Scenario, score
-from mtrl_jax.envs.envpool_spec import Encoding, TaskSpec, shared_spec
+from mtrl_jax.envs.envpool_spec import Encoding, TaskSpec, library, shared_spec
 from mtrl_jax.envs.pool import EnvpoolPool
 from mtrl_jax.types import HostSuite
 
@@ -76,10 +76,7 @@ def doom_suite(names: Sequence[str], image_size: int = 84) -> HostSuite:
             raise ValueError(f"unknown Doom scenario {name!r} (known: {', '.join(SCENARIOS)})")
     if image_size < 36:
         raise ValueError(f"image_size must be at least 36; got {image_size}")
-    try:
-        import envpool  # noqa: F401
-    except ImportError as error:
-        raise ImportError("envpool is missing: python -m pip install 'mtrl_jax[rl]'") from error
+    library()
     scenarios = {name: SCENARIOS[name] for name in names}
     spec = shared_spec([_task(name, SCENARIOS[name], image_size) for name in names])
     return HostSuite(spec, functools.partial(DoomPool, scenarios, image_size=image_size), MAX_ENVS)

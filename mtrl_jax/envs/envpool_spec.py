@@ -205,11 +205,24 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
     )
 
 
-def _raw_spec(env_id: str, image_size: int) -> tuple[Any, dict[str, Any]]:
+def library() -> Any:
+    """The module envpool, which suites in pure JAX do without.
+
+    Raises:
+      ImportError: it is not installed, with the extra that brings it.
+    """
     try:
         import envpool
     except ImportError as error:
-        raise ImportError("envpool is missing: python -m pip install 'mtrl_jax[rl]'") from error
+        raise ImportError(
+            "this suite needs envpool, which comes with the extra rl (python -m pip install "
+            "'mtrl_jax[rl]'); maze8 and small_games do without"
+        ) from error
+    return envpool
+
+
+def _raw_spec(env_id: str, image_size: int) -> tuple[Any, dict[str, Any]]:
+    envpool = library()
     known = envpool.list_all_envs()
     if env_id not in known:
         near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.4)

@@ -165,8 +165,11 @@ def apply_pair(
     """
     first_layers: tuple[Array | None, Array | None] = (None, None)
     # With one hidden layer the previous action enters there; an image's first layer is no product.
-    # Laying the kernels side by side is a copy, which a few rows do not pay for.
-    if shared.kind != "conv" and len(shared.hidden) > 1 and inputs[3].size >= _PAIR_ROWS:
+    # Laying the kernels side by side is a copy, which a few rows do not pay for, nor a number of
+    # rows that `jax.export` leaves open.
+    rows = inputs[3].size
+    many = isinstance(rows, int) and rows >= _PAIR_ROWS
+    if shared.kind != "conv" and len(shared.hidden) > 1 and many:
         kernel, bias = (
             jnp.concatenate([p["dense0"][name] for p in params], axis=-1)
             for name in ("kernel", "bias")

@@ -122,7 +122,7 @@ def test_suites_are_listed():
     [
         (ValueError("bad\n  input"), 2),
         (FloatingPointError("bad input"), 1),
-        (ImportError("bad input"), 1),
+        (ImportError("bad input"), 2),
     ],
 )
 def test_what_a_run_raises_becomes_a_sentence(error, code, monkeypatch):

@@ -1,4 +1,5 @@
-"""`experiments.evaluate` and `experiments.plot` on tiny runs, each command in its own process."""
+"""`experiments.evaluate`, `experiments.export` and `experiments.plot` on tiny runs, each command in
+its own process."""
 
 import json
 import os
@@ -6,9 +7,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+
+from experiments.common import agents, runs
+from mtrl_jax import rollout, serve
+from mtrl_jax.types import Timestep
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Compiling is what these commands spend their time on.
@@ -166,6 +172,55 @@ def test_evaluate_a_host_run(host_run):
     assert "task policies: 100%" in done.stderr  # the progress bar
 
 
+def test_export_a_run(functional_run, tmp_path):
+    """Seed 1 at a checkpoint that is not the newest acts as its agent does."""
+    pytest.importorskip("flatbuffers", reason="python -m pip install flatbuffers")
+    out = tmp_path / "policy"
+    flags = (f"--workdir={functional_run}", "--step=640", "--actions=likeliest", "--of_seed=1")
+    done = _run("export", *flags, f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "step 640, 8 tasks of maze8" in done.stdout and f"policy  {out} (likeliest" in done.stdout
+    )
+
+    settings, config = runs.read(functional_run)
+    suite = runs.make_suite(settings)
+    spec, agent = suite.spec, agents.make(suite.spec, settings, 1)
+    _, state = runs.restore(functional_run, config, suite, agent, 640)
+    params = agent.policy_params(jax.tree.map(lambda x: x[1], state))
+    rng = np.random.default_rng(0)
+    shape = (8, 5)
+    observation = rng.integers(0, 2, (*shape, *spec.observation_shape), spec.observation_dtype)
+    start = np.ones(shape, bool)
+    zeros = np.zeros(shape, np.float32)
+    row = Timestep(observation, zeros, zeros + 1, start, ~start, ~start)
+    for name in serve.POLICIES:
+        policy = serve.load(out, name)
+        assert policy.description["step"] == 640 and policy.description["run"] == settings
+        act = jax.jit(rollout.acting(agent, distilled=name == "distilled_policy", greedy=True))
+        want, _, _ = act(
+            params, agent.init_actor(5), row, jax.random.split(jax.random.key(0), shape)
+        )
+        have, _ = policy.act(observation.reshape(40, *spec.observation_shape), np.arange(40) // 5)
+        np.testing.assert_array_equal(have, np.ravel(want))
+
+
+def test_export_refuses_what_it_cannot_write_or_read(functional_run, host_run, tmp_path):
+    def export(*arguments):
+        return _run("export", *arguments)
+
+    _one_sentence(export(), "--workdir must name")
+    _one_sentence(export(f"--workdir={functional_run}", "--step=641"), "640, 1280", "got 641")
+    _one_sentence(export(f"--workdir={functional_run}", "--step=new"), "--step", "got 'new'")
+    _one_sentence(export(f"--workdir={functional_run}", "--of_seed=2"), "--of_seed", "got 2")
+    _one_sentence(export(f"--workdir={functional_run}", f"--out={host_run}"), "other files")
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "config.json").write_bytes((host_run / "config.json").read_bytes())
+    _one_sentence(export(f"--workdir={young}"), young, "no checkpoint yet")
+    assert [p.name for p in young.iterdir()] == ["config.json"]
+
+
 def test_plot_compares_runs(functional_run, tmp_path):
     out = tmp_path / "new" / "curves.png"
     done = _run(
@@ -251,6 +306,7 @@ def test_evaluate_refuses_what_is_no_run(tmp_path, host_run):
     [
         ("distral", ["--algorithm", "--suite", "--workdir", "--num_seeds"], []),
         ("evaluate", ["--workdir", "--episodes", "--gifs", "--seed"], ["--suite", "--core"]),
+        ("export", ["--workdir", "--out", "--step", "--actions"], ["--suite", "--episodes"]),
         ("plot", ["--runs", "--labels", "--metric", "--over", "--out"], ["--suite", "--workdir"]),
     ],
 )

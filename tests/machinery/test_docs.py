@@ -22,7 +22,8 @@ WITH_PYTHON = [
     name for name, text in TEXTS.items() if name.startswith("docs/") and python_blocks(text)
 ]
 WITH_PYTHON.remove("docs/package.md")  # its block is the README's: test_wheel.py
-ASKED_MORE = ("docs/surgery.md", "docs/environments.md")  # in test_surgery_docs, and below
+# In test_surgery_docs, test_export, and below.
+ASKED_MORE = ("docs/surgery.md", "docs/serving.md", "docs/environments.md")
 COMMAND = re.compile(r"(?:python -m )?\b((?:experiments|timings)(?:\.\w+)+)((?:\\\n|[^\n`])*)")
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import sys
 from typing import Any, NamedTuple
 
 import envpool
@@ -302,3 +303,26 @@ def _gymnasium_loop(case: Case) -> list[list[list[tuple]]]:
                     episodes.append((np.float32(total), length, bool(terminated[0]), success))
             result[k].append(episodes)
     return result
+
+
+FOR_EXAMPLE = {
+    "envpool:": "Pong-v5",
+    "atari42:": "Pong-v5",
+    "small_games:": "catch,snake",
+    "metaworld:": "reach",
+    "doom:": "basic",
+}
+
+
+@pytest.mark.parametrize("name", suites.list_suites())
+def test_without_envpool_a_suite_is_made_or_names_the_extra(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)  # what an import meets that is not installed
+    prefix, listed, _ = name.partition("<")
+    name = prefix + FOR_EXAMPLE[prefix] if listed else name
+    if name.startswith(("maze8", "small_games")):
+        assert suites.make(name).spec.num_tasks
+    else:
+        with pytest.raises(ImportError, match=r"needs envpool, .* the extra rl \(.*\[rl\]"):
+            suites.make(name)

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
 LAYERS = (
-    {"types", "_checks", "ranges", "surgery"},
+    {"types", "_checks", "ranges", "serve", "surgery"},
     {
         "returns",
         "distributions",
@@ -27,7 +27,7 @@ LAYERS = (
         "workdir",
     },
     {"losses", "rollout", "plots", "replay", "episodic"},
-    {"algorithms", "engines", "evaluate", "record"},
+    {"algorithms", "engines", "evaluate", "export", "record"},
     {"evaluations", "sweep"},
     {"train"},
     {"benchmark"},
@@ -46,6 +46,7 @@ _LEARNING = {
 }
 FORBIDDEN = {
     "surgery": set(RANK),  # usable in a project that has none of the rest
+    "serve": set(RANK),  # goes where jax alone is
     "types": set(RANK),
     "envs": _LEARNING | {"learner", "checkpoint", "metrics", "workdir"},
     # The learner applies surgery to the tasks' gradients and sees no loss and no environment.
@@ -57,6 +58,7 @@ FORBIDDEN = {
     "rollout": _LEARNING | {"learner"},
     "engines": _LEARNING,
     "evaluate": _LEARNING,
+    "export": _LEARNING,
     "record": _LEARNING,
 }
 
@@ -64,6 +66,7 @@ FORBIDDEN = {
 # plotting library); units not listed may use all of the package's dependencies.
 LIBRARIES = {
     "surgery": {"jax", "optax", "numpy"},
+    "serve": {"jax", "numpy"},
     "types": {"jax", "numpy"},
     "_checks": {"jax", "numpy", "chex"},
     "ranges": {"jax", "numpy"},

@@ -60,6 +60,8 @@ def test_it_trains_alone(wheel, tmp_path):
     away.mkdir()
     pip("install", "-q", "--no-deps", "--no-index", "--target", installed, wheel)
     environment = commands.environment(1) | {"PYTHONPATH": str(installed)}
+    # The extra jaxenvs has no envpool, and mazes are made without.
+    (installed / "envpool.py").write_text("raise ImportError('envpool is not here')\n")
 
     def python(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -83,6 +85,10 @@ def test_it_trains_alone(wheel, tmp_path):
     folder = pathlib.Path("runs", "distral", "maze8-a3c_multitask-seed0")
     assert commands.rows(away / folder) and commands.checkpoints(away / folder)
     assert f"to evaluate      mtrl evaluate --workdir={folder}" in trained.stdout
+
+    slim = python(mtrl, "distral", "--workdir=elsewhere")
+    assert slim.returncode == 2 and slim.stderr.count("\n") == 1 and slim.stdout == ""
+    assert "needs envpool, which comes with the extra rl" in slim.stderr
 
     where = "import mtrl_jax.experiments.distral.run as m, mtrl_jax.train as n; print(m, n)"
     found = python("-c", where)

@@ -1,0 +1,72 @@
+r"""Writes the policy of a run to a folder that acts elsewhere, where jax is all that there is.
+
+    python -m experiments.export --workdir=runs/distral/minigrid_ladder-kl_ent_2col-seed0
+    python -m experiments.export --workdir=runs/... --out=policy --step=4000000 --actions=likeliest
+
+and there, with `pip install jax flatbuffers` and this library:
+
+    policy = mtrl_jax.serve.load("policy")
+    action, memory = policy.act(observation, "MiniGrid-DoorKey-8x8-v0", memory, key)
+
+The run is only read, but for the folder, which lies inside it unless --out says otherwise.
+"""
+
+import pathlib
+
+import absl.logging
+import jax
+from absl import flags
+
+from mtrl_jax import export
+
+from ..common import agents, binary, given, runs
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder to write: a new one, or an earlier export. (default: WORKDIR/policy)"
+)
+_STEP = flags.DEFINE_string(
+    "step",
+    None,
+    "Environment steps of the checkpoint to export, or best: the one that --keep_best of the run "
+    "has kept. (default: the newest)",
+)
+_ACTIONS = flags.DEFINE_enum(
+    "actions",
+    "default",
+    ["default", "drawn", "likeliest"],
+    "How the policy acts: as in the run's own evaluations, drawn as in training, or the likeliest.",
+)
+_OF_SEED = flags.DEFINE_integer(
+    "of_seed", 0, "Which of the agents of a run with --num_seeds above 1, counted from 0.", 0
+)
+
+
+def main() -> None:
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
+    folder = runs.existing(_WORKDIR.value)
+    wanted = runs.step_of(_STEP.value)
+    out = folder / "policy" if _OUT.value is None else pathlib.Path(_OUT.value)
+    given.check_folder("out", out)
+    export.check_folder(out)
+    settings, config = runs.read(folder)
+    if _OF_SEED.value >= config.num_seeds:
+        raise ValueError(
+            f"--of_seed must be below the number of seeds, {config.num_seeds}; got {_OF_SEED.value}"
+        )
+    suite = runs.make_suite(settings)
+    agent = agents.make(suite.spec, settings, 1)
+    step, state = runs.restore(folder, config, suite, agent, wanted)
+    if config.num_seeds > 1:
+        state = jax.tree.map(lambda x: x[_OF_SEED.value], state)
+    greedy = {"drawn": False, "likeliest": True}.get(_ACTIONS.value)
+    policy = agent.policy_params(state)
+    export.write(out, suite.spec, agent, policy, step=step, greedy=greedy, about=settings)
+    kind = "likeliest" if (agent.greedy_eval if greedy is None else greedy) else "drawn"
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{folder}: step {step:,}, {suite.spec.num_tasks} tasks of {settings['suite']}")
+    print(f"policy  {out} ({kind} actions, {size / 1e6:.1f} MB, for {', '.join(export.PLATFORMS)})")
+
+
+if __name__ == "__main__":
+    binary.main(main)
