@@ -13,7 +13,10 @@ from mtrl_jax._checks import assert_shape, check_range
 from mtrl_jax.types import Array
 
 __all__ = [
+    "Affine",
+    "Batch",
     "Moments",
+    "change_of_units",
     "init_moments",
     "masked_moments",
     "normalise",
@@ -42,6 +45,27 @@ class Moments(NamedTuple):
     batches: Array
 
 
+class Batch(NamedTuple):
+    """Moments of one batch, and how much they rest on.
+
+    Attributes:
+      mean: float32.
+      variance: float32, biased.
+      counted: float32, how many elements; 0 where there was none, and then the others mean nothing.
+    """
+
+    mean: Array
+    variance: Array
+    counted: Array
+
+
+class Affine(NamedTuple):
+    """x -> scale x + shift."""
+
+    scale: Array
+    shift: Array
+
+
 def init_moments(shape: tuple[int, ...]) -> Moments:
     """Nothing seen: mean 0, variance 1, so that `normalise` leaves values as they are."""
     return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(shape, jnp.int32))
@@ -52,7 +76,7 @@ def masked_moments(
     mask: Array,
     axes: tuple[int, ...],
     sum_over_devices: Callable[[Array], Array] = lambda x: x,
-) -> tuple[Array, Array]:
+) -> Batch:
     """Mean and (biased) variance over `axes`, of the elements where `mask`, and over devices.
 
     Two passes, so that values far from 0 lose no digits.
@@ -64,45 +88,46 @@ def masked_moments(
       sum_over_devices: where each device has some of what `axes` reduce.
 
     Returns:
-      Two float32 arrays without `axes`; 0 and 0 where nothing is counted.
+      Arrays without `axes`; 0, 0 and 0 where nothing is counted.
     """
     assert_shape("[...], that of x,", jnp.shape(x), mask=mask)
 
     def total(y: Array) -> Array:
         return sum_over_devices(jnp.where(mask, y, 0.0).sum(axes, keepdims=True))
 
-    count = jnp.maximum(total(jnp.ones_like(x)), 1.0)
-    mean = total(x) / count
-    variance = total(jnp.square(x - mean)) / count
-    return mean.squeeze(axes), variance.squeeze(axes)
+    count = total(jnp.ones_like(x))
+    mean = total(x) / jnp.maximum(count, 1.0)
+    variance = total(jnp.square(x - mean)) / jnp.maximum(count, 1.0)
+    return Batch(*(y.squeeze(axes) for y in (mean, variance, count)))
 
 
-def update_moments(moments: Moments, mean: Array, variance: Array, slowest: float = 0.0) -> Moments:
+def update_moments(moments: Moments, batch: Batch, slowest: float = 0.0) -> Moments:
     """Mixes in a batch: batch n with weight 1 / n, or `slowest` once that is more.
 
     So all batches count alike at first; with `slowest` above 0 older ones fade, for quantities that
-    change as a policy learns. The mixture's variance includes the distance of the two means.
+    change as a policy learns. The mixture's variance includes the distance of the two means. Where
+    the batch has counted nothing, nothing moves, and it is no batch.
 
     Args:
       moments: so far.
-      mean: of the batch, from `masked_moments`.
-      variance: of the batch.
+      batch: from `masked_moments`, of the same shape.
       slowest: in [0, 1].
     """
     check_range("slowest", slowest, 0.0, 1.0)
     batches = moments.batches + 1
     w = jnp.maximum(1.0 / batches.astype(jnp.float32), slowest)
-    apart = mean - moments.mean
-    return Moments(
-        moments.mean + w * apart,
-        (1.0 - w) * moments.variance + w * variance + w * (1.0 - w) * jnp.square(apart),
-        batches,
-    )
+    apart = batch.mean - moments.mean
+    spread = (1.0 - w) * moments.variance + w * batch.variance
+    spread += w * (1.0 - w) * jnp.square(apart)
+    moved = Moments(moments.mean + w * apart, spread, batches)
+    seen = batch.counted > 0
+    return Moments(*(jnp.where(seen, new, old) for new, old in zip(moved, moments, strict=True)))
 
 
 def observe(
     moments: Moments,
     observation: Array,
+    counts: Array,
     together: bool,
     sum_over_devices: Callable[[Array], Array] = lambda x: x,
 ) -> Moments:
@@ -110,15 +135,17 @@ def observe(
 
     Args:
       moments: so far.
-      observation: `[K, T, E, ...]`, of F numbers each.
+      observation: `[K, T, E, ...]`, of F numbers each; not read where it does not count.
+      counts: bool `[K, T, E]`, which of them count. A task of which none does moves no moments.
       together: whether all tasks have the same moments, those of all tasks' observations.
       sum_over_devices: where each device has some of the environments.
     """
     x = observation.reshape(*observation.shape[:3], -1).astype(jnp.float32)
     axes = (0, 1, 2) if together else (1, 2)
-    batch = masked_moments(x, jnp.ones_like(x, bool), axes, sum_over_devices)
-    mean, variance = (jnp.broadcast_to(y, moments.mean.shape) for y in batch)
-    return update_moments(moments, mean, variance)
+    mask = jnp.broadcast_to(counts[..., None], x.shape)
+    batch = masked_moments(x, mask, axes, sum_over_devices)
+    shape = moments.mean.shape
+    return update_moments(moments, Batch(*(jnp.broadcast_to(y, shape) for y in batch)))
 
 
 def normalise(x: Array, moments: Moments, limit: float = jnp.inf) -> Array:
@@ -131,6 +158,30 @@ def restore(x: Array, moments: Moments) -> Array:
     """The inverse of `normalise` without a limit."""
     mean, std = (jnp.broadcast_to(m, x.shape) for m in (moments.mean, _std(moments)))
     return mean + std * x
+
+
+def change_of_units(before: Moments, after: Moments) -> Affine:
+    """What keeps restored values as they are when moments move ("POP").
+
+    van Hasselt et al. 2016, *Learning values across many orders of magnitude*, arXiv 1602.07714,
+    proposition 1; for each task by itself as in Hessel et al. 2018, arXiv 1809.04474. With mean mu
+    and standard deviation sigma of `before` and mu', sigma' of `after`,
+
+        sigma' (a x + c) + mu' = sigma x + mu     for all x, with
+        a = sigma / sigma',  c = (mu - mu') / sigma'
+
+    so that ``restore(a * x + c, after)`` is ``restore(x, before)``: a network whose last layer has
+    weights w and bias b says the same in the new units with a w and a b + c.
+
+    Args:
+      before: moments.
+      after: of the same shape.
+
+    Returns:
+      a and c, of that shape; exactly 1 and 0 where nothing has moved.
+    """
+    std = _std(after)
+    return Affine(_std(before) / std, (before.mean - after.mean) / std)
 
 
 def standardise(
@@ -147,7 +198,7 @@ def standardise(
       `[K, ...]`, 0 where not counted.
     """
     axes = tuple(range(1, jnp.ndim(x)))
-    mean, variance = masked_moments(x, mask, axes, sum_over_devices)
+    mean, variance, _ = masked_moments(x, mask, axes, sum_over_devices)
     mean, std = (jnp.expand_dims(y, axes) for y in (mean, jnp.sqrt(variance)))
     return jnp.where(mask, (x - mean) / (std + 1e-8), 0.0)
 

@@ -22,6 +22,7 @@ __all__ = [
     "STD_RANGE",
     "ActorCritic",
     "InitialStd",
+    "change_units",
     "gaussian",
     "init_params",
     "inputs",
@@ -63,7 +64,9 @@ class ActorCritic(NamedTuple):
     """Two networks of one kind that share nothing.
 
     Their parameters are `learner.Params` whose halves have an "actor" and a "critic" each; what a
-    continuous policy's standard deviation starts from is `task["actor"]["std"]`, `[K, A]`.
+    continuous policy's standard deviation starts from is `task["actor"]["std"]`, `[K, A]`. The
+    critic's last layer is an affine map of each task's own, `task["critic"]["scale"]` and
+    `["shift"]`, `[K]`, learnt like the rest: what `change_units` rescales, whatever the network.
 
     Attributes:
       spec: of the suite.
@@ -132,6 +135,8 @@ def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
     if nets.spec.action_size:
         shape = (nets.spec.num_tasks, nets.spec.action_size)
         task["actor"]["std"] = jnp.full(shape, _raw_std(std), jnp.float32)
+    task["critic"]["scale"] = jnp.ones(nets.spec.num_tasks)
+    task["critic"]["shift"] = jnp.zeros(nets.spec.num_tasks)
     return learner.Params(shared if jax.tree.leaves(shared) else {}, task)
 
 
@@ -157,5 +162,20 @@ def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Dis
 
 def value(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Array:
     """`[B]`, in whatever units it is trained on."""
-    variables = {"params": shared.get("critic", {}), "task": task["critic"]["net"]}
-    return nets.critic.apply(variables, x, k)[:, 0].astype(jnp.float32)
+    own = task["critic"]
+    out = nets.critic.apply({"params": shared.get("critic", {}), "task": own["net"]}, x, k)
+    return own["scale"] * out[:, 0].astype(jnp.float32) + own["shift"]
+
+
+def change_units(
+    params: learner.Params, change: normalisers.Affine, where: Array
+) -> learner.Params:
+    """Parameters whose `value` is a v + c for a and c `[K]` of `change`, where bool `[K]` says so:
+    with `normalisers.change_of_units`, the same values in other units."""
+    own = params.task["critic"]
+    scale, shift = change.scale * own["scale"], change.scale * own["shift"] + change.shift
+    critic = own | {
+        "scale": jnp.where(where, scale, own["scale"]),
+        "shift": jnp.where(where, shift, own["shift"]),
+    }
+    return params._replace(task=params.task | {"critic": critic})

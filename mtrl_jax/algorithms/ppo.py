@@ -1,11 +1,16 @@
 """Multi-task PPO: one network or many, continuous actions or discrete ones.
 
 Schulman et al. 2017, *Proximal Policy Optimization Algorithms*, arXiv 1707.06347. The loss stands
-in `losses/ppo`; here it meets networks, rollouts and tasks. What matters with many tasks:
+in `losses/ppo`, what a rollout is turned into in `ppo_samples`; here they meet networks, devices
+and tasks. What matters with many tasks:
 
   * advantages are standardised for each task over the whole rollout, so that no task's rewards
     weigh more than another's;
-  * each task's value targets are brought to mean 0 and variance 1 by running statistics of its own;
+  * each task's value targets are brought to mean 0 and variance 1 by running statistics of its own,
+    and the value network's last layer is rescaled when those move, so that its values in units of
+    reward do not ("PopArt": van Hasselt et al. 2016, arXiv 1602.07714, for each task as in Hessel
+    et al. 2018, arXiv 1809.04474);
+  * a task without a valid step in a rollout moves no statistics;
   * every minibatch holds equally much of each task, so that the tasks' gradients exist side by side
     and any method of `surgery` combines them, for the policy and for the value network separately;
   * a time limit is not an end: its last row bootstraps (`returns.gae`), and reset rows weigh 0.
@@ -14,13 +19,15 @@ Departures and choices:
   1. The clip is around the policy at the start of the update, and samples are weighted towards it
      from the policy that acted (Hilton et al. 2021, arXiv 2110.00641): on a host suite those differ
      by one update (not with `overlap=False`), on a functional one not at all.
-  2. An update ends early when KL(old || new), averaged over tasks, passes `target_kl`. The step
+  2. Statistics of observations move when an update is over: all of it reads what acting read, or
+     the ratio would not begin at 1. So a first rollout is seen and learnt from as it comes.
+  3. An update ends early when KL(old || new), averaged over tasks, passes `target_kl`. The step
      that saw it is still made.
-  3. A continuous policy is a Gaussian without squashing, cut off by the environment; log-densities
+  4. A continuous policy is a Gaussian without squashing, cut off by the environment; log-densities
      are those of the draw before the cut.
-  4. A minibatch is a random set of time steps, other ones for each task, with all environments: so
+  5. A minibatch is a random set of time steps, other ones for each task, with all environments: so
      several devices, which share the environments, see the minibatches that one would.
-  5. Values are not clipped; policy and value networks share nothing.
+  6. Values are not clipped; policy and value networks share nothing.
 """
 
 import dataclasses
@@ -30,8 +37,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, learner, normalisers, ranges, returns, surgery
-from mtrl_jax.algorithms import actor_critic, checks
+from mtrl_jax import distributions, learner, normalisers, ranges, surgery
+from mtrl_jax.algorithms import actor_critic, checks, ppo_samples
 from mtrl_jax.losses import ppo as losses
 from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
@@ -103,15 +110,7 @@ class _Parts(NamedTuple):
     spec: EnvSpec
     nets: actor_critic.ActorCritic
     transforms: learner.Transforms
-    collectives: learner.Collectives
-
-
-class _Samples(NamedTuple):
-    """What a minibatch's loss reads; leaves `[K, T, E, ...]`, `[K, B, ...]`, then `[B, ...]`."""
-
-    observation: Array
-    action: Array
-    data: losses.Data
+    numbers: ppo_samples.Numbers
 
 
 def check(spec: EnvSpec, config: Config) -> None:
@@ -201,7 +200,10 @@ def make_parts(
     each = optax.partition({n: step() for n in ("actor", "critic")}, lambda p: {n: n for n in p})
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, scope="module", diagnostics=True), each)
-    return _Parts(config, spec, nets, learner.Transforms(shared, each), collectives)
+    numbers = ppo_samples.Numbers(
+        nets, config.discount, config.lambda_, config.return_memory, collectives
+    )
+    return _Parts(config, spec, nets, learner.Transforms(shared, each), numbers)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -263,10 +265,14 @@ def loss(
 
 def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """All epochs on a rollout, as one scan; metrics `[K]` are means over the steps made."""
-    state, samples, metrics = prepare(parts, state, rollout)
-    config, numbers = parts.config, jnp.arange(parts.spec.num_tasks)
-    key = jax.random.fold_in(state.key, state.updates)
-    rows = minibatch_rows(config, parts.spec.num_tasks, key)
+    config, tasks = parts.config, jnp.arange(parts.spec.num_tasks)
+    params, returns, samples, metrics = ppo_samples.prepare(
+        parts.numbers, state.params, state.observations, state.returns, rollout
+    )
+    rows = ppo_samples.minibatch_rows(
+        (config.epochs, config.minibatches, len(tasks), config.unroll_length),
+        jax.random.fold_in(state.key, state.updates),
+    )
 
     def gradient_step(params, opt_state, index):
         def flat(x):
@@ -279,11 +285,11 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             parts.transforms,
             params,
             opt_state,
-            (chosen, state.observations, numbers),
-            parts.collectives,
+            (chosen, state.observations, tasks),
+            parts.numbers.collectives,
         )
 
-    shapes = jax.eval_shape(gradient_step, state.params, state.opt_state, rows[0])[2]
+    shapes = jax.eval_shape(gradient_step, params, state.opt_state, rows[0])[2]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def learn(carry, index):
@@ -295,81 +301,26 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     def one(carry, index):
         return jax.lax.cond(carry[-1], lambda c, i: c, learn, carry, index), None
 
-    carry = (state.params, state.opt_state, zeros, jnp.float32(0.0), jnp.bool_(False))
+    carry = (params, state.opt_state, zeros, jnp.float32(0.0), jnp.bool_(False))
     (params, opt_state, total, steps, _), _ = jax.lax.scan(one, carry, rows)
     metrics |= jax.tree.map(lambda x: x / steps, total) | {"policy/steps": steps}
     if parts.spec.action_size:
         metrics["policy/std"] = actor_critic.own_std(params.task["actor"]["std"]).mean(-1)
-    state = state._replace(params=params, opt_state=opt_state, updates=state.updates + 1)
-    return state, metrics
+    moved = observe(parts, state.observations, rollout)
+    return State(params, opt_state, moved, returns, state.key, state.updates + 1), metrics
 
 
-def minibatch_rows(config: Config, num_tasks: int, key: Key) -> Array:
-    """int32 `[epochs * minibatches, K, T / minibatches]`: each step once an epoch and task."""
-    keys = jax.random.split(key, (config.epochs, num_tasks))
-
-    def shuffle(key):
-        return jax.random.permutation(key, config.unroll_length)
-
-    rows = jax.vmap(jax.vmap(shuffle))(keys)
-    rows = rows.reshape(config.epochs, num_tasks, config.minibatches, -1)
-    return jnp.moveaxis(rows, 2, 1).reshape(config.epochs * config.minibatches, num_tasks, -1)
-
-
-def prepare(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, _Samples, Metrics]:
-    """Statistics brought up to date, advantages and targets; samples `[K, T, E, ...]`.
-
-    Targets are computed in units of reward, with values as they were before the statistics move.
-    """
-    config, nets, (t, _, e) = parts.config, parts.nets, rollout.log_prob.shape
-    total = parts.collectives.sum
-
-    def lead(x):
-        return jnp.moveaxis(x, 1, 0)
-
-    rows, action = jax.tree.map(lead, (rollout.timestep, rollout.action))
-    observations = state.observations
-    if config.statistics != "none" and parts.spec.vocabulary is None:
-        observations = normalisers.observe(
-            observations, rows.observation[:, :-1], config.statistics == "shared", total
-        )
-
-    def look(task, moments, observation, action, k):
-        def flat(x):
-            return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-        x = actor_critic.inputs(nets, moments, flat(observation))
-        head = actor_critic.policy(nets, state.params.shared, task, x[: t * e], k)
-        v = actor_critic.value(nets, state.params.shared, task, x, k)
-        return v.reshape(t + 1, e), distributions.log_prob(head, flat(action)).reshape(t, e)
-
-    v, proximal = jax.vmap(look)(
-        state.params.task, observations, rows.observation, action, jnp.arange(parts.spec.num_tasks)
+def observe(
+    parts: _Parts, observations: normalisers.Moments, rollout: Rollout
+) -> normalisers.Moments:
+    """Moments for the next policy: with the observations of a rollout from which one may learn."""
+    config, rows = parts.config, rollout.timestep
+    if config.statistics == "none" or parts.spec.vocabulary is not None:
+        return observations
+    return normalisers.observe(
+        observations,
+        jnp.moveaxis(rows.observation[:-1], 1, 0),
+        jnp.moveaxis(rows.valid[1:], 1, 0),
+        config.statistics == "shared",
+        parts.numbers.collectives.sum,
     )
-    v = jax.vmap(normalisers.restore)(v, state.returns)
-    valid = rows.valid[:, 1:]
-
-    def gae(r_t, discount_t, v, valid_t):
-        return returns.gae(r_t, discount_t, v, valid_t, config.lambda_)
-
-    advantage = jax.vmap(jax.vmap(gae, 1, 1))(
-        rows.reward[:, 1:], rows.discount[:, 1:] * config.discount, v, valid
-    )
-    target = advantage + v[:, :-1]
-    moments = normalisers.masked_moments(target, valid, (1, 2), total)
-    seen = normalisers.update_moments(state.returns, *moments, config.return_memory)
-    _, missed = normalisers.masked_moments(advantage, valid, (1, 2), total)
-    real = parts.collectives.mean(valid.mean((1, 2)))[:, None, None]  # share of the rows
-    data = losses.Data(
-        proximal,
-        normalisers.standardise(advantage, valid, total),
-        jax.vmap(normalisers.normalise)(target, seen),
-        jnp.where(valid, 1.0 / jnp.maximum(real, 1e-8), 0.0),
-        losses.importance_weights(proximal, lead(rollout.log_prob)),
-    )
-    samples = _Samples(rows.observation[:, :-1], action, data)
-    metrics = {
-        "value/mean": moments[0],
-        "value/explained": 1.0 - missed / jnp.maximum(moments[1], 1e-8),
-    }
-    return state._replace(observations=observations, returns=seen), samples, metrics

@@ -248,9 +248,13 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     n = max(1, round(config.updates_per_step * t * e))
     observations = state.observations
     if config.statistics != "none" and parts.spec.vocabulary is None:
-        rows = jnp.moveaxis(rollout.timestep.observation[:-1], 1, 0)
+        rows = rollout.timestep
         observations = normalisers.observe(
-            observations, rows, config.statistics == "shared", collectives.sum
+            observations,
+            jnp.moveaxis(rows.observation[:-1], 1, 0),
+            jnp.moveaxis(rows.valid[1:], 1, 0),
+            config.statistics == "shared",
+            collectives.sum,
         )
     state = state._replace(
         observations=observations,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import engines, learner, rollout
-from mtrl_jax.algorithms import ppo
+from mtrl_jax import engines, learner, normalisers
+from mtrl_jax.algorithms import ppo, ppo_samples
 from mtrl_jax.types import Agent, Rollout, Timestep
 from tests.machinery import tiny
 from tests.probes.test_ppo_probes import aim
@@ -70,12 +70,13 @@ def made(**changes):
     return ppo.make_parts(spec, config, 0), state, update
 
 
-def values_of(params, returns, moments, observation, k):
+def values_of(params, own, returns, moments, observation, k):
     """The critic in NumPy: an MLP on the normalised input and a one-hot number."""
     x = np.clip((observation - moments.mean[k]) / np.sqrt(moments.variance[k]), -10.0, 10.0)
     x = np.concatenate([x, np.broadcast_to(np.eye(K)[k], (*x.shape[:-1], K))], -1)
     x = np.tanh(x @ params["dense0"]["kernel"] + params["dense0"]["bias"])
     out = (x @ params["out"]["kernel"] + params["out"]["bias"])[..., 0]
+    out = own["scale"][k] * out + own["shift"][k]
     return returns.mean[k] + np.sqrt(returns.variance[k]) * out
 
 
@@ -86,28 +87,25 @@ def test_advantages_targets_and_weights_are_numpys():
         variance=jnp.array([4.0, 900.0]),
         batches=jnp.full(K, 3, jnp.int32),
     )
-    prepare = jax.jit(lambda state, rows: ppo.prepare(parts, state, rows))
-    after, samples, metrics = prepare(state._replace(returns=returns), make_rollout())
-
-    def plain(tree):
-        return jax.tree.map(np.asarray, tree)
-
-    params, returns, seen_now, seen_returns, samples, metrics = plain(
-        (
-            state.params.shared["critic"],
-            returns,
-            after.observations,
-            after.returns,
-            samples,
-            metrics,
-        )
+    moments = normalisers.Moments(
+        jnp.array([[0.3], [-0.2]]), jnp.array([[4.0], [0.5]]), jnp.full((K, 1), 3, jnp.int32)
     )
-    rows = make_rollout().timestep
-    seen = rows.observation[:-1].astype(np.float64)
-    np.testing.assert_allclose(seen_now.mean, seen.mean((0, 2)), atol=1e-6)
-    np.testing.assert_allclose(seen_now.variance, seen.var((0, 2)), rtol=1e-5)
+    own = state.params.task["critic"] | {"scale": jnp.array([0.5, 2.0]), "shift": jnp.ones(K)}
+    before = state.params._replace(task=state.params.task | {"critic": own})
+    prepare = jax.jit(lambda *args: ppo_samples.prepare(parts.numbers, *args))
+    prepared = prepare(before, moments, returns, make_rollout())
+    moments, returns, before, (after, seen_returns, samples, metrics) = jax.tree.map(
+        np.asarray, (moments, returns, before, prepared)
+    )
+    params, rows = before.shared["critic"], make_rollout().timestep
     for k in range(K):
-        v = values_of(params, returns, seen_now, rows.observation[:, k], k)
+        args = moments, rows.observation[:, k], k
+        v = values_of(params, before.task["critic"], returns, *args)
+        # In units of reward what the critic says is what it said; in the new moments', not.
+        kept = values_of(after.shared["critic"], after.task["critic"], seen_returns, *args)
+        np.testing.assert_allclose(kept, v, rtol=1e-5, atol=1e-5)
+        jumped = values_of(params, before.task["critic"], seen_returns, *args)
+        assert np.abs(jumped - v).min() > 0.1
         advantage = np.zeros((T, E))
         for e in range(E):
             running = 0.0
@@ -134,6 +132,44 @@ def test_advantages_targets_and_weights_are_numpys():
         np.testing.assert_allclose(metrics["value/explained"][k], explained, atol=1e-3)
 
 
+def test_moments_of_observations_move_when_the_update_is_over():
+    _, state, update = made()
+    rows = make_rollout()
+    after, _ = update(state, rows)
+    later, _ = update(after, make_rollout(1))
+    for k in range(K):
+        several = (rows, make_rollout(1))
+        seen = [r.timestep.observation[:-1, k][r.timestep.valid[1:, k]] for r in several]
+        np.testing.assert_allclose(after.observations.mean[k], seen[0].mean(0), atol=1e-6)
+        np.testing.assert_allclose(after.observations.variance[k], seen[0].var(0), rtol=1e-5)
+        mean = (seen[0].mean(0) + seen[1].mean(0)) / 2
+        np.testing.assert_allclose(later.observations.mean[k], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("statistics", ["task", "shared"])
+def test_a_task_without_a_valid_step_moves_no_moments(statistics):
+    """After two rollouts, the second without task 1: its moments and units are those of before, to
+    the bit, and the other's those of a rollout in which task 1 played elsewhere."""
+    _, state, update = made(statistics=statistics)
+    state, _ = update(state, make_rollout())
+    rows = make_rollout(1)
+    nobody = np.arange(K)[:, None] == 1
+    timestep = rows.timestep._replace(
+        valid=rows.timestep.valid & ~nobody,
+        observation=np.where(nobody[..., None], 1e6, rows.timestep.observation).astype(np.float32),
+        reward=np.where(nobody, np.nan, rows.timestep.reward),
+    )
+    after, metrics = update(state, rows._replace(timestep=timestep))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((after.params, metrics)))
+    tiny.assert_trees_equal(*(jax.tree.map(lambda x: x[1], s.returns) for s in (state, after)))
+    assert (after.returns.mean[0] != state.returns.mean[0]).all()
+    moved = np.asarray(after.observations.mean != state.observations.mean)[:, 0]
+    counted = timestep.observation[:-1, 0][timestep.valid[1:, 0]]
+    want = state.observations.mean[0] / 2 + counted.mean() / 2
+    np.testing.assert_allclose(after.observations.mean[0], want, rtol=1e-5)
+    assert moved.tolist() == [True, statistics == "shared"]
+
+
 def _params(state):
     return [np.asarray(x) for x in jax.tree.leaves(state.params)]
 
@@ -156,7 +192,7 @@ def test_what_stands_on_reset_rows_changes_nothing():
 
 
 def test_every_time_step_once_an_epoch_and_other_ones_for_each_task():
-    rows = np.asarray(ppo.minibatch_rows(CONFIG, 5, jax.random.key(0)))
+    rows = np.asarray(ppo_samples.minibatch_rows((2, 2, 5, T), jax.random.key(0)))
     assert rows.shape == (4, 5, T // 2)
     epochs = rows.reshape(2, 2, 5, -1)
     for epoch in epochs:
@@ -253,28 +289,6 @@ def test_the_pool_is_one_policy_behind_or_not_at_all(overlap):
     engine.close(carry)
     want = [0, 0, 1, 2] if overlap else [0, 1, 2, 3]
     np.testing.assert_array_equal(np.concatenate([*seen, values["seen"]]), want)
-
-
-def test_the_policy_that_acted_is_the_one_that_learns_at_first():
-    suite, (parts, state, _) = aim(), made(statistics="none")
-
-    def act(*args):
-        return (*ppo.act(parts, args[0], args[2].observation, args[3]), ())
-
-    index = jnp.asarray(rollout.env_indices(K, E))
-    loop = rollout.init_env_loop(suite, jax.random.key(1), index, lambda n: ())
-
-    @jax.jit
-    def play_and_prepare(state, loop):
-        policy = ppo.Policy(state.params, state.observations)
-        _, rows = rollout.unroll(suite, act, policy, loop, jax.random.key(2), T)
-        return rows, ppo.prepare(parts, state, rows)[1]
-
-    rows, samples = play_and_prepare(state, loop)
-    np.testing.assert_allclose(samples.data.importance, 1.0, rtol=1e-5)
-    np.testing.assert_allclose(
-        samples.data.proximal_log_prob, np.moveaxis(rows.log_prob, 1, 0), atol=1e-5
-    )
 
 
 def test_an_update_stops_when_the_policy_has_moved_too_far():

@@ -131,6 +131,20 @@ def test_what_stands_on_reset_rows_changes_nothing():
     tiny.assert_trees_equal(metrics, other_metrics)
 
 
+def test_a_task_without_a_valid_step_moves_no_moments():
+    _, state, _ = made()
+    state, _ = updated(state, make_rollout())
+    rows = make_rollout(1)
+    nobody = np.arange(K)[:, None] == 1
+    timestep = rows.timestep._replace(valid=rows.timestep.valid & ~nobody)
+    after, _ = updated(state, rows._replace(timestep=timestep))
+    task = [jax.tree.map(lambda x: x[1], s.observations) for s in (state, after)]
+    tiny.assert_trees_equal(*task)
+    counted = timestep.observation[:-1, 0][timestep.valid[1:, 0]]
+    want = (state.observations.mean[0] + counted.mean()) / 2
+    np.testing.assert_allclose(after.observations.mean[0], want, rtol=1e-5)
+
+
 def test_a_donated_state_is_updated_in_place():
     _, state, update = made()
     memory = update.lower(state, make_rollout()).compile().memory_analysis()
