@@ -10,6 +10,7 @@ Runs go to `runs/` in the current directory.
 
 import ast
 import difflib
+import os
 import pathlib
 import runpy
 import sys
@@ -63,6 +64,8 @@ def main() -> None:
 
 def _run(name: str, arguments: list[str]) -> None:
     sys.argv[1:] = arguments
+    if not sys.flags.safe_path:  # as `python -m` does, for what users bring by module:function
+        sys.path.insert(0, os.getcwd())
     try:
         runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:

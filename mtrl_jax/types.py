@@ -144,16 +144,22 @@ class Pool(Protocol):
 
 
 class HostSuite(NamedTuple):
-    """A suite whose environments live on the host; `make_pool(num_envs, seed, num_groups)`, for
-    envpool's also with `stagger=True` (`envs/pool.py`).
+    """A suite whose environments live on the host.
 
-    `max_envs`: most environments of a task in one pool that evaluation should ask for, where they
-    are large (0: no limit).
+    Attributes:
+      spec: of its environments.
+      make_pool: `(num_envs, seed, num_groups) -> Pool`; with `render=True` where pictures are to be
+        had, and for envpool's with `stagger=True` (`envs/pool.py`).
+      max_envs: most environments of a task in one pool that evaluation should ask for, where they
+        are large (0: no limit).
+      part: `(indices) -> HostSuite` of some of its tasks, in that order, or None: what the
+        benchmark needs, which plays games one by one.
     """
 
     spec: EnvSpec
     make_pool: Any
     max_envs: int = 0
+    part: Any = None
 
 
 class Rollout(NamedTuple):

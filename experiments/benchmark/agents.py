@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mtrl_jax import learner
+from mtrl_jax import by_name, learner
 from mtrl_jax.algorithms import distral, dqn, ppo
 from mtrl_jax.benchmark import protocol, regime
 from mtrl_jax.benchmark.compiled import Entry, everything, shared_parameters
@@ -133,7 +133,7 @@ def make(name: str, track: str, overrides: Overrides, spec: EnvSpec) -> Entry:
 
     Args:
       name: a key of `BUILDERS`, or `module:function` of a function from `protocol.Spec` to a
-        `protocol.HostAgent`.
+        `protocol.HostAgent`, with options (`mtrl_jax.by_name`).
       track: of `cells.TRACKS`.
       overrides: `name=value` for every agent that learns, or `agent.name=value` for one.
       spec: of the suite.
@@ -142,12 +142,10 @@ def make(name: str, track: str, overrides: Overrides, spec: EnvSpec) -> Entry:
       ValueError: for an unknown agent or override.
     """
     if ":" in name:
-        function = protocol.load(name)
-        try:
-            agent = function(protocol.spec_of(regime.stream_spec(spec)))
-        except Exception as error:
-            kind = type(error).__name__
-            raise ValueError(f"agent {name!r} cannot be made: {kind}: {error}") from error
+        path, options = by_name.parse(name)
+        function = by_name.load(path, "agent")
+        told = protocol.spec_of(regime.stream_spec(spec))
+        agent = by_name.call(name, "agent", function, told, **options)
         if not isinstance(agent, protocol.HostAgent):
             raise ValueError(f"agent {name!r} must return a HostAgent, got {type(agent).__name__}")
         return Entry(lambda spec: agent, everything, {"agent": name}, hosted=True)

@@ -75,7 +75,7 @@ def _suite_of(settings: cells.Settings) -> FunctionalSuite | HostSuite:
     chosen = regime.choose(suite.spec, settings.games)
     if isinstance(suite, FunctionalSuite):
         return regime.subset(suite, chosen)
-    return regime_pool.part(suite.spec, chosen)
+    return regime_pool.part(suite, chosen)
 
 
 class Plan(NamedTuple):

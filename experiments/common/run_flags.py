@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -19,6 +20,7 @@ from . import binary, proportion
 # Seconds after which the processes of a run notice that one of them is silent, and end; one that
 # ends is noticed at once.
 HEARTBEAT = 30
+_NO_NAME = r"[^\w.=+-]"  # what a directory should not have in its name
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
@@ -34,7 +36,12 @@ _SEED = flags.DEFINE_integer(
 _NUM_SEEDS = flags.DEFINE_integer(
     "num_seeds", 1, "Whole runs in one program (functional suites only); memory grows with it.", 1
 )
-_SUITE = flags.DEFINE_string("suite", suites.DEFAULT_SUITE, "Tasks; see --list_suites.")
+_SUITE = flags.DEFINE_string(
+    "suite",
+    suites.DEFAULT_SUITE,
+    "Tasks; see --list_suites. Of your own: module:function, with :name=value behind it for each "
+    "of its arguments.",
+)
 _LIST_SUITES = flags.DEFINE_bool("list_suites", False, "Print the suites and exit.")
 _PERMUTE_ACTIONS = flags.DEFINE_integer(
     "permute_actions",
@@ -195,7 +202,7 @@ def part_of(total: int, parts: int) -> int:
 
 def workdir(binary: str, name: str) -> pathlib.Path:
     """The run's directory, from the flag or from what the run is."""
-    default = f"runs/{binary}/{name.replace(':', '-').replace(',', '-').replace('/', '-')}"
+    default = f"runs/{binary}/{re.sub(_NO_NAME, '-', name)}"
     return pathlib.Path(_WORKDIR.value or default)
 
 

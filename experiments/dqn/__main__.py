@@ -11,19 +11,20 @@ The same command continues a run that was stopped, killed or given more --total_
 from absl import flags
 
 from mtrl_jax import engines, learner, processes, surgery
-from mtrl_jax.algorithms import dqn, q_network
+from mtrl_jax.algorithms import dqn
+from mtrl_jax.networks import multitask
 
 from ..common import agents, binary, report, run_flags, runs
 from ..common.override import override
 from .presets import SMALL_GAMES, preset_of
 
-_NETWORK = flags.DEFINE_enum(
+_NETWORK = flags.DEFINE_string(
     "network",
     "onehot",
-    list(q_network.NETWORKS),
-    "How one network serves all tasks: told the "
-    "task's number (onehot), with outputs for each (multihead), not told (blind), one network each "
-    "(separate), or another of those that share parts.",
+    "How one network serves all tasks: told the task's number (onehot), with outputs for each "
+    "(multihead), not told (blind), one network each (separate), or another of those that share "
+    f"parts ({', '.join(list(multitask.NETWORKS)[3:])}); or module:class of your own, with "
+    ":name=value behind it.",
 )
 _SURGERY = flags.DEFINE_enum(
     "surgery", "mean", list(surgery.METHODS), "How the tasks' gradients of the network combine."

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from mtrl_jax import engines, learner, processes
+from mtrl_jax import by_name, engines, learner, processes
 from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
 from mtrl_jax.types import FunctionalSuite, HostSuite
@@ -23,11 +23,15 @@ _BENCHMARK = flags.DEFINE_string(
     "benchmark",
     "mt10",
     f"Tasks: {', '.join(BENCHMARKS)}, Meta-World tasks with commas between "
-    "them, or envpool:<id>,<id> with continuous actions.",
+    "them (:goal=hidden behind either hides the goals), or envpool:<id>,<id> or module:function of "
+    "your own with continuous actions.",
 )
 _ALGORITHM = flags.DEFINE_enum("algorithm", "ppo", list(agents.ON_METAWORLD), "How to learn.")
-_NETWORK = flags.DEFINE_enum(
-    "network", "multihead", list(multitask.NETWORKS), "How one network serves all tasks."
+_NETWORK = flags.DEFINE_string(
+    "network",
+    "multihead",
+    f"How one network serves all tasks: {', '.join(multitask.NETWORKS)}, or module:class of your "
+    "own, with :name=value behind it.",
 )
 _PRESET = flags.DEFINE_enum(
     "preset",
@@ -47,7 +51,8 @@ _FINAL_EPISODES = flags.DEFINE_integer(
 
 def suite_name(benchmark: str) -> str:
     """The name of a benchmark in the table of suites."""
-    return benchmark if benchmark in BENCHMARKS or ":" in benchmark else f"metaworld:{benchmark}"
+    head, _ = by_name.parse(benchmark)
+    return benchmark if head in BENCHMARKS or ":" in head else f"metaworld:{benchmark}"
 
 
 class Plan(NamedTuple):

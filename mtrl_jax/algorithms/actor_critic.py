@@ -111,6 +111,7 @@ def make(
             spec.num_tasks,
             hidden,
             n,
+            num_inputs=num_inputs,
             task_names=spec.task_names,
             out_scale=scale,
             **options,

@@ -63,19 +63,21 @@ def make(
     vocabulary = spec.vocabulary
     num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
 
-    def net(n, scale, norm):
+    def net(n, scale, norm, more):
         return multitask.make(
             network,
             spec.num_tasks,
             hidden,
             n,
+            num_inputs=num_inputs + more,
             task_names=spec.task_names,
             out_scale=scale,
             layer_norm=norm,
             **options,
         )
 
-    actor, critic = net(2 * spec.action_size, 1e-4, False), net(1, 1e-3, layer_norm)
+    actor = net(2 * spec.action_size, 1e-4, False, 0)
+    critic = net(1, 1e-3, layer_norm, spec.action_size)
     return ActorQ(spec, actor, critic, num_critics, num_inputs, limit)
 
 

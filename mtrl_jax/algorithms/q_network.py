@@ -15,7 +15,7 @@ from mtrl_jax.networks import multitask, torsos
 from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key
 
 __all__ = [
-    "NETWORKS",
+    "BLIND",
     "QNetwork",
     "epsilon_greedy",
     "init_params",
@@ -24,8 +24,7 @@ __all__ = [
     "values_of_task",
 ]
 
-# "blind" is one network that is not told which task it is.
-NETWORKS = ("blind", *multitask.NETWORKS)
+BLIND = "blind"  # one network that is not told which task it is
 
 
 class QNetwork(NamedTuple):
@@ -42,7 +41,7 @@ def make(spec: EnvSpec, network: str, torso: str, hidden: tuple[int, ...]) -> QN
 
     Args:
       spec: of the suite.
-      network: one of `NETWORKS`.
+      network: `BLIND` or a name that `multitask.make` takes.
       torso: "auto" or a key of `torsos.TORSOS`.
       hidden: widths of the dense layers behind the torso.
 
@@ -50,20 +49,22 @@ def make(spec: EnvSpec, network: str, torso: str, hidden: tuple[int, ...]) -> QN
       ValueError: for an unknown name, a torso that does not read these observations, no hidden
         layer, or "separate" behind convolutions, which would be shared.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {network!r}")
+    known = (BLIND, *multitask.NETWORKS)
+    if network not in known and ":" not in network:
+        raise ValueError(f"network must be {multitask.names(BLIND)}; got {network!r}")
     chosen = torsos.choose(spec, torso)
     if network == "separate" and torsos.TORSOS[chosen.kind]:
         raise ValueError(
             f"network 'separate' shares nothing, but the torso {chosen.kind!r} is shared; any of "
-            f"{', '.join(n for n in NETWORKS if n != 'separate')} works"
+            f"{', '.join(n for n in known if n != 'separate')} works"
         )
-    blind = network == "blind"
+    blind = network == BLIND
     head = multitask.make(
         "onehot" if blind else network,
         1 if blind else spec.num_tasks,
         hidden,
         spec.num_actions,
+        num_inputs=_num_features(chosen, spec),
         task_names=spec.task_names[:1] if blind else spec.task_names,
     )
     return QNetwork(chosen, head, blind, spec)
@@ -73,10 +74,16 @@ def init_params(net: QNetwork, key: Key) -> learner.Params:
     """Fresh parameters."""
     observation = jnp.zeros((1, *net.spec.observation_shape), net.spec.observation_dtype)
     torso = net.torso.init(jax.random.fold_in(key, 0), observation)
-    features: Any = jax.eval_shape(lambda: net.torso.apply(torso, observation))
-    shared, task = multitask.init(net.head, jax.random.fold_in(key, 1), features.shape[-1])
+    num_inputs = _num_features(net.torso, net.spec)
+    shared, task = multitask.init(net.head, jax.random.fold_in(key, 1), num_inputs)
     halves = {"torso": torso.get("params", {}), "head": shared}
     return learner.Params(halves if jax.tree.leaves(halves) else {}, task)
+
+
+def _num_features(torso: torsos.Torso, spec: EnvSpec) -> int:
+    observation = jax.ShapeDtypeStruct((1, *spec.observation_shape), spec.observation_dtype)
+    features, _ = jax.eval_shape(torso.init_with_output, jax.random.key(0), observation)
+    return features.shape[-1]
 
 
 def values(net: QNetwork, params: learner.Params, observation: Array) -> Array:

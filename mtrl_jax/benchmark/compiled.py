@@ -244,7 +244,7 @@ def training_suite(settings: Settings, suite: Suite, games: Sequence[int]) -> Su
         return _part(suite, games)
     if isinstance(suite, FunctionalSuite):
         return regime.random_games(suite, games)
-    return regime_pool.random_games(suite.spec, games)
+    return regime_pool.random_games(suite, games)
 
 
 def make_agent(entry: Entry, spec: EnvSpec, *, pretraining: bool) -> Agent:
@@ -278,7 +278,7 @@ def _part(suite: Suite, indices: Sequence[int]) -> Suite:
         return regime.subset(suite, indices)
     if list(indices) == list(range(suite.spec.num_tasks)):
         return suite
-    return regime_pool.part(suite.spec, indices)
+    return regime_pool.part(suite, indices)
 
 
 def side_by_side(suite: Suite, indices: Sequence[int]) -> Suite:
@@ -290,7 +290,7 @@ def side_by_side(suite: Suite, indices: Sequence[int]) -> Suite:
     if found.spec.num_actions == suite.spec.num_actions or len(indices) > 1:
         return found
     # Alone, this game has fewer actions than the agent: let the stream turn the others into no-ops.
-    one = regime_pool.random_games(suite.spec, indices)
+    one = regime_pool.random_games(suite, indices)
     return one._replace(spec=one.spec._replace(task_names=found.spec.task_names))
 
 

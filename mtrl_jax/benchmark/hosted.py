@@ -266,10 +266,10 @@ def pool_maker(suite: Suite, games: Sequence[int], *, stream: bool = False) -> M
         programs = _programs_once(played.env)
         return lambda num_envs, seed, num_groups: FunctionalPool(played, programs, num_envs, seed)
     if stream:
-        return regime_pool.random_games(suite.spec, games).make_pool
+        return regime_pool.random_games(suite, games).make_pool
     if list(games) == list(range(suite.spec.num_tasks)):
         return suite.make_pool
-    return regime_pool.part(suite.spec, games).make_pool
+    return regime_pool.part(suite, games).make_pool
 
 
 def _programs_once(env: Any) -> Any:

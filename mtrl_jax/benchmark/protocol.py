@@ -17,8 +17,6 @@ with new episodes after it, which is why a run that was killed ends as the one t
 The library's agents (`types.Agent`) need none of this: they stay compiled.
 """
 
-import importlib
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,7 +31,6 @@ __all__ = [
     "Step",
     "check_types_agent",
     "checked_action",
-    "load",
     "spec_of",
     "step_of",
 ]
@@ -176,21 +173,3 @@ def check_types_agent(name: str, agent: Agent, spec: EnvSpec, num_envs: int) -> 
             f"agent {name}: action must be {spec.action_dtype} of shape {want}, got {got.dtype} "
             f"of shape {got.shape}"
         )
-
-
-def load(path: str) -> Callable[..., Any]:
-    """The function that `module:function` names.
-
-    Raises:
-      ValueError: if there is no such module or function, or it is of Python's own library.
-    """
-    module, _, name = path.partition(":")
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        raise ValueError(f"agent {path!r} is a function of Python itself, which has no agents")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"agent {path!r} cannot be loaded: {error}") from error
-    if not callable(found):
-        raise ValueError(f"agent {path!r} is not a function")
-    return found

@@ -14,53 +14,34 @@ import jax
 import numpy as np
 
 from mtrl_jax.benchmark import regime
-from mtrl_jax.envs import suites
 from mtrl_jax.types import EnvSpec, HostSuite, Pool, Timestep
 
 __all__ = ["RandomGamesPool", "part", "random_games"]
 
-PREFIXES = (
-    suites.ENVPOOL_PREFIX,
-    suites.ATARI42_PREFIX,
-    suites.METAWORLD_PREFIX,
-    suites.DOOM_PREFIX,
-)
 
-
-def part(spec: EnvSpec, indices: Sequence[int]) -> HostSuite:
-    """Some tasks of a host suite as a suite, made anew from their names.
+def part(suite: HostSuite, indices: Sequence[int]) -> HostSuite:
+    """Some tasks of a host suite as a suite.
 
     Raises:
-      ValueError: for a suite whose tasks cannot be named one by one.
+      ValueError: for a suite whose tasks cannot be made one by one.
     """
-    names = tuple(spec.task_names[i] for i in indices)
-    for prefix in PREFIXES:
-        try:
-            suite = suites.make(prefix + ",".join(names))
-        except ValueError:
-            continue
-        same = (suite.spec.task_names, suite.spec.observation_shape)
-        if same == (names, spec.observation_shape) and isinstance(suite, HostSuite):
-            return suite
-    raise ValueError(f"suite must hold tasks that can be made one by one; {names[0]} cannot")
+    if suite.part is None:
+        raise ValueError(
+            "suite must hold tasks that can be made one by one (HostSuite.part); "
+            f"{suite.spec.task_names[indices[0]]} cannot"
+        )
+    return suite.part(indices)
 
 
-def random_games(
-    spec: EnvSpec, indices: Sequence[int], makers: Sequence[Callable[..., Pool]] = ()
-) -> HostSuite:
+def random_games(suite: HostSuite, indices: Sequence[int]) -> HostSuite:
     """The stream of the games `indices` of a host suite.
-
-    Args:
-      spec: of all games.
-      indices: of the games in the stream.
-      makers: `make_pool(num_envs, seed, num_groups)` of each of them alone; by default by name.
 
     Raises:
       ValueError: as `part`.
     """
-    makers = tuple(makers) or tuple(part(spec, [i]).make_pool for i in indices)
-    mask = np.asarray(spec.action_mask)[list(indices)]
-    told = regime.stream_spec(spec)
+    makers = tuple(part(suite, [i]).make_pool for i in indices)
+    mask = np.asarray(suite.spec.action_mask)[list(indices)]
+    told = regime.stream_spec(suite.spec)
     return HostSuite(told, functools.partial(RandomGamesPool, told, makers, mask))
 
 

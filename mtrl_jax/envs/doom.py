@@ -79,7 +79,12 @@ def doom_suite(names: Sequence[str], image_size: int = 84) -> HostSuite:
     library()
     scenarios = {name: SCENARIOS[name] for name in names}
     spec = shared_spec([_task(name, SCENARIOS[name], image_size) for name in names])
-    return HostSuite(spec, functools.partial(DoomPool, scenarios, image_size=image_size), MAX_ENVS)
+    return HostSuite(
+        spec,
+        functools.partial(DoomPool, scenarios, image_size=image_size),
+        max_envs=MAX_ENVS,
+        part=lambda indices: doom_suite([names[i] for i in indices], image_size),
+    )
 
 
 class DoomPool(EnvpoolPool):

@@ -1,18 +1,21 @@
 """The task sets of Meta-World (Yu et al. 2019, arXiv 1910.10897) on envpool's native port.
 
 What differs from the official benchmark: a goal and an object's place are drawn anew from the whole
-box at every reset, not from fifty stored ones, and the goal is visible in every set (the ML sets
-hide it officially). Rewards are the V2 ones, an episode has 500 actions, and nothing ends it
-earlier: it is truncated, so its last row bootstraps.
+box at every reset, not from fifty stored ones. The goal is visible in every set unless it is hidden
+(`:goal=hidden`), as the ML sets do officially. Rewards are the V2 ones, an episode has 500 actions,
+and nothing ends it earlier: it is truncated, so its last row bootstraps.
 """
 
 import difflib
 from collections.abc import Sequence
 
-from mtrl_jax.envs.pool import envpool_suite
+from mtrl_jax.envs.envpool_spec import describe
+from mtrl_jax.envs.pool import suite_of
 from mtrl_jax.types import HostSuite
 
-__all__ = ["BENCHMARKS", "env_id", "metaworld_suite"]
+__all__ = ["BENCHMARKS", "GOALS", "env_id", "metaworld_suite"]
+
+GOALS = ("visible", "hidden")
 
 MT10 = (
     "reach",
@@ -136,12 +139,21 @@ def env_id(task: str) -> str:
     return f"MetaWorld/{''.join(part.capitalize() for part in task.split('-'))}-v3"
 
 
-def metaworld_suite(tasks: Sequence[str]) -> HostSuite:
+def metaworld_suite(tasks: Sequence[str], goal: str = "visible") -> HostSuite:
     """A suite of Meta-World tasks; task k is `tasks[k]`, and its number is no part of the
     observation (39 numbers: this frame, the last one, the goal).
 
+    Args:
+      tasks: names, as in `BENCHMARKS`.
+      goal: one of `GOALS`. Hidden, the last three numbers are 0: an agent has to find out by its
+        rewards where the goal is, which only one with a memory can carry from step to step.
+
     Raises:
-      ValueError: no task, an unknown one, or one twice.
+      ValueError: no task, an unknown one, one twice, or another `goal`.
       ImportError: envpool is not installed.
     """
-    return envpool_suite([env_id(task) for task in tasks], names=tasks)
+    if goal not in GOALS:
+        raise ValueError(f"goal must be one of {', '.join(GOALS)}; got {goal!r}")
+    hidden = {"partially_observable": goal == "hidden"}
+    found = [(task, describe(env_id(task))) for task in tasks]
+    return suite_of([one._replace(name=task, options=one.options | hidden) for task, one in found])

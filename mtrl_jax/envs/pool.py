@@ -34,37 +34,47 @@ __all__ = [
     "check_continuous_actions",
     "environment_seeds",
     "envpool_suite",
+    "suite_of",
 ]
 
 # Environments of one family hold a physics model of some megabytes each (13 in Meta-World).
 MAX_METAWORLD_ENVS = 10
 
 
-def envpool_suite(
-    env_ids: Sequence[str], image_size: int = 0, names: Sequence[str] = ()
-) -> HostSuite:
+def envpool_suite(env_ids: Sequence[str], image_size: int = 0) -> HostSuite:
     """A suite of envpool ids with one observation space and one action space.
 
     Args:
       env_ids: of its tasks.
       image_size: pixels of a side of the picture, for Atari; 0: 84.
-      names: of the tasks; by default their ids.
+
+    Returns:
+      As `suite_of`.
+
+    Raises:
+      ValueError: an id is unknown or unsupported, or two ids do not go together.
+      ImportError: envpool is not installed.
+    """
+    return suite_of([describe(env_id, image_size) for env_id in env_ids])
+
+
+def suite_of(tasks: Sequence[TaskSpec]) -> HostSuite:
+    """A suite of described tasks.
 
     Returns:
       `HostSuite(spec, make_pool)` with `make_pool(num_envs, seed, num_groups=1, render=False)`. No
       pool is built before `make_pool` is called.
 
     Raises:
-      ValueError: an id is unknown or unsupported, or two ids do not go together.
-      ImportError: envpool is not installed.
+      ValueError: as `shared_spec`.
     """
-    tasks = tuple(
-        describe(env_id, image_size)._replace(name=name)
-        for env_id, name in zip(env_ids, names or [""] * len(env_ids), strict=True)
-    )
     large = any(task.env_id.startswith("MetaWorld/") for task in tasks)
-    make_pool = functools.partial(EnvpoolPool, tasks)
-    return HostSuite(shared_spec(tasks), make_pool, MAX_METAWORLD_ENVS if large else 0)
+    return HostSuite(
+        shared_spec(tasks),
+        functools.partial(EnvpoolPool, tuple(tasks)),
+        max_envs=MAX_METAWORLD_ENVS if large else 0,
+        part=lambda indices: suite_of([tasks[i] for i in indices]),
+    )
 
 
 def check_actions(action: Any, num_tasks: int, num_envs: int, num_actions: int) -> np.ndarray:

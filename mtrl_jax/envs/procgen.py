@@ -6,10 +6,8 @@ with the level, so that a task is easier than a maze of DeepMind Lab, whose obje
 Levels differ much in difficulty: uniform actions solve the 7 in 28 steps, the 0, 1, 2 and 5 never.
 """
 
-import functools
-
-from mtrl_jax.envs.envpool_spec import describe, shared_spec
-from mtrl_jax.envs.pool import EnvpoolPool
+from mtrl_jax.envs.envpool_spec import describe
+from mtrl_jax.envs.pool import suite_of
 from mtrl_jax.types import HostSuite
 
 __all__ = ["MAZE_LEVELS", "procgen_mazes"]
@@ -32,4 +30,4 @@ def procgen_mazes(levels: tuple[int, ...] = MAZE_LEVELS) -> HostSuite:
         )
         for level in levels
     ]
-    return HostSuite(shared_spec(tasks), functools.partial(EnvpoolPool, tasks))
+    return suite_of(tasks)

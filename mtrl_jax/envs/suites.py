@@ -1,14 +1,17 @@
 """The suite table. To add a suite, write a function that returns one and give it a row here.
 
-A suite is built, and its library imported, when `make` is called.
+A suite is built, and its library imported, when `make` is called. A suite of your own needs no row:
+`module:function` names it.
 """
 
 import difflib
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from mtrl_jax import by_name
 from mtrl_jax.envs import permute
+from mtrl_jax.envs.check import check_shapes
 from mtrl_jax.types import FunctionalSuite, HostSuite
 
 __all__ = ["DEFAULT_SUITE", "list_suites", "make"]
@@ -19,6 +22,8 @@ ATARI42_PREFIX = "atari42:"
 METAWORLD_PREFIX = "metaworld:"
 DOOM_PREFIX = "doom:"
 GAMES_PREFIX = "small_games:"
+GYMNASIUM_PREFIX = "gymnasium:"
+GYMNAX_PREFIX = "gymnax:"
 
 MINIGRID_LADDER = (
     "MiniGrid-Empty-Random-6x6-v0",
@@ -38,7 +43,7 @@ MINIGRID_NAV4 = (
 
 class _Row(NamedTuple):
     description: str
-    build: Callable[[], FunctionalSuite | HostSuite]
+    build: Callable[..., FunctionalSuite | HostSuite]  # takes the ids, and options by name
 
 
 def _maze8() -> FunctionalSuite:
@@ -57,6 +62,20 @@ def _envpool(*env_ids: str, image_size: int = 0) -> HostSuite:
     from mtrl_jax.envs.pool import envpool_suite
 
     return envpool_suite(env_ids, image_size)
+
+
+def _gymnasium(*env_ids: str, **options: Any) -> HostSuite:
+    from mtrl_jax.envs.gymnasium import gymnasium_suite
+
+    return gymnasium_suite(env_ids, **options)
+
+
+def _gymnax(*env_ids: str, **params: Any) -> FunctionalSuite:
+    from mtrl_jax.envs.gymnax import make_suite
+
+    if len(env_ids) != 1:
+        raise ValueError(f"gymnax: is of one id, whose parameters are tasks; got {len(env_ids)}")
+    return make_suite(*env_ids, **params)
 
 
 def _atari(name: str) -> HostSuite:
@@ -83,16 +102,16 @@ def _doom_tag8(image_size: int) -> HostSuite:
     return doom_suite(TAG8, image_size)
 
 
-def _metaworld(*tasks: str) -> HostSuite:
+def _metaworld(*tasks: str, goal: str = "visible") -> HostSuite:
     from mtrl_jax.envs.metaworld import metaworld_suite
 
-    return metaworld_suite(tasks)
+    return metaworld_suite(tasks, goal)
 
 
-def _benchmark(name: str) -> HostSuite:
+def _benchmark(name: str, /, goal: str = "visible") -> HostSuite:
     from mtrl_jax.envs.metaworld import BENCHMARKS
 
-    return _metaworld(*BENCHMARKS[name])
+    return _metaworld(*BENCHMARKS[name], goal=goal)
 
 
 _METAWORLD_ROWS = {
@@ -150,24 +169,51 @@ _SUITES = {
 }
 
 
+# Before ids with commas between them.
+_PREFIXES = {
+    ENVPOOL_PREFIX: _Row(
+        "<id>,<id>... any envpool ids with equal observation and action spaces, for example "
+        "envpool:Pong-v5,Breakout-v5",
+        _envpool,
+    ),
+    ATARI42_PREFIX: _Row(
+        "<id>,<id>... any Atari ids seen at 42 x 42 pixels instead of 84 x 84, for training on a "
+        "CPU",
+        functools.partial(_envpool, image_size=42),
+    ),
+    GAMES_PREFIX: _Row(
+        "<game>,<game>... some of those games, for example small_games:catch,snake", _small_games
+    ),
+    METAWORLD_PREFIX: _Row(
+        "<task>,<task>... any Meta-World tasks, for example metaworld:reach,window-open; "
+        ":goal=hidden",
+        _metaworld,
+    ),
+    DOOM_PREFIX: _Row(
+        "<scenario>,<scenario>... any of ten ViZDoom scenarios, for example doom:basic,my_way_home",
+        _doom,
+    ),
+    GYMNASIUM_PREFIX: _Row(
+        "<id>,<id>... any gymnasium ids that go together, for example gymnasium:CartPole-v1, with "
+        "options of gymnasium.make as :name=value",
+        _gymnasium,
+    ),
+    GYMNAX_PREFIX: _Row(
+        "<id> one of gymnax's environments in pure JAX, with lists of parameters for tasks, for "
+        "example gymnax:CartPole-v1:length=[.25,.5]",
+        _gymnax,
+    ),
+}
+
+
 def list_suites() -> dict[str, str]:
     """Every name that `make` takes, with one line on what it is."""
     described = {name: row.description for name, row in _SUITES.items()}
-    described[f"{ENVPOOL_PREFIX}<id>,<id>..."] = (
-        "any envpool ids with equal observation and action spaces, for example "
-        "envpool:Pong-v5,Breakout-v5"
-    )
-    described[f"{ATARI42_PREFIX}<id>,<id>..."] = (
-        "any Atari ids seen at 42 x 42 pixels instead of 84 x 84, for training on a CPU"
-    )
-    described[f"{GAMES_PREFIX}<game>,<game>..."] = (
-        "some of those games, for example small_games:catch,snake"
-    )
-    described[f"{METAWORLD_PREFIX}<task>,<task>..."] = (
-        "any Meta-World tasks, for example metaworld:reach,window-open"
-    )
-    described[f"{DOOM_PREFIX}<scenario>,<scenario>..."] = (
-        "any of ten ViZDoom scenarios, for example doom:basic,my_way_home"
+    for prefix, row in _PREFIXES.items():
+        ids, _, line = row.description.partition(" ")
+        described[prefix + ids] = line
+    described["<module>:<function>"] = (
+        "a suite of your own, for example my_pkg.corridor:make_suite:length=7"
     )
     return described
 
@@ -177,29 +223,53 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
 
     Args:
       name: a key of `list_suites`, or `envpool:` (`atari42:`, `metaworld:`, `doom:`,
-        `small_games:`) and ids (tasks, scenarios, games) with commas between them.
+        `small_games:`, `gymnasium:`) and ids (tasks, scenarios, games) with commas between them,
+        or `module:function` of a function that returns a suite; with options behind it, each as
+        `:name=value` (`mtrl_jax.by_name`).
       permute_actions: None, or the seed of a permutation of the actions for each task.
 
     Raises:
-      ValueError: unknown name or id, or ids that do not go together.
+      ValueError: unknown name, id or option, ids that do not go together, or a function that
+        fails, or returns something else or a suite that is not what its spec says.
       ImportError: the suite's library, or a system library that it needs, is not installed.
     """
-    prefix, colon, listed = name.partition(":")
-    parts = list(filter(None, (part.strip() for part in listed.split(","))))
-    if prefix + colon == ENVPOOL_PREFIX:
-        suite: FunctionalSuite | HostSuite = _envpool(*parts)
-    elif prefix + colon == ATARI42_PREFIX:
-        suite = _envpool(*parts, image_size=42)
-    elif prefix + colon == METAWORLD_PREFIX:
-        suite = _metaworld(*parts)
-    elif prefix + colon == DOOM_PREFIX:
-        suite = _doom(*parts)
-    elif prefix + colon == GAMES_PREFIX and parts:
-        suite = _small_games(*parts)
-    elif name in _SUITES:
-        suite = _SUITES[name].build()
+    head, options = by_name.parse(name)
+    prefix, colon, listed = head.partition(":")
+    ids = tuple(filter(None, (part.strip() for part in listed.split(","))))
+    if head in _SUITES:
+        suite = _build(name, _SUITES[head], (), options)
+    elif prefix + colon in _PREFIXES and (ids or prefix + colon != GAMES_PREFIX):
+        suite = _build(name, _PREFIXES[prefix + colon], ids, options)
+    elif listed:
+        suite = _own(name, head, options)
     else:
-        near = difflib.get_close_matches(name, _SUITES, n=1)
+        near = difflib.get_close_matches(head, _SUITES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown suite {name!r}{hint} (known: {', '.join(list_suites())})")
     return suite if permute_actions is None else permute.permute_actions(suite, permute_actions)
+
+
+def _build(
+    name: str, row: _Row, ids: tuple[str, ...], options: dict[str, Any]
+) -> FunctionalSuite | HostSuite:
+    if options:
+        by_name.check_options(name, "suite", row.build, options)
+    return row.build(*ids, **options)
+
+
+def _own(name: str, path: str, options: dict[str, Any]) -> FunctionalSuite | HostSuite:
+    """The suite that a user's function returns."""
+    near = difflib.get_close_matches(path.partition(":")[0] + ":", _PREFIXES, n=1)
+    try:
+        function = by_name.load(path, "suite")
+    except ValueError as error:
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{error}{hint}") from error
+    suite = by_name.call(name, "suite", function, **options)
+    if not isinstance(suite, FunctionalSuite | HostSuite):
+        raise ValueError(
+            f"suite {name!r} must return a FunctionalSuite or a HostSuite; got a "
+            f"{type(suite).__name__}"
+        )
+    check_shapes(suite, name)  # now, since agents are made of its spec
+    return suite

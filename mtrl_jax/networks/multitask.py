@@ -16,7 +16,9 @@ meet in them.
 `per_sample` defines what a network does to samples of any tasks in any order. `by_task` computes
 the same for `[K, B, F]` without looking a parameter up: dots over K stacked ones.
 
-To add a network write such a module and give it a row in `NETWORKS`.
+To add a network write such a module and give it a row in `NETWORKS`. One of your own needs no row:
+`module:class` names it wherever `NETWORKS` are named (`networks/contract.py` says what it must
+take and give, and `check` holds it to that).
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax.networks import contract
 from mtrl_jax.networks.care import CARE
 from mtrl_jax.networks.embedding import Embedding
 from mtrl_jax.networks.film import FiLM
@@ -40,7 +43,7 @@ from mtrl_jax.networks.soft_modules import SoftModules
 from mtrl_jax.ranges import Count, check_value
 from mtrl_jax.types import Array, ArrayTree, Key
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "by_task", "init", "make", "per_sample"]
+__all__ = ["ACTIVATIONS", "NETWORKS", "by_task", "init", "make", "names", "per_sample"]
 
 NETWORKS: dict[str, Any] = {
     "onehot": OneHot,
@@ -55,30 +58,40 @@ NETWORKS: dict[str, Any] = {
 }
 
 
+def names(*more: str) -> str:
+    """What a network may be called, for a message; `more` are names that only the caller knows."""
+    return f"one of {', '.join((*more, *NETWORKS))}, or module:class of your own"
+
+
 def make(
     name: str,
     num_tasks: int,
     hidden: tuple[int, ...],
     size: int,
     *,
+    num_inputs: int = 0,
     task_names: Sequence[str] = (),
     **options: Any,
 ) -> Any:
     """The network `name`.
 
     Args:
-      name: key of `NETWORKS`.
+      name: key of `NETWORKS`, or `module:class` with options (`mtrl_jax.by_name`).
       num_tasks: K.
       hidden: widths.
       size: of the output.
+      num_inputs: F, on which a network of the user's own is tried; 0 where nobody knows it.
       task_names: K names, for a network that reads them; others do without.
-      **options: further attributes of the module.
+      **options: further attributes of the module. One of the user's own gets those of
+        `contract.OPTIONAL` that it has.
 
     Raises:
-      ValueError: for an unknown network, option or activation, no task, or no hidden layer.
+      ValueError: for an unknown network, option or activation, no task, no hidden layer, or a
+        network of the user's own that does not keep to the contract.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
+    own = ":" in name
+    if not own and name not in NETWORKS:
+        raise ValueError(f"network must be {names()}; got {name!r}")
     if options.get("activation", "relu") not in ACTIVATIONS:
         raise ValueError(
             f"activation must be one of {', '.join(ACTIVATIONS)}; got {options['activation']!r}"
@@ -86,6 +99,13 @@ def make(
     check_value("num_tasks", num_tasks, Count)
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must hold at least one positive width; got {hidden}")
+    if own:
+        return contract.make(
+            name,
+            {"num_tasks": num_tasks, "hidden": hidden, "size": size},
+            {**options, "task_names": tuple(task_names)},
+            num_inputs,
+        )
     given = ("num_tasks", "hidden", "size", "parent", "name")  # the last two are flax's
     known = [f.name for f in dataclasses.fields(NETWORKS[name]) if f.name not in given]
     if "task_names" in known:

@@ -11,7 +11,7 @@ import pytest
 from mtrl_jax import rollout
 from mtrl_jax.benchmark import atari_scores, regime, regime_pool, study
 from mtrl_jax.envs import atari_games, functional, suites
-from mtrl_jax.types import Timestep
+from mtrl_jax.types import HostSuite, Timestep
 from tests.machinery import stream_envs, tiny
 
 E, T = 40, 60
@@ -201,7 +201,9 @@ def host_stream(games=(0, 1, 2), num_envs=6, seed=0, groups=2):
 
         return make
 
-    suite = regime_pool.random_games(stream_envs.spec(), games, [maker(i) for i in games])
+    spec = stream_envs.spec()
+    whole = HostSuite(spec, None, part=lambda indices: HostSuite(spec, maker(indices[0])))
+    suite = regime_pool.random_games(whole, games)
     return suite, suite.make_pool(num_envs, seed, groups), made, log
 
 
@@ -262,11 +264,10 @@ def test_wrong_actions_are_not_sent_to_the_host(action, message):
 
 
 def test_a_stream_of_real_games_on_the_host():
-    spec = regime_pool.part  # made by name, one by one
     names = suites.MINIGRID_LADDER[:2]
     whole = suites.make("envpool:" + ",".join(names))
-    assert spec(whole.spec, [1]).spec.task_names == names[1:]
-    stream = regime_pool.random_games(whole.spec, [0, 1])
+    assert regime_pool.part(whole, [1]).spec.task_names == names[1:]
+    stream = regime_pool.random_games(whole, [0, 1])
     pool = stream.make_pool(2, 0, 1)
     row = pool.reset(0)
     for _ in range(3):
@@ -274,8 +275,8 @@ def test_a_stream_of_real_games_on_the_host():
         row = pool.recv(0)
     assert row.observation.shape == (1, 2, 148) and not row.first.any()
     pool.close()
-    with pytest.raises(ValueError, match="tasks that can be made one by one; four cannot"):
-        spec(stream_envs.spec(), [2])
+    with pytest.raises(ValueError, match=r"tasks that can be made one by one .*; four cannot"):
+        regime_pool.part(HostSuite(stream_envs.spec(), None), [2])
 
 
 def test_the_lists_of_atari_games_are_those_of_the_benchmark_and_of_the_scores():
@@ -286,13 +287,14 @@ def test_the_lists_of_atari_games_are_those_of_the_benchmark_and_of_the_scores()
     assert set(atari_games.ATARI_12) <= ours & set(scores) and len(atari_games.ATARI_12) == 12
     known = set(envpool.list_all_envs())
     assert set(atari_games.ids((*atari_games.AMTLB, *atari_games.ATARI_57))) <= known
-    small = suites.make("atari42:Pong-v5,Breakout-v5").spec
-    assert small.observation_shape == (4, 42, 42) and small.num_actions == 18
+    small = suites.make("atari42:Pong-v5,Breakout-v5")
+    assert small.spec.observation_shape == (4, 42, 42) and small.spec.num_actions == 18
     assert regime_pool.part(small, [1]).spec.observation_shape == (4, 42, 42)
     with pytest.raises(ValueError, match="CartPole-v1 is no Atari game"):
         suites.make("atari42:CartPole-v1")
-    spec = suites.make("atari4").spec
-    assert regime_pool.part(spec, [1]).spec.observation_shape == (4, 84, 84)
+    atari4 = suites.make("atari4")
+    spec = atari4.spec
+    assert regime_pool.part(atari4, [1]).spec.observation_shape == (4, 84, 84)
     assert spec.task_names == ("Pong-v5", "Breakout-v5", "Freeway-v5", "Boxing-v5")
     assert spec.num_actions == 18
     human = study.human_scores(spec.task_names)

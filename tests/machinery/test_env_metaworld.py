@@ -64,6 +64,26 @@ def test_goals_are_visible_and_new_in_every_episode() -> None:
     assert (np.abs(goal[0, :2, 0] - goal[0, :2, 1]).max(-1) > 1e-3).all()  # and an environment
 
 
+def test_hidden_goals_are_zeros_and_nothing_else_changes() -> None:
+    rows, actions = played()
+    suite = suites.make("metaworld:" + ",".join(TASKS) + ":goal=hidden")
+    pool = suite.make_pool(2, 0, 1)
+    hidden = [pool.reset(0)]
+    for action in actions[:30]:
+        pool.send(0, action)
+        hidden.append(pool.recv(0))
+    pool.close()
+    seen = Timestep(*(np.stack(field) for field in zip(*hidden, strict=True)))
+    assert (seen.observation[..., 36:] == 0).all() and (rows.observation[..., 36:] != 0).any()
+    np.testing.assert_array_equal(seen.observation[..., :36], rows.observation[:31, ..., :36])
+    for name in ("reward", "discount", "success", "first"):
+        np.testing.assert_array_equal(getattr(seen, name), getattr(rows, name)[:31], err_msg=name)
+    assert suite.spec.task_names == TASKS
+    part = suite.part([1]).make_pool(1, 0, 1)  # what the benchmark plays one by one
+    assert (part.reset(0).observation[..., 36:] == 0).all()
+    part.close()
+
+
 def test_rows_are_float32_and_rewards_are_the_v2_ones() -> None:
     rows, _ = played()
     assert rows.observation.dtype == rows.reward.dtype == np.float32

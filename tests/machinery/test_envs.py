@@ -6,11 +6,13 @@ import sys
 from typing import Any, NamedTuple
 
 import envpool
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtrl_jax import by_name
 from mtrl_jax.envs import suites
 from mtrl_jax.envs.functional import (
     auto_reset,
@@ -19,8 +21,11 @@ from mtrl_jax.envs.functional import (
     restart,
     transition,
 )
+from mtrl_jax.envs.gymnax import gymnax_suite
 from mtrl_jax.envs.pool import environment_seeds
 from mtrl_jax.types import FunctionalSuite, HostSuite, Timestep
+from tests.machinery import gymnax_envs
+from tests.machinery.gymnax_envs import NAMES, TASKS
 from tests.probes.probe_envs import PROBES
 
 SEED = 3
@@ -78,6 +83,9 @@ CASES = [
     Case("envpool:CartPole-v1", 4, 60),
     Case("envpool:Pong-v5,Breakout-v5", 2, 8),
     Case("doom:basic,take_cover", 2, 80),
+    Case("gymnasium:CartPole-v1", 4, 60),
+    Case("gymnasium:Acrobot-v1:max_episode_steps=13", 2, 40),
+    Case("gymnax", 4, 40, lambda: gymnax_suite(gymnax_envs.New(), TASKS, NAMES)),
     Case("ragged", 5, 40, ragged),
     *(Case(name, 3, 12, build) for name, build in PROBES.items()),
 ]
@@ -279,16 +287,13 @@ def _functional_loop(case: Case) -> list[list[list[tuple]]]:
 
 
 def _gymnasium_loop(case: Case) -> list[list[list[tuple]]]:
-    """envpool's own gymnasium interface, one environment a pool."""
-    from mtrl_jax.envs.envpool_spec import describe
-
+    """envpool's own gymnasium interface or gymnasium itself, one environment a pool."""
     result: list[list[list[tuple]]] = []
     for k, env_id in enumerate(case.suite.spec.task_names):
         seeds = environment_seeds(SEED, k, case.num_envs)
         result.append([])
         for e in range(case.num_envs):
-            options = describe(env_id).options
-            env = envpool.make_gymnasium(env_id, num_envs=1, seed=int(seeds[e]), **options)
+            env = _one(case.name, env_id, int(seeds[e]))
             env.reset()
             episodes, total, length, ended = [], 0.0, 0, False
             for t in range(case.num_steps):
@@ -305,23 +310,38 @@ def _gymnasium_loop(case: Case) -> list[list[list[tuple]]]:
     return result
 
 
+def _one(name: str, env_id: str, seed: int) -> Any:
+    """One environment, vectorised by its own library, that resets itself on the next step."""
+    from mtrl_jax.envs.envpool_spec import describe
+
+    if not name.startswith("gymnasium:"):
+        return envpool.make_gymnasium(env_id, num_envs=1, seed=seed, **describe(env_id).options)
+    options = by_name.parse(name)[1]
+    env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(env_id, **options)])
+    env.reset(seed=seed)
+    env.reset = lambda: None  # has been done, with the seed
+    return env
+
+
 FOR_EXAMPLE = {
     "envpool:": "Pong-v5",
     "atari42:": "Pong-v5",
     "small_games:": "catch,snake",
     "metaworld:": "reach",
     "doom:": "basic",
+    "gymnasium:": "CartPole-v1",
 }
+OF_THE_TABLE = [name for name in suites.list_suites() if not name.startswith(("<", "gymnax:"))]
 
 
-@pytest.mark.parametrize("name", suites.list_suites())
+@pytest.mark.parametrize("name", OF_THE_TABLE)
 def test_without_envpool_a_suite_is_made_or_names_the_extra(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "envpool", None)  # what an import meets that is not installed
     prefix, listed, _ = name.partition("<")
     name = prefix + FOR_EXAMPLE[prefix] if listed else name
-    if name.startswith(("maze8", "small_games")):
+    if name.startswith(("maze8", "small_games", "gymnasium")):
         assert suites.make(name).spec.num_tasks
     else:
         with pytest.raises(ImportError, match=r"needs envpool, .* the extra rl \(.*\[rl\]"):

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
 LAYERS = (
-    {"types", "_checks", "ranges", "serve", "surgery"},
+    {"types", "_checks", "by_name", "ranges", "serve", "surgery"},
     {
         "returns",
         "distributions",
@@ -69,6 +69,7 @@ LIBRARIES = {
     "serve": {"jax", "numpy"},
     "types": {"jax", "numpy"},
     "_checks": {"jax", "numpy", "chex"},
+    "by_name": set(),
     "ranges": {"jax", "numpy"},
     "returns": {"jax", "numpy", "chex"},
     "distributions": {"jax", "numpy", "chex"},

@@ -14,7 +14,7 @@ import envpool
 import numpy as np
 import pytest
 
-from mtrl_jax.envs.metaworld import MT50, metaworld_suite
+from mtrl_jax.envs.metaworld import BENCHMARKS, MT50, metaworld_suite
 from mtrl_jax.envs.pool import environment_seeds
 
 metaworld = pytest.importorskip("metaworld", reason="python -m pip install metaworld")
@@ -103,3 +103,28 @@ def test_rows_are_those_of_the_package(task: str) -> None:
     observation_limit, reward_limit = DIFFERENT.get(task, (OBSERVATION, REWARD))
     assert np.max(far) <= observation_limit
     assert np.max(off) <= reward_limit
+
+
+@pytest.mark.parametrize("name", ["mt10", "mt25", "mt50", "ml10", "ml45"])
+def test_the_sets_of_tasks_are_those_of_the_package(name: str) -> None:
+    theirs = getattr(metaworld.env_dict, f"{name.upper()}_V3")
+    parts = {"": theirs["train"], "_test": theirs["test"]} if "train" in theirs else {"": theirs}
+    assert {f"{name}{part}" for part in parts} == {n for n in BENCHMARKS if n.startswith(name)}
+    for part, tasks in parts.items():
+        found = [task.removesuffix("-v3") for task in tasks]
+        if name == "ml45":  # in another order; task numbers of runs are ours
+            assert set(found) == set(BENCHMARKS[name + part])
+            assert len(found) == len(BENCHMARKS[name + part])
+        else:
+            assert tuple(found) == BENCHMARKS[name + part]
+
+
+def test_the_package_hides_the_goals_of_its_ml_sets_as_we_do() -> None:
+    assert metaworld._ML_OVERRIDE == {"partially_observable": True}
+    pool = metaworld_suite(["reach"], goal="hidden").make_pool(1, SEED, 1)
+    env = reference("reach", int(environment_seeds(SEED, 0, 1)[0]))
+    env._partially_observable = True
+    row, (observation, _) = pool.reset(0), env.reset()
+    assert (observation[36:] == 0).all() and (row.observation[0, 0, 36:] == 0).all()
+    np.testing.assert_allclose(row.observation[0, 0], observation, atol=OBSERVATION)
+    pool.close()
