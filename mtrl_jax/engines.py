@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import learner, processes, ranges, rollout
+from mtrl_jax import learner, processes, ranges, rollout, writers
 from mtrl_jax.envs.check import check_shapes
 from mtrl_jax.ranges import Count, CountOr0, Seed, Steps
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
@@ -45,6 +45,7 @@ class RunConfig:
     keep: Count = 2  # checkpoints, the newest; an older one goes
     keep_best: str = ""  # and the one of the best evaluation: see `evaluations.Best.metric`
     stagger: bool = False  # of a host suite: environments begin at different points of an episode
+    writers: tuple[str, ...] = ("tensorboard",)  # beside metrics.jsonl; keys of `writers.WRITERS`
 
 
 class Engine(NamedTuple):
@@ -81,6 +82,7 @@ def check(
     """Raises ValueError, naming the field, for what cannot run, and `name` where it is the suite;
     builds and writes nothing."""
     ranges.check(config)
+    writers.check(config.writers)
     check_shapes(suite, name)
     check_best(config.keep_best, suite.spec, agent is None or agent.has_distilled)
     if config.seed >= 2**31 - config.num_seeds:

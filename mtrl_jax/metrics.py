@@ -1,110 +1,20 @@
-"""Where numbers go: one JSON object a line, TensorBoard events, a progress bar. Two methods each.
-And what a row of them is made of: sums over a window of updates.
+"""Rows of numbers: how a file of them is read, what a row is made of (sums over a window of
+updates), and which episodes it stands for.
 
-`metrics.jsonl` is append-only and what plots and reports read. Whatever depends on the clock has a
-key under `time/`, so that two equal runs differ nowhere else. A resumed run first drops the lines
-behind its checkpoint.
+`metrics.jsonl` is append-only and what plots and reports read; `writers` writes it. Whatever
+depends on the clock has a key under `time/`, so that two equal runs differ nowhere else. A resumed
+run first drops the lines behind its checkpoint.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from mtrl_jax.types import EnvSpec, Metrics
-
-
-class Writer(Protocol):
-    """Takes flat dictionaries of numbers, or of arrays `[S]` where a run holds S seeds."""
-
-    def write(self, step: int, metrics: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NullWriter:
-    """Writes nothing."""
-
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Writers:
-    """Several writers as one."""
-
-    def __init__(self, writers: Sequence[Writer]):
-        self._writers = writers
-
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        for writer in self._writers:
-            writer.write(step, metrics)
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
-
-
-class JsonlWriter:
-    """Appends `{"step": ..., key: number or [S numbers], ...}` lines, flushed one by one."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path, self._file = path, path.open("ab", buffering=0)
-
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        row = {"step": step, **{k: np.asarray(v).tolist() for k, v in metrics.items()}}
-        # JSON has no NaN: an undefined mean (no episode ended) is null.
-        line = memoryview((json.dumps(_nulls(row)) + "\n").encode())
-        with _writing(self._path):
-            while line:
-                line = line[self._file.write(line) :]
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class TensorBoardWriter:
-    """Event files, of the mean over seeds. Earlier events from `purge_step` on become void."""
-
-    def __init__(self, folder: pathlib.Path, purge_step: int = 0):
-        import tensorboardX  # only runs that write need it
-
-        self._folder = folder
-        self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
-
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        with _writing(self._folder):
-            for name, value in metrics.items():
-                mean = float(np.mean(value))
-                if np.isfinite(mean):
-                    self._writer.add_scalar(name, mean, step)
-
-    def close(self) -> None:
-        with _writing(self._folder):
-            self._writer.close()
-
-
-@contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Errors of the system say what they were about."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def _nulls(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {k: _nulls(v) for k, v in x.items()}
-    if isinstance(x, list):
-        return [_nulls(v) for v in x]
-    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -142,14 +52,14 @@ def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nd
 
 
 def over_cpu_seconds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with processor time for `step`: of training and its evaluations, in all processes
-    that continued the run.
+    """The rows, `settled`, with processor time for `step`: of training and its evaluations, in all
+    processes that continued the run.
 
     A process counts from its own start, so a count that falls begins a new one. What a killed
     process did after its last row is lost, and so is a row before the first count.
     """
     before, last, found = 0.0, None, []
-    for row in rows:
+    for row in settled(rows):
         count = row.get("time/cpu_seconds")
         if count is not None:
             before += last if last is not None and count < last else 0.0
@@ -157,6 +67,87 @@ def over_cpu_seconds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if last is not None:
             found.append({**row, "step": before + last})
     return found
+
+
+# ------------------------------------------------------------- which episodes a log row stands for
+
+_LONGEST, _EARLY, _OF_EPISODES = "longest", "early", ("return", "success", "length")
+
+
+def longest_episodes(spec: EnvSpec, num_envs: int) -> dict[str, float]:
+    """`task/<name>/episode/longest`, for the row at which all environments begin anew: environment
+    steps of the run until an episode of the task that begins there has ended, however long it is.
+
+    An episode of L actions is counted with the reset row behind it, row L + 1 of its environment.
+
+    Args:
+      spec: of the suite; NaN where it knows no limit.
+      num_envs: E.
+    """
+    limits = np.asarray(spec.episode_limit, np.float64)
+    steps = np.where(limits > 0, (limits + 1) * spec.num_tasks * num_envs, np.nan)
+    return {
+        f"task/{name}/episode/{_LONGEST}": float(n)
+        for name, n in zip(spec.task_names, steps, strict=True)
+    }
+
+
+def settled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with means over episodes in which short and long ones are in proportion.
+
+    A log row has the mean over the episodes that ended in its window. Environments that begin
+    together are in step for a while: first only short episodes end, later all long ones at once.
+    With n the steps that the longest episode takes (`longest_episodes`), each mean here is over all
+    episodes that ended in the last n steps and more, weighted by their number, and stands from
+    where those began n steps after the first reset and later: before, it is null. Then episodes of
+    every length have had as long a time to end (a renewal process, see Cox 1962, *Renewal Theory*).
+
+    Where that is nowhere, because n is unknown or the run too short, means are as they were and the
+    rows have `task/<name>/episode/early`. Rows of a run that does not say n stay as they are.
+    """
+    found = [dict(row) for row in rows]
+    ending = f"/episode/{_LONGEST}"
+    for task in {k.removesuffix(ending): None for row in rows for k in row if k.endswith(ending)}:
+        own = [row for row in rows if f"{task}/episode/return" in row]
+        changed = _settled(own, _resets(rows, task + ending), f"{task}/episode/")
+        for row in found:
+            row.pop(task + ending, None)
+            if f"{task}/episode/return" in row:
+                row |= changed.get(row["step"], {f"{task}/episode/{_EARLY}": 1.0})
+    return found
+
+
+def _resets(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Steps at which all environments began anew, and the longest episode in steps."""
+    return [(r["step"], np.inf if r[key] is None else r[key]) for r in rows if key in r]
+
+
+def _settled(
+    rows: Sequence[dict[str, Any]], resets: Sequence[tuple[int, float]], prefix: str
+) -> dict[int, dict[str, Any]]:
+    """Step of each log row of one task to its new means; {} if all of them are null."""
+    ends = [row["step"] for row in rows]
+    begins = [resets[0][0], *ends[:-1]]
+    names = [prefix + name for name in _OF_EPISODES if prefix + name in rows[0]] if rows else []
+    found: dict[int, dict[str, Any]] = {}
+    for i, end in enumerate(ends):
+        reset, longest = [pair for pair in resets if pair[0] < end][-1]
+        first = max((j for j in range(i + 1) if end - begins[j] >= longest), default=None)
+        if first is None or begins[first] < reset + longest:
+            found[end] = dict.fromkeys(names)
+            continue
+        pooled = rows[first : i + 1]
+        count = np.array([row[f"{prefix}count"] for row in pooled], np.float64)
+        found[end] = {}
+        for name in names:
+            value = np.array([row[name] for row in pooled], np.float64)  # None is NaN
+            sums = np.where(count > 0, value * count, 0.0).sum(0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = sums / count.sum(0)
+            known = np.asarray(mean).astype(object)
+            known[~np.isfinite(mean)] = None  # as JSON has it
+            found[end][name] = known.tolist()
+    return found if any(v is not None for new in found.values() for v in new.values()) else {}
 
 
 # ---------------------------------------------------------------------- what a log row is made of

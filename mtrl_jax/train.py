@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtrl_jax import checkpoint, engines, evaluations, metrics, processes, workdir
+from mtrl_jax import checkpoint, engines, evaluations, metrics, processes, workdir, writers
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs.check import called, check_pool
 from mtrl_jax.evaluations import Best, Evaluation, OnProgress, Teller
@@ -78,9 +78,12 @@ def run(
         interrupts() as interrupted,
     ):
         tell({})
+        resets = metrics.longest_episodes(suite.spec, config.num_envs_per_task)
         if begin.step < 0:
             begin = begin._replace(step=0)
-            setup.writer.write(0, setup.evaluate(setup.engine.state(begin.carry), 0))
+            setup.writer.write(0, resets | setup.evaluate(setup.engine.state(begin.carry), 0))
+        elif begin.step < setup.total and isinstance(suite, HostSuite):  # with new episodes
+            setup.writer.write(begin.step, resets)
         step, carry = _loop(setup, begin, interrupted)
         return Result(setup.engine.state(carry), step, step >= setup.total)
 
@@ -108,7 +111,7 @@ class _Setup(NamedTuple):
     per_dispatch: int
     total: int
     manager: checkpoint.Manager | None
-    writer: metrics.Writer
+    writer: writers.Writer
     evaluate: Callable[[ArrayTree, int], dict[str, Any]]
     tell: Teller
     best: Best
@@ -166,7 +169,7 @@ def _set_up(
         begin = _restore(manager, engine, begin_from, best)
         total = end_of(folder, max(begin.step, 0), config.total_env_steps, per_dispatch)
         tell.step, tell.total = max(begin.step, 0), total
-        writer = stack.enter_context(_writer(folder, settings, begin.step))
+        writer = stack.enter_context(_writer(config, folder, settings, suite.spec, begin.step))
         setup = _Setup(
             config=config,
             agent=agent,
@@ -343,19 +346,17 @@ def _save(setup: _Setup, at: _Position) -> None:
 
 
 @contextlib.contextmanager
-def _writer(folder: pathlib.Path, settings: dict[str, Any], step: int) -> Iterator[metrics.Writer]:
+def _writer(
+    config: RunConfig, folder: pathlib.Path, settings: dict[str, Any], spec: EnvSpec, step: int
+) -> Iterator[writers.Writer]:
     """Where a run goes on writing from `step`; what was written behind that is dropped."""
     if not processes.is_chief():
-        yield metrics.NullWriter()
+        yield writers.NullWriter()
         return
     workdir.create(folder, settings)  # a run that continues may have become longer
     metrics.drop_after(folder / "metrics.jsonl", step)
-    writer = metrics.Writers(
-        [
-            metrics.JsonlWriter(folder / "metrics.jsonl"),
-            metrics.TensorBoardWriter(folder / "tensorboard", purge_step=step + 1),
-        ]
-    )
+    extra = writers.open_extra(config.writers, folder, step, spec.task_names, settings)
+    writer = writers.Writers([writers.JsonlWriter(folder / "metrics.jsonl"), *extra])
     try:
         yield writer
     finally:

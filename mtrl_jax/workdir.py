@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "checkpoint_every",
     "keep",
     "keep_best",
+    "writers",
     "num_devices",
     "schedule_updates",
 )

@@ -1,5 +1,6 @@
 """What flags hold, looked at before anything runs: lists, numbers, and files that are to come."""
 
+import math
 import os
 import pathlib
 import tempfile
@@ -28,19 +29,21 @@ def names(flag: Any, known: Collection[str] = ()) -> list[str]:
     return given
 
 
-def numbers(flag: Any) -> list[float]:
-    """The values of a list flag as numbers, of which there is at least one and none twice.
+def numbers(flag: Any, *, distinct: bool = True) -> list[float]:
+    """The values of a list flag as finite numbers, of which there is at least one; none is twice
+    there, if they are to be `distinct`.
 
     Raises:
       ValueError: if it holds something else.
     """
+    texts = names(flag) if distinct else [text.strip() for text in flag.value]
     try:
-        given = [float(text) for text in names(flag)]
-    except ValueError as error:
-        if "each once" in str(error):
-            raise
-        raise ValueError(f"--{flag.name} must hold numbers; got {','.join(flag.value)!r}") from None
-    if len(set(given)) != len(given):
+        given = [float(text) for text in texts]
+    except ValueError:
+        given = []
+    if not given or not all(map(math.isfinite, given)):
+        raise ValueError(f"--{flag.name} must hold numbers; got {','.join(flag.value)!r}")
+    if distinct and len(set(given)) != len(given):
         raise ValueError(f"--{flag.name} must hold each number once; got {','.join(flag.value)}")
     return given
 

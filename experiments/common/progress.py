@@ -8,16 +8,40 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from mtrl_jax import evaluate, processes
+from mtrl_jax import evaluate, plots, processes
 from mtrl_jax.types import Agent, FunctionalSuite, HostSuite, Timestep
 
-__all__ = ["Progress", "scorer"]
+__all__ = ["Progress", "latest", "scorer"]
 
 LINE_EVERY = 10.0  # seconds, into a file or pipe
+NAMED = 4  # tasks of which each has its return in the bar
+
+
+def latest(row: dict[str, Any], task_names: Sequence[str]) -> str:
+    """The latest return of every task by its name, means over seeds; of many tasks their mean, the
+    lowest and the highest."""
+    known, unknown = {}, []
+    for task in task_names:
+        value = np.asarray(row.get(f"task/{task}/episode/return", np.nan), np.float64)
+        if np.isnan(value).all():
+            unknown.append(plots.short_task(task))
+        else:
+            known[plots.short_task(task)] = float(np.nanmean(value))
+    if not known:
+        return "no episode yet"
+    if len(task_names) <= NAMED:
+        parts = [f"{task} {value:.2f}" for task, value in known.items()]
+        return "return: " + ", ".join(parts + [f"{task} no episode yet" for task in unknown])
+    low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    text = f"mean return {np.mean([*known.values()]):.2f}"
+    text += f" ({low} {known[low]:.2f} to {high} {known[high]:.2f})"
+    return text + (
+        f"; no episode yet of {len(unknown)} of {len(task_names)} tasks" if unknown else ""
+    )
 
 
 class Progress:
-    """A bar with steps, steps a second, time left and the latest return of every task; and, while
+    """A bar with steps, steps a second, time left and what `latest` says; and, while
     an evaluation plays, how many of its episodes are over.
 
     It appears with the first call, when a run has passed its checks; a file or pipe gets a line
@@ -47,9 +71,7 @@ class Progress:
             self._evaluating(row["eval/ended"], row["eval/episodes"])
             return
         if any(key.startswith("task/") for key in row):
-            returns = (row.get(f"task/{name}/episode/return", np.nan) for name in self._names)
-            shown = " ".join(f"{np.mean(value):.2f}" for value in returns)
-            self._bar.set_postfix_str(f"returns {shown}", refresh=False)
+            self._bar.set_postfix_str(latest(row, self._names), refresh=False)
         self._bar.update(step - self._bar.n)
 
     def _evaluating(self, ended: int, episodes: int) -> None:

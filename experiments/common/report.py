@@ -11,7 +11,7 @@ import numpy as np
 from mtrl_jax import engines, evaluate, plots
 from mtrl_jax.types import EnvSpec
 
-from . import binary, progress
+from . import binary, progress, runs
 
 
 def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:
@@ -73,6 +73,7 @@ def report(
         levels={"random": levels},
     )
     done = columns[next(iter(rows))]["env_steps"]
+    runs.add_picture(folder, done, "learning_curves", picture)
     print(f"""
 learning curves  {picture}
 checkpoints      {folder / "checkpoints"}

@@ -14,8 +14,9 @@ from mtrl_jax import processes
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs import suites
 from mtrl_jax.types import EnvSpec
+from mtrl_jax.writers import WRITERS
 
-from . import binary, proportion
+from . import binary, given, proportion
 
 # Seconds after which the processes of a run notice that one of them is silent, and end; one that
 # ends is noticed at once.
@@ -82,6 +83,12 @@ _KEEP_BEST = flags.DEFINE_string(
     "Keep the checkpoint of the best evaluation too, by eval/task_policy/return, "
     "eval/distilled_policy/success or the like, the mean over tasks; --step=best of evaluate "
     "scores it. (default: only the newest)",
+)
+_WRITERS = flags.DEFINE_list(
+    "writers",
+    list(_DEFAULT["writers"]),
+    f"Where metrics go beside metrics.jsonl: {', '.join(WRITERS)}, or nothing (--writers=). "
+    "Each needs the extra of its name: pip install 'mtrl_jax[wandb]'.",
 )
 _EVAL_EPISODES = flags.DEFINE_integer(
     "eval_episodes",
@@ -179,6 +186,7 @@ def run_config(defaults: dict[str, Any], spec: EnvSpec) -> RunConfig:
         keep_best=_KEEP_BEST.value,
         eval_episodes=_wanted_episodes(defaults),
         early_episodes=_EARLY_EPISODES.value or 0,
+        writers=tuple(given.names(_WRITERS, WRITERS)) if _WRITERS.value else (),
         stagger=defaults.get("stagger", False) if _STAGGER.value is None else _STAGGER.value,
     )
     return proportion.in_proportion(spec, run, stated=_EVAL_EPISODES.value is not None)

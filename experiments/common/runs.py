@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import checkpoint, engines, learner, metrics, processes, rollout, train, workdir
+from mtrl_jax import (
+    checkpoint,
+    engines,
+    learner,
+    metrics,
+    processes,
+    rollout,
+    train,
+    workdir,
+    writers,
+)
 from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite
 
@@ -19,9 +29,10 @@ from . import agents, binary
 from .progress import Progress
 
 # Fields of a RunConfig that runs of version 0.1.0 lack.
-LATER = {"keep", "keep_best", "early_episodes"}
+LATER = {"keep", "keep_best", "early_episodes", "writers"}
 
 __all__ = [
+    "add_picture",
     "existing",
     "finished",
     "learn",
@@ -144,6 +155,14 @@ def learn(
     return result
 
 
+def add_picture(folder: pathlib.Path, step: int, name: str, path: pathlib.Path) -> None:
+    """Hands a figure of a run that has ended to the writers that it has beside metrics.jsonl."""
+    names = workdir.read_config(folder).get("writers", ())
+    for writer in writers.open_extra(names, folder, step, (), {}):
+        with contextlib.closing(writer):
+            writer.picture(step, name, path)
+
+
 def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The metrics of a run that has ended, the last row its evaluation at the end; of several
     processes the first one has them, the others nothing.
@@ -190,7 +209,8 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], engines.RunConfig]:
         known = " or ".join(agents.BINARIES)
         what = f"it lacks {sorted(lacking)[0]}" if lacking else f"binary is {settings['binary']!r}"
         raise ValueError(f"--workdir: {folder} holds no run of {known} (config.json: {what})")
-    config = engines.RunConfig(**{name: settings[name] for name in names & settings.keys()})
+    values = {name: settings[name] for name in names & settings.keys()}
+    config = engines.RunConfig(**{**values, "writers": tuple(values.get("writers", ()))})
     return settings, dataclasses.replace(config, num_devices=1)
 
 

@@ -51,7 +51,8 @@ def final_scores(group: list[Rows], tasks: tuple[str, ...], policy: str) -> np.n
 
 def line(name: str, group: list[Rows], tasks: tuple[str, ...]) -> dict[str, Any]:
     """What is kept of one algorithm: per seed, means over tasks, and per task."""
-    _, curve = plots.curve(group, [plots.task_key(t, "episode/return") for t in tasks])
+    found = plots.curve(group, [plots.task_key(t, "episode/return") for t in tasks])
+    curve = found.values[np.isfinite(found.values).all(1)]  # where it has no gap
     result: dict[str, Any] = {
         "algorithm": name,
         "env_steps": group[0][-1]["step"],  # of each seed

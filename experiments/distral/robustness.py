@@ -50,7 +50,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
             final,
             "o-",
             color=colour,
-            label=row["algorithm"],
+            label=plots.readable(row["algorithm"]),
             markersize=3.5,
             linewidth=1.4,
         )

@@ -29,7 +29,8 @@ def figure(results: dict[str, Any], state: str, path: pathlib.Path) -> None:
         _, low, high = intervals.mean(length.T, unit="agent")
         curves.plot(results["steps"], length.mean(0), color=colour, label=method)
         curves.fill_between(results["steps"], low, high, color=colour, alpha=0.25, linewidth=0)
-    curves.set(xlabel="environment steps of each task", ylabel="steps of an episode", yscale="log")
+    label = plots.count_axis(curves, results["steps"][-1], "environment steps of each task")
+    curves.set(xlabel=label, ylabel="length of an episode, steps", yscale="log")
     curves.legend(frameon=False)
     curves.grid(alpha=0.25)
 

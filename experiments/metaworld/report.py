@@ -11,7 +11,7 @@ import numpy as np
 from mtrl_jax import engines, intervals, metrics, plots, train
 from mtrl_jax.types import Agent, EnvSpec
 
-from ..common import binary, progress
+from ..common import binary, progress, runs
 
 Results = dict[str, Any]  # of one run, what results.json holds
 
@@ -72,6 +72,7 @@ def show(spec: EnvSpec, results: Results, folder: pathlib.Path) -> None:
     print(line + (f"  {results['mean']['success']:7.2f}" if spec.has_success else ""))
     picture = folder / "plots" / "learning_curves.png"
     curves(spec, {"training episodes": [folder]}, picture)
+    runs.add_picture(folder, results["env_steps"], "learning_curves", picture)
     print(f"""
 {results["env_steps"]:,} environment steps, {results["cpu_seconds"]:,.0f} CPU-seconds
 

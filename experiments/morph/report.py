@@ -90,7 +90,7 @@ def draw(rows: list[dict[str, Any]], grown_at: int, path: pathlib.Path) -> None:
         for n, method in enumerate(("teacher", *GROWN, "scratch")):
             mine = [row for row in rows if row["method"] == method]
             steps, values = [row["step"] for row in mine], np.array([row[name] for row in mine])
-            panel.plot(steps, values.mean(1), color=plots.COLOURS[n], label=method)
+            panel.plot(steps, values.mean(1), color=plots.COLOURS[n], label=plots.readable(method))
             _, low, high = intervals.mean(values, unit="run")
             panel.fill_between(steps, low, high, color=plots.COLOURS[n], alpha=0.15, linewidth=0)
         panel.axvline(grown_at, color="#999999", linestyle=":", linewidth=1)

@@ -7,6 +7,10 @@ r"""Compares runs: learning curves of every task and of their mean, runs of one 
 
 A run's label is its algorithm, unless --labels says otherwise. The band is Student's 95 %
 interval of the mean over agents, one a seed, those inside a run and those of runs of one label.
+Means of training are over the episodes that ended in the time of the longest one, and a curve
+starts when that has had the time to end everywhere: before, only short episodes have ended. A line
+has a gap where no episode ended. The dotted line is a random policy, where results.json of one of
+the runs has its scores, or --random says them.
 """
 
 import pathlib
@@ -42,6 +46,12 @@ _OVER = flags.DEFINE_enum(
     "The horizontal axis: environment steps, or the processor time of training.",
 )
 _PANELS = flags.DEFINE_bool("panels", True, "A panel for each task beside the mean over tasks.")
+_RANDOM = flags.DEFINE_list(
+    "random",
+    [],
+    "What a random policy gets, for a dotted line: a number for all tasks, or one for each of them "
+    "in the order of the panels. (default: the scores in results.json of one of the runs, if any)",
+)
 _OUT = flags.DEFINE_string(
     "out", None, "The PNG to write. (default: <first run>/plots/compare-<metric>-over-<what>.png)"
 )
@@ -50,6 +60,8 @@ _OUT = flags.DEFINE_string(
 def main() -> None:
     groups, tasks = runs.read(_RUNS.value, _LABELS.value)
     quantity = _METRIC.value
+    chance = given.numbers(_RANDOM, distinct=False) if _RANDOM.value else []
+    random = runs.random_level(_RUNS.value, tasks, quantity, chance)
     last = {}
     for label, group in groups.items():
         for rows in group:
@@ -60,10 +72,11 @@ def main() -> None:
                 )
         if _OVER.value == "cpu_seconds":
             group[:] = map(metrics.over_cpu_seconds, group)
-        steps, values = plots.curve(group, [plots.task_key(task, quantity) for task in tasks])
+        steps, values, _ = plots.curve(group, [plots.task_key(task, quantity) for task in tasks])
         if not steps.size:
+            why = "no episode yet: " if quantity.startswith("episode/") else ""
             raise ValueError(
-                f"--runs: at no step is {quantity} of every task known in all runs of {label}"
+                f"--runs: {why}at no step is {quantity} of every task known in all runs of {label}"
             )
         last[label] = steps[-1], values[-1]
     name = f"compare-{quantity.replace('/', '-')}-over-{_OVER.value}.png"
@@ -74,19 +87,21 @@ def main() -> None:
             tasks,
             path,
             quantity=quantity,
+            levels={"random": random} if random else None,
             task_panels=_PANELS.value,
             mean_panel=len(tasks) > 1 or not _PANELS.value,
             x_label=AXES[_OVER.value],
         )
     except OSError as error:
         raise ValueError(f"--out: {path} cannot be written: {error}") from error
-    width = max(map(len, groups))
+    names = {label: plots.readable(label) for label in groups}
+    width = max(map(len, names.values()))
     print(f"{quantity}, mean over {len(tasks)} tasks, last value [95 % interval over seeds]")
     for label, (step, value) in last.items():
         _, low, high = intervals.mean(value, unit="agent")
         interval = f" [{low:.3g}, {high:.3g}]" if len(value) > 1 else ""
         print(
-            f"{label.ljust(width)}  {np.mean(value):.3g}{interval} at {int(step):,} "
+            f"{names[label].ljust(width)}  {np.mean(value):.3g}{interval} at {int(step):,} "
             f"{AXES[_OVER.value].split(',')[0]}, "
             f"{len(value)} seed{'s' * (len(value) > 1)}"
         )

@@ -1,7 +1,11 @@
 """The runs that `experiments.plot` compares, and what they hold."""
 
+import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from mtrl_jax import metrics, workdir
 
@@ -89,6 +93,38 @@ def read(folders: list[str], labels: list[str]) -> tuple[dict[str, list[Rows]], 
     return groups, tasks[folders[0]]
 
 
+def random_level(
+    folders: Sequence[str], tasks: Sequence[str], quantity: str, given: Sequence[float]
+) -> dict[str, float]:
+    """Task to what a random policy gets, {} where nobody says it.
+
+    Args:
+      folders: of the runs; the first results.json with the scores of a random policy counts.
+      tasks: their tasks.
+      quantity: as in `plots.task_key`.
+      given: by the user instead, one number for all tasks or one for each.
+
+    Raises:
+      ValueError: for another number of them.
+    """
+    if given:
+        if len(given) not in (1, len(tasks)):
+            raise ValueError(
+                f"--random must hold one number, or one for each of {len(tasks)} tasks "
+                f"({', '.join(tasks)}); got {len(given)}"
+            )
+        each = given if len(given) > 1 else [given[0]] * len(tasks)
+        return dict(zip(tasks, each, strict=True))
+    if quantity.split("/")[0] not in ("episode", "eval"):
+        return {}
+    name = quantity.rpartition("/")[2]
+    for path in (pathlib.Path(folder) / "results.json" for folder in folders):
+        found = json.loads(path.read_text()).get("random", {}) if path.exists() else {}
+        if all(f"{task}/{name}" in found for task in tasks):
+            return {task: float(np.mean(found[f"{task}/{name}"])) for task in tasks}
+    return {}
+
+
 def known_metrics(rows: Rows, task: str) -> list[str]:
     """Everything that `--metric` can be."""
     names = {k: None for row in rows for k in row}
@@ -96,4 +132,4 @@ def known_metrics(rows: Rows, task: str) -> list[str]:
     scores = [
         k.replace(f"/{task}/", "/") for k in names if k.startswith("eval/") and f"/{task}/" in k
     ]
-    return sorted(middle) + sorted(scores)
+    return sorted({*middle} - {"episode/longest"}) + sorted(scores)

@@ -67,7 +67,7 @@ def draw(rows: list[dict[str, Any]], methods: Sequence[str], path: pathlib.Path)
             steps, values = [row["step"] for row in mine], np.array([row[name] for row in mine])
             colour = plots.COLOURS[n % len(plots.COLOURS)]
             style = "-" if n < len(plots.COLOURS) else "--"
-            panel.plot(steps, values.mean(1), style, color=colour, label=method)
+            panel.plot(steps, values.mean(1), style, color=colour, label=plots.readable(method))
             _, low, high = intervals.mean(values, unit="run")
             panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set(title=title, xlabel="optimiser steps")

@@ -7,12 +7,13 @@ import pathlib
 import sys
 
 import jax
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
 from experiments.common import binary
 from experiments.common.override import override
-from experiments.common.progress import Progress
+from experiments.common.progress import Progress, latest
 from experiments.distral import __main__ as distral
 from mtrl_jax import metrics, train, workdir
 from tests.machinery import commands
@@ -201,8 +202,23 @@ def test_progress_on_a_terminal_and_off_it(monkeypatch):
         shown[tty] = stream.getvalue()
     assert "\r" in shown[True] and "\r" not in shown[False]
     for text in shown.values():
-        assert "title: 100%" in text and "100/100" in text and "returns 0.50 1.00" in text
+        assert "title: 100%" in text and "100/100" in text and "return: a 0.50, b 1.00" in text
     assert all(line.strip() for line in shown[False].splitlines())
+
+
+def test_what_the_bar_says_of_returns():
+    names = ("MiniGrid-Empty-5x5-v0", "b")
+    key = "task/{}/episode/return".format
+    assert latest({}, names) == latest({key("b"): np.nan}, names) == "no episode yet"
+    row = {key(names[0]): np.array([0.25, np.nan, 0.75])}  # one seed has none
+    assert latest(row, names) == "return: Empty-5x5 0.50, b no episode yet"
+    many = tuple("abcdef")
+    row = {key(name): float(n) for n, name in enumerate(many)}
+    assert latest(row, many) == "mean return 2.50 (a 0.00 to f 5.00)"
+    del row[key("f")]
+    assert (
+        latest(row, many) == "mean return 2.00 (a 0.00 to e 4.00); no episode yet of 1 of 6 tasks"
+    )
 
 
 def test_overrides():

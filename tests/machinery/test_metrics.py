@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from mtrl_jax import metrics
+from mtrl_jax import metrics, writers
 
 
 def write(path: pathlib.Path, steps: range) -> None:
-    writer = metrics.JsonlWriter(path)
+    writer = writers.JsonlWriter(path)
     for step in steps:
         writer.write(step, {"a": np.float32(step) / 3})
     writer.close()
@@ -18,7 +18,7 @@ def write(path: pathlib.Path, steps: range) -> None:
 
 def test_values_come_back_and_undefined_ones_are_null(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    writer = metrics.JsonlWriter(path)
+    writer = writers.JsonlWriter(path)
     row = {
         "x": np.float32(0.1),
         "n": np.int64(3),
@@ -48,7 +48,7 @@ def test_values_come_back_and_undefined_ones_are_null(tmp_path):
 def test_rows_are_there_as_soon_as_they_are_written(tmp_path):
     # A killed process flushes nothing.
     path = tmp_path / "metrics.jsonl"
-    writer = metrics.JsonlWriter(path)
+    writer = writers.JsonlWriter(path)
     writer.write(0, {"a": 1.0})
     assert metrics.read_jsonl(path) == [{"step": 0, "a": 1.0}]
     writer.close()
@@ -108,19 +108,3 @@ def test_cpu_seconds_of_all_processes_that_continued_a_run_add_up():
     over = metrics.over_cpu_seconds(rows)
     assert [row["step"] for row in over] == [1.0, 5.0, 5.0, 5.0 + 2.0, 5.0 + 3.0, 5.0 + 3.0 + 1.5]
     assert [row["a"] for row in over] == [1, 2, 3, 4, 5, 6]
-
-
-def test_tensorboard_files_hold_the_mean_over_seeds(tmp_path):
-    from tensorboardX.proto import event_pb2
-
-    writer = metrics.Writers([metrics.TensorBoardWriter(tmp_path / "tensorboard")])
-    writer.write(4, {"a": np.array([1.0, 3.0]), "b": np.nan})
-    writer.close()
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    data, seen = path.read_bytes(), []
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        event = event_pb2.Event.FromString(data[12 : 12 + length])
-        seen += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-        data = data[16 + length :]
-    assert seen == [(4, "a", 2.0)]

@@ -123,3 +123,10 @@ def test_a_run_on_envpool_restores_its_learner_to_the_bit_and_goes_on(tmp_path):
     steps = [row["step"] for row in commands.rows(folder)]
     assert steps[0] == 0 and steps[-1] == updates * host_run.PER_UPDATE
     assert len(set(steps)) == updates // 10 + 1 and steps == sorted(steps)
+    # New episodes began where it went on: 500 actions at most, and a reset row.
+    key = "task/CartPole-v1/episode/longest"
+    longest = 501.0 * host_run.NUM_ENVS
+    assert {row["step"]: row[key] for row in commands.rows(folder) if key in row} == {
+        0: longest,
+        step: longest,
+    }

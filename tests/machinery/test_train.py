@@ -57,8 +57,12 @@ def test_a_run_leaves_what_it_says(whole):
     }
     logged = rows(folder, clock=True)
     assert [r["step"] for r in logged] == [0, *(n * DISPATCH for n in (2, 4, 4))]
-    assert all(name.startswith("eval/") or name == "step" for name in logged[0])
     name = tiny.suite().spec.task_names[1]
+    # Three actions and the reset row behind them, of all environments.
+    assert logged[0][f"task/{name}/episode/longest"] == 4 * tiny.K * tiny.E
+    scores = {key for key in logged[0] if not key.endswith("/longest")} - {"step"}
+    assert scores and all(key.startswith("eval/") for key in scores)
+    assert not any(key.endswith("/longest") for row in logged[1:] for key in row)
     assert logged[1][f"task/{name}/episode/count"] > 0
     assert logged[1]["time/steps_per_second"] > 0
     assert logged[-1]["eval/episodes"] == 4
