@@ -1,8 +1,8 @@
-"""One episode of every task as pictures, and pictures as a GIF."""
+"""One episode of every task as pictures, words below them, and pictures as a GIF."""
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,34 @@ from mtrl_jax import rollout
 from mtrl_jax.envs import functional
 from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite, Key, Timestep
 
-__all__ = ["MAX_ACTIONS", "can_render", "episode_frames", "write_gif"]
+__all__ = ["MAX_ACTIONS", "Episode", "can_render", "captioned", "outcome", "play", "write_gif"]
 
-MAX_ACTIONS = 1000  # of a recording; an Atari episode can be many times as long
+MAX_ACTIONS = 500  # of a recording; an Atari episode can be many times as long
+LEAST_WIDTH = 240  # pixels of a picture with a caption; smaller ones are enlarged
+
+
+class Episode(NamedTuple):
+    """What was seen of one episode, and what came of it.
+
+    Attributes:
+      frames: uint8 `[H, W, 3]`, one picture a row: the reset row and one for each action.
+      episode_return: sum of the rewards so far.
+      success: whether the environment said that the task was solved.
+      finished: whether the episode ended; else it was cut.
+    """
+
+    frames: list[np.ndarray]
+    episode_return: float
+    success: bool
+    finished: bool
 
 
 def can_render(suite: FunctionalSuite | HostSuite) -> bool:
-    """Whether `episode_frames` works; a functional environment need not know how to draw itself."""
+    """Whether `play` works; a functional environment need not know how to draw itself."""
     return isinstance(suite, HostSuite) or hasattr(suite.env, "render")
 
 
-def episode_frames(
+def play(
     suite: FunctionalSuite | HostSuite,
     agent: Agent,
     policy: ArrayTree,
@@ -31,7 +48,7 @@ def episode_frames(
     distilled: bool = False,
     greedy: bool | None = None,
     max_actions: int = MAX_ACTIONS,
-) -> list[list[np.ndarray]]:
+) -> list[Episode]:
     """Plays one episode of every task and draws each of its rows.
 
     Args:
@@ -45,7 +62,7 @@ def episode_frames(
       max_actions: where a longer episode is cut.
 
     Returns:
-      K lists of uint8 `[H, W, 3]`, one picture a row: the reset row and one for each action.
+      K episodes.
 
     Raises:
       ValueError: if the suite cannot draw, or `max_actions` is not positive.
@@ -66,6 +83,7 @@ def episode_frames(
         actor = rollout.host_actor(agent.init_actor, 1)
         frames = [[picture] for picture in pool.render(0)]
         running = np.ones(len(frames), bool)
+        returns, success = np.zeros(len(frames)), np.zeros(len(frames), bool)
         for t in range(max_actions):
             action, _, actor = act(policy, actor, timestep, act_key, t, env_index)
             pool.send(0, np.asarray(action))
@@ -73,12 +91,62 @@ def episode_frames(
             running &= ~np.asarray(timestep.first)[:, 0]
             if not running.any():
                 break
+            returns += np.where(running, np.asarray(timestep.reward)[:, 0], 0.0)
+            success |= running & np.asarray(timestep.success)[:, 0]
             for k, picture in enumerate(pool.render(0)):
                 if running[k]:
                     frames[k].append(picture)
     finally:
         pool.close()
-    return frames
+    return [
+        Episode(own, float(total), bool(solved), not going)
+        for own, total, solved, going in zip(frames, returns, success, running, strict=True)
+    ]
+
+
+def outcome(episode: Episode, *, has_success: bool) -> str:
+    """What came of an episode, in words; `has_success` as of the suite."""
+    count = len(episode.frames) - 1
+    actions = f"{count} action{'s' * (count != 1)}"
+    if not episode.finished:
+        solved = "solved, " if has_success and episode.success else ""
+        return f"{solved}cut after {actions}, return so far {episode.episode_return:.2f}"
+    how = ("solved" if episode.success else "not solved") if has_success else "over"
+    return f"{how} after {actions}, return {episode.episode_return:.2f}"
+
+
+def captioned(frames: Sequence[np.ndarray], lines: Sequence[str]) -> list[np.ndarray]:
+    """Pictures with words on a strip below, broken where they are too long; small pictures are
+    enlarged by a whole number first, so that there is room.
+
+    Args:
+      frames: uint8 `[H, W, 3]` of one size.
+      lines: of text.
+
+    Returns:
+      uint8 `[H', W', 3]`, as many.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    scale = -(-LEAST_WIDTH // frames[0].shape[1])
+    big = [frame.repeat(scale, 0).repeat(scale, 1) for frame in frames]
+    width = big[0].shape[1]
+    font = ImageFont.load_default(12)
+    broken: list[str] = []
+    for line in lines:
+        broken.append("")
+        for word in line.split():
+            longer = f"{broken[-1]} {word}".strip()
+            if font.getlength(longer) <= width - 8 or not broken[-1]:
+                broken[-1] = longer
+            else:
+                broken.append(word)
+    strip = Image.new("RGB", (width, 16 * len(broken) + 6), (32, 32, 32))
+    drawing = ImageDraw.Draw(strip)
+    for n, line in enumerate(broken):
+        drawing.text((4, 2 + 16 * n), line, fill=(240, 240, 240), font=font)
+    below = np.asarray(strip)
+    return [np.concatenate([frame, below]) for frame in big]
 
 
 class _FunctionalPool:

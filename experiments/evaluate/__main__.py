@@ -4,25 +4,24 @@ r"""Restores a run, plays whole episodes of every task with its policies, and re
     python -m experiments.evaluate --workdir=runs/... --episodes=500 --seed=1 --nogifs
     python -m experiments.evaluate --workdir=runs/... --step=4000000 --actions=likeliest
 
-Prints a table, and writes evaluation.json and gifs/<task>.gif into the directory of the run. The
+Prints a table, and writes evaluation.json and gifs/<task>.gif (an episode, with a caption) into the
+directory of the run. The
 rest of it is only read; it may go on training meanwhile, its newest checkpoint counts, or that of
 --step (a run keeps its newest --keep ones, and the best by its --keep_best: --step=best).
 """
 
 import json
-import pathlib
 import sys
-from typing import Any
 
 import absl.logging
 import jax
 from absl import flags
 
-from mtrl_jax import engines, evaluate, ranges, record
+from mtrl_jax import evaluate, ranges, record
 from mtrl_jax.envs import draw
-from mtrl_jax.types import Agent, ArrayTree
 
 from ..common import agents, binary, given, runs
+from . import gifs
 from .scores import scores, summary, table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
@@ -41,6 +40,9 @@ _ACTIONS = flags.DEFINE_enum(
 )
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes of every task for each policy.", 1)
 _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and policy.")
+_GIF_ACTIONS = flags.DEFINE_integer(
+    "gif_actions", record.MAX_ACTIONS, "Actions after which a recording is cut.", 1
+)
 
 
 def main() -> None:
@@ -97,30 +99,16 @@ def main() -> None:
     elif _GIFS.value:
         one = jax.tree.map(lambda x: x[0], state) if config.num_seeds > 1 else state
         try:
-            _record(suite, agent, agent.policy_params(one), folder, kinds, greedy)
+            gifs.write(
+                suite,
+                agent,
+                agent.policy_params(one),
+                folder,
+                kinds,
+                gifs.Recording(step, _SEED.value, greedy, _GIF_ACTIONS.value),
+            )
         except draw.CannotDraw as error:  # the scores are there all the same
             print(f"warning: no gifs: {error}", file=sys.stderr)
-
-
-def _record(
-    suite: Any,
-    agent: Agent,
-    policy: ArrayTree,
-    folder: pathlib.Path,
-    kinds: dict[str, bool],
-    greedy: bool,
-) -> None:
-    """gifs/<task>.gif of one episode of every task and policy."""
-    key = jax.random.fold_in(engines.stream(jax.random.key(_SEED.value), "eval"), 1)
-    for name, distilled in kinds.items():
-        episode = record.episode_frames(
-            suite, agent, policy, key, distilled=distilled, greedy=greedy
-        )
-        for task, frames in zip(suite.spec.task_names, episode, strict=True):
-            suffix = "-distilled" if distilled else ""
-            path = folder / "gifs" / f"{task.replace('/', '-')}{suffix}.gif"
-            record.write_gif(frames, path)
-            print(f"gif     {path} ({name.removesuffix('_policy')}, {len(frames) - 1} actions)")
 
 
 if __name__ == "__main__":

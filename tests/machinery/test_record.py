@@ -5,19 +5,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtrl_jax import evaluate, record
+from mtrl_jax import evaluate, record, rollout
 from mtrl_jax.envs import maze
 from mtrl_jax.types import FunctionalSuite
 
 
 @pytest.fixture(scope="module")
-def frames():
+def episodes():
     suite = maze.maze8(episode_length=7)
     agent = evaluate.random_agent(suite.spec)
-    return record.episode_frames(suite, agent, (), jax.random.key(0))
+    return record.play(suite, agent, (), jax.random.key(0))
 
 
-def test_one_picture_a_row_until_the_episode_ends(frames):
+@pytest.fixture
+def frames(episodes):
+    return [episode.frames for episode in episodes]
+
+
+def test_one_picture_a_row_until_the_episode_ends(frames, episodes):
+    assert all(episode.finished for episode in episodes)
     assert [len(one) for one in frames] == [8] * 8  # seven actions and the reset row
     for one in frames:
         assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in one)
@@ -27,9 +33,57 @@ def test_one_picture_a_row_until_the_episode_ends(frames):
 def test_a_long_episode_is_cut(frames):
     suite = maze.maze8(episode_length=7)
     agent = evaluate.random_agent(suite.spec)
-    cut = record.episode_frames(suite, agent, (), jax.random.key(0), max_actions=2)
+    cut = record.play(suite, agent, (), jax.random.key(0), max_actions=2)
     for short, whole in zip(cut, frames, strict=True):
-        np.testing.assert_array_equal(np.stack(short), np.stack(whole[:3]))
+        np.testing.assert_array_equal(np.stack(short.frames), np.stack(whole[:3]))
+        assert not short.finished
+        assert record.outcome(short, has_success=True).startswith("cut after 2 actions, return so")
+
+
+def test_what_came_of_an_episode_is_that_of_its_score():
+    """The same walk, its rewards summed by a host that steps it: what is seen is what is said."""
+    suite = maze.maze8(episode_length=60)
+    agent = evaluate.random_agent(suite.spec)
+    episodes = record.play(suite, agent, (), jax.random.key(3))
+    reset_key, act_key = jax.random.split(jax.random.key(3))
+    pool = record._FunctionalPool(suite, reset_key)
+    act = rollout.act_at(rollout.acting(agent))
+    index, total = rollout.env_indices(8, 1), np.zeros(8)
+    timestep = pool.reset(0)
+    for t in range(60):
+        action, _, _ = act((), (), timestep, act_key, t, index)
+        pool.send(0, np.asarray(action))
+        timestep = pool.recv(0)
+        total += np.asarray(timestep.reward)[:, 0]
+    assert total.any()
+    np.testing.assert_allclose([episode.episode_return for episode in episodes], total)
+
+
+def test_outcomes_in_words():
+    def said(count, value, success, finished, has_success=True):
+        frames = [np.zeros((1, 1, 3), np.uint8)] * (count + 1)
+        episode = record.Episode(frames, value, success, finished)
+        return record.outcome(episode, has_success=has_success)
+
+    assert said(12, 0.955, True, True) == "solved after 12 actions, return 0.95"
+    assert said(1, 0.0, False, True) == "not solved after 1 action, return 0.00"
+    assert said(9, 4.0, False, True, False) == "over after 9 actions, return 4.00"
+    assert said(9, 4.0, True, False) == "solved, cut after 9 actions, return so far 4.00"
+
+
+@pytest.mark.parametrize("width", [42, 84, 210, 480])
+def test_a_caption_stands_below_the_picture_and_is_whole(width):
+    frames = [np.full((30, width, 3), value, np.uint8) for value in (90, 200)]
+    text = ["A-task-of-a-long-name-5x5, distilled policy after 1,000,000 steps", "solved"]
+    first, second = record.captioned(frames, text)
+    scale = -(-record.LEAST_WIDTH // width)
+    assert first.shape == second.shape and first.shape[1] == scale * width
+    assert (first[: 30 * scale] == 90).all() and (second[: 30 * scale] == 200).all()
+    strip = first[30 * scale :]
+    np.testing.assert_array_equal(strip, second[30 * scale :])
+    assert (strip > 200).any()
+    assert (strip[:, -2:] < 60).all() and (strip[-3:] < 60).all()  # nothing is cut off
+    assert len(record.captioned(frames, ["short"])[0]) < len(first) or width == 480
 
 
 def test_a_gif_shows_what_was_drawn(tmp_path):
@@ -70,8 +124,8 @@ def test_what_cannot_be_recorded():
     suite = maze.maze8()
     agent = evaluate.random_agent(suite.spec)
     with pytest.raises(ValueError, match="max_actions"):
-        record.episode_frames(suite, agent, (), jax.random.key(0), max_actions=0)
+        record.play(suite, agent, (), jax.random.key(0), max_actions=0)
     blind = FunctionalSuite(suite.spec, object(), suite.tasks)
     assert record.can_render(suite) and not record.can_render(blind)
     with pytest.raises(ValueError, match="render"):
-        record.episode_frames(blind, agent, (), jax.random.key(0))
+        record.play(blind, agent, (), jax.random.key(0))
