@@ -7,12 +7,16 @@ Several tables of the same games become one report; what is not finished is left
 needs no other file. docs/benchmark.md says what each number means.
 """
 
+import datetime
 import json
 import pathlib
+import shlex
+import sys
 from typing import Any
 
 from absl import flags
 
+import mtrl_jax
 from mtrl_jax import metrics
 from mtrl_jax.benchmark import results, sections, study
 from mtrl_jax.benchmark.page import Section, write
@@ -57,10 +61,24 @@ def main() -> None:
     if config.exists():
         text = "Counts are environment steps, reset rows included."
         pairs = [[k, str(v)] for k, v in json.loads(config.read_text()).items()]
-        parts.append(Section("Settings", text, ("setting", "value"), pairs))
+        parts.append(Section("Settings", text, (), ("setting", "value"), pairs))
     out.parent.mkdir(parents=True, exist_ok=True)
-    for path in write(out, f"Benchmark: {', '.join(s.records)}", parts):
+    learning = sum(record.learns for record in s.records.values())
+    title = f"Transfer benchmark: {learning} agents on {len(s.games)} games"
+    for path in write(out, title, parts, facts(paths)):
         print(path)
+
+
+def facts(paths: list[pathlib.Path]) -> list[str]:
+    """When the page was made, by whom, and of what."""
+    today = datetime.date.today().isoformat()
+    command = " ".join([binary.command("benchmark.report"), *map(shlex.quote, sys.argv[1:])])
+    files = [path / results.FILE if path.is_dir() else path for path in paths]
+    written = max(datetime.date.fromtimestamp(file.stat().st_mtime) for file in files)
+    return [
+        f"Made on {today} with mtrl_jax {mtrl_jax.__version__} by `{command}`.",
+        f"Results of {', '.join(f'`{file}`' for file in files)}, last written on {written}.",
+    ]
 
 
 if __name__ == "__main__":

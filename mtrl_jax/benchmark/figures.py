@@ -39,10 +39,27 @@ def _curve(panel: Any, steps: np.ndarray, found: Interval, colour: str, label: s
     panel.fill_between(steps, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
 
 
+def _whisker(panel: Any, at: float, found: Interval, colour: str, *, upright: bool) -> None:
+    """An interval as a line at one place of an axis whose limits stand; an arrow for an end that
+    lies beyond them."""
+    axis = panel.get_ylim() if upright else panel.get_xlim()
+    ends = np.clip([float(found.low), float(found.high)], *axis)
+    xy = ([at, at], ends) if upright else (ends, [at, at])
+    panel.plot(*xy, color=colour, linewidth=2, solid_capstyle="butt")
+    for limit, beyond, mark in (
+        (axis[0], found.low < axis[0], "v" if upright else "<"),
+        (axis[1], found.high > axis[1], "^" if upright else ">"),
+    ):
+        if beyond:
+            where = (at, limit) if upright else (limit, at)
+            panel.plot(*where, mark, color=colour, markersize=6, clip_on=False, zorder=3)
+
+
 def learning_curves(study: Study, name: str) -> Any:
     """Raw scores of one agent over training on each game alone: scratch and pre-trained."""
     record = study.records[name]
     figure, panels = _panels(len(study.games))
+    most = 0 if record.steps is None else record.steps[-1]
     for n, (panel, game) in enumerate(zip(panels, study.games, strict=True)):
         for curves, colour, label in (
             (record.scratch, FRESH, "from scratch"),
@@ -51,13 +68,17 @@ def learning_curves(study: Study, name: str) -> Any:
             if curves is not None and record.steps is not None:
                 found = intervals.mean(curves[:, n].T, unit="run")
                 _curve(panel, record.steps, found, colour, label)
-        panel.axhline(study.random[n], color="#777777", linestyle=":", label="random")
+        panel.axhline(
+            study.random[n], color="#777777", linestyle=":", label=plots.readable("random")
+        )
         panel.set_title(game, fontsize=9)
-        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        text = plots.count_axis(panel, most, "environment steps on the game")
         panel.grid(alpha=0.25)
     panels[0].legend(fontsize=7)
-    figure.supxlabel("environment steps on the game", fontsize=8)
-    figure.suptitle(f"{name}: score, mean of runs with 95 % intervals over them", fontsize=10)
+    figure.supxlabel(text, fontsize=8)
+    figure.suptitle(
+        f"{plots.readable(name)}: score, mean of runs with 95 % intervals over them", fontsize=10
+    )
     return figure
 
 
@@ -66,16 +87,15 @@ def transfer_ratios(study: Study, found: dict[str, TransferNumbers]) -> Any:
     figure, panels = _panels(len(found), 3.4, 0.24 * len(study.games) + 1.4)
     for panel, (name, one) in zip(panels, found.items(), strict=True):
         rows = {**one.per_task, "all games": one.ratio}
+        panel.set_xlim(*_limits([r for r in rows.values() if r is not None]))
         for y, (game, ratio) in enumerate(reversed(rows.items())):
             colour = "#000000" if game == "all games" else PRETRAINED
             if ratio is not None:
-                ends = np.clip([ratio.low, ratio.high], -1e3, 1e3)  # infinite where there is none
-                panel.plot(ends, [y, y], color=colour, linewidth=2)
+                _whisker(panel, y, ratio, colour, upright=False)
                 panel.plot(float(ratio.value), y, "o", color=colour, markersize=4)
         panel.axvline(1.0, color="#777777", linestyle=":")
         panel.set_yticks(range(len(rows)), list(reversed(rows)), fontsize=7)
-        panel.set_xlim(*_limits([r for r in rows.values() if r is not None]))
-        panel.set_title(name, fontsize=9)
+        panel.set_title(plots.readable(name), fontsize=9)
         panel.grid(alpha=0.25, axis="x")
     text = "transfer ratio: pre-trained over scratch, above 1 is good"
     figure.supxlabel(f"{text}; 95 % intervals over pre-trained agents", fontsize=8)
@@ -95,20 +115,21 @@ def multitask_vector(study: Study) -> Any:
     agents = {n: r for n, r in study.records.items() if r.multitask is not None}
     games = [study.games[i] for i in study.scaled]
     figure, (panel,) = _panels(1, max(0.9 * len(games), 6.0), 3.4)
-    shown: list[Any] = []
-    for n, (name, record) in enumerate(agents.items()):
+    found: dict[str, list[Any]] = {}
+    for name, record in agents.items():
         assert record.multitask is not None
-        found: list[Any] = [
-            numbers.game_scores(study, record.multitask, int(i))["of specialist"]
-            for i in study.scaled
+        scores = record.multitask
+        found[name] = [
+            numbers.game_scores(study, scores, int(i))["of specialist"] for i in study.scaled
         ]
-        shown += found
-        value, low, high = np.array(found, float).T
+    panel.set_ylim(*_limits([one for every in found.values() for one in every]))
+    for n, (name, every) in enumerate(found.items()):
         at = np.arange(len(games)) + 0.8 * ((n + 0.5) / len(agents) - 0.5)
         colour = plots.COLOURS[n % len(plots.COLOURS)]
-        panel.vlines(at, np.maximum(low, -1e3), np.minimum(high, 1e3), color=colour, linewidth=2)
-        panel.plot(at, value, "o", color=colour, markersize=4, label=name)
-    panel.set_ylim(*_limits(shown))
+        for x, one in zip(at, every, strict=True):
+            _whisker(panel, x, one, colour, upright=True)
+        value = [float(one.value) for one in every]
+        panel.plot(at, value, "o", color=colour, markersize=4, label=plots.readable(name))
     for level, text in ((0.0, "random"), (1.0, "specialist")):
         panel.axhline(level, color="#777777", linestyle=":")
         panel.annotate(text, (len(games) - 0.42, level + 0.01), fontsize=7, color="#777777")
@@ -135,7 +156,9 @@ def profiles(study: Study) -> Any:
                 continue
             unit = numbers.unit_of(record, field)
             found = numbers.profile(study, scores, PROFILE, unit=unit)
-            _curve(panel, PROFILE, found, plots.COLOURS[n % len(plots.COLOURS)], name)
+            _curve(
+                panel, PROFILE, found, plots.COLOURS[n % len(plots.COLOURS)], plots.readable(name)
+            )
         panel.set_title(f"{title}\n95 % intervals over {UNITS[field]}", fontsize=9)
         panel.set_ylim(0, 1)
         panel.grid(alpha=0.25)
@@ -159,11 +182,11 @@ def pre_training(study: Study, name: str) -> Any:
                 found = numbers.band(study, curves, study.scaled[chosen])
                 _curve(panel, steps, found, colour, label)
         panel.set_title(f"without fold {fold}", fontsize=9)
-        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        text = plots.count_axis(panel, steps[-1], "environment steps of pre-training")
         panel.grid(alpha=0.25)
     panels[0].legend(fontsize=7)
-    figure.supxlabel("environment steps of pre-training", fontsize=8)
+    figure.supxlabel(text, fontsize=8)
     figure.supylabel("normalised score", fontsize=8)
-    text = f"{name}: what pre-training teaches, 95 % intervals over agents"
+    text = f"{plots.readable(name)}: what pre-training teaches, 95 % intervals over agents"
     figure.suptitle(text, fontsize=10)
     return figure

@@ -1,5 +1,6 @@
 """The report, from tables whose answers are known."""
 
+import html.parser
 import json
 import re
 
@@ -10,7 +11,16 @@ import scipy.stats
 
 from experiments.benchmark import report
 from mtrl_jax import intervals
-from mtrl_jax.benchmark import figures, numbers, page, sections, stats, study, transfer
+from mtrl_jax.benchmark import (
+    figures,
+    numbers,
+    page,
+    sections,
+    stats,
+    study,
+    transfer,
+    verdict,
+)
 
 GAMES, FOLDS, SEEDS = ("a", "b", "c", "d"), (0, 1, 0, 1), 4
 STEPS = [int(x) for x in np.linspace(0, 1000, 201)]
@@ -129,7 +139,7 @@ def test_a_game_that_nobody_learns_has_no_scale_and_is_named(known):
             r["final"][game] = -5.0
     s = study.read(rows)
     assert s.scaled.tolist() == [0, 2, 3]
-    text = sections.every(s, rows)[0].text
+    text = next(x.text for x in sections.every(s, rows) if x.title == "What was run")
     assert "No specialist is measurably better than random on b:" in text
     assert set(numbers.transfer_numbers(s, s.records["same"]).per_task) == {"a", "c", "d"}
 
@@ -151,7 +161,7 @@ def test_every_table_and_figure_says_what_its_intervals_draw(known):
     assert last["all games at once, same"] == "agent"
     assert last["after pre-training, same"] == "fold"
     assert last["from scratch, same"] == "run"
-    assert last["from scratch, random"] == "agent"
+    assert last["from scratch, random policy"] == "agent"
     for figure in (
         figures.learning_curves(s, "same"),
         figures.pre_training(s, "same"),
@@ -181,6 +191,20 @@ def test_numbers_are_written_so_that_nobody_stumbles():
     assert shown(0.5, 0.1, np.inf) == "0.50 [0.10, ...]"
     assert shown(0.5, -np.inf, np.inf) == "0.50 (no bounds)"
     assert shown(0.5, np.nan, np.nan) == "0.50"
+
+
+def test_what_is_without_bounds_is_not_the_best():
+    def of(*ends):
+        return intervals.Interval(*map(np.asarray, ends))
+
+    column = [of(3.0, -np.inf, np.inf), of(2.0, 1.0, np.inf), of(1.0, 0.5, 1.5), None]
+    shown = page.best_in_bold([[x] for x in column], [False])
+    assert [isinstance(x, page.Bold) for (x,) in shown] == [False, True, False, False]
+    shown = page.best_in_bold([[x] for x in column], [True])
+    assert [isinstance(x, page.Bold) for (x,) in shown] == [False, False, True, False]
+    assert not isinstance(
+        page.best_in_bold([[column[2]]], [False])[0][0], page.Bold
+    )  # the only one
 
 
 def test_human_scores_are_found_by_the_ids_of_games():
@@ -264,13 +288,57 @@ def test_a_ratio_of_which_draws_are_infinite_has_an_open_interval_and_is_drawn(k
     numbers_of = numbers.transfer_numbers(s, s.records["fast"])
     open_ended = numbers_of._replace(per_task={**numbers_of.per_task, "a": found})
     figure = figures.transfer_ratios(s, {"fast": open_ended})
-    assert np.isfinite(figure.axes[0].get_xlim()).all()
+    (panel,) = (axis for axis in figure.axes if axis.get_title() == "fast")
+    low, high = panel.get_xlim()
+    assert np.isfinite([low, high]).all()
+    marks = [line for line in panel.lines if line.get_marker() in "<>^v"]
+    (arrow,) = marks  # one end of one interval lies beyond the axis
+    assert arrow.get_marker() == ">" and arrow.get_xdata()[0] == high
+    assert arrow.get_ydata()[0] == len(numbers_of.per_task)  # the first game is on top
+    assert not arrow.get_clip_on()
 
 
-def test_the_page_needs_no_other_file_and_figures_lie_beside_it(known, tmp_path):
+class Structure(html.parser.HTMLParser):
+    """What a browser would see: tags in their nesting, ids, links, and the text of elements."""
+
+    VOID = ("meta", "br", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts, self.ids, self.links = [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs), tuple(self.open)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.links += [value for key, value in attrs if key in ("href", "src")]
+        self.links += re.findall(r"url\(([^)]*)\)", dict(attrs).get("clip-path", ""))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and data.strip() and self.open[-1] != "style":
+            self.texts.append((tuple(self.open), data))
+
+
+@pytest.fixture(scope="module")
+def written(known, tmp_path_factory):
     s, rows = known
-    out = tmp_path / "page.html"
-    written = page.write(out, "Title <1>", sections.every(s, rows))
+    out = tmp_path_factory.mktemp("page") / "page.html"
+    facts = ["Made on 2026-01-02 with mtrl_jax 9.9 by `report --results=<x>`."]
+    return page.write(out, "Title <1>", sections.every(s, rows), facts)
+
+
+def test_the_page_needs_no_other_file_and_figures_lie_beside_it(written):
     names = {path.stem for path in written[1:]}
     assert names == {
         "transfer_ratio",
@@ -282,21 +350,120 @@ def test_the_page_needs_no_other_file_and_figures_lie_beside_it(known, tmp_path)
         "profiles",
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
-    text = out.read_text()
-    assert text.count("data:image/png;base64,") == len(names)
-    assert not re.search(r"(src|href)=\"(?!data:)", text) and "http" not in text
-    assert "Title &lt;1&gt;" in text
+    text = written[0].read_text()
+    found = Structure(text)
+    assert "http" not in text and "<img" not in text
+    # Links lead to places of the page, of which none has the name of another.
+    assert len(found.ids) == len(set(found.ids))
+    assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
+    assert all(link.startswith("#") for link in found.links)
     # Every agent stands in every table of scores, controls too.
     for section in ("Transfer", "Multi-task", "Aggregates", "Probability of improvement"):
-        body = text.split(f"<h2>{section}</h2>")[1].split("<h2>")[0]
+        body = section_of(text, section)
         assert all(name in body for name in ("random", "same", "fast")), section
-    ratio = transfer_cell(text, "fast")
-    assert ratio == f"{area(6.0) / area(3.0):.2f}"
 
 
-def transfer_cell(text, name):
-    body = text.split("<h2>Transfer</h2>")[1]
-    return re.search(rf"<td>{name}</td><td>([\d.]+) \[", body).group(1)
+def section_of(text, title):
+    return text.split(f">{title}</h2>")[1].split("<h2")[0]
+
+
+def test_the_page_says_what_it_is_and_has_a_table_of_contents(written):
+    text = written[0].read_text()
+    found = Structure(text)
+    assert "<h1>Title &lt;1&gt;</h1>" in text and "<title>Title &lt;1&gt;</title>" in text
+    assert "Made on 2026-01-02 with mtrl_jax 9.9 by <code>report --results=&lt;x&gt;</code>" in text
+    contents = [data for path, data in found.texts if path[-3:] == ("ul", "li", "a")]
+    headings = [data for path, data in found.texts if path[-1] == "h2"]
+    assert contents == headings and headings[0] == "Verdict" and len(headings) > 6
+    assert ("meta", "viewport") in [(tag, attrs.get("name")) for tag, attrs, _ in found.tags]
+
+
+def test_figures_are_svg_as_wide_as_the_page_and_tables_scroll_by_themselves(written):
+    text = written[0].read_text()
+    found = Structure(text)
+    pictures = [(attrs, path) for tag, attrs, path in found.tags if tag == "svg"]
+    assert len(pictures) == len(written) - 1
+    for attrs, path in pictures:
+        assert "viewbox" in attrs and not {"width", "height"} & set(attrs)
+        assert attrs["aria-label"] and path[-1] == "div"
+    assert "svg{width:100%" in text and ".wide{overflow-x:auto" in text
+    wide = [attrs for tag, attrs, _ in found.tags if tag == "div"]
+    tables = [path for tag, _, path in found.tags if tag == "table"]
+    assert all(attrs == {"class": "wide"} for attrs in wide)
+    assert len(wide) == len(tables) + len(pictures) and all(p[-1] == "div" for p in tables)
+    # An interval is on one line, in tables and in prose.
+    assert re.search(r"td,th\{[^}]*white-space:nowrap", text)
+    assert ".number{white-space:nowrap}" in text
+    prose = [(path, data) for path, data in found.texts if {"p", "li"} & set(path)]
+    with_interval = [path for path, data in prose if re.search(r"\d \[", data)]
+    assert with_interval and all(path[-1] == "span" for path in with_interval)
+
+
+def test_no_cell_has_what_nobody_can_read(written):
+    found = Structure(written[0].read_text())
+    cells = [data for path, data in found.texts if {"td", "th"} & set(path)]
+    assert len(cells) > 100
+    for text in cells:
+        assert not re.search(r"\b(inf|nan|None)\b|-0\.0+\b", text), text
+
+
+def rows_of(text, title):
+    """Cells of a section's table as text, the best in stars."""
+    body = section_of(text, title).replace("<strong>", "*").replace("</strong>", "*")
+    lines = re.findall(r"<tr>(.*?)</tr>", body)
+    return [re.findall(r"<td>(.*?)</td>", line) for line in lines[1:]]
+
+
+def test_tables_are_sorted_and_the_best_is_in_bold(written):
+    text = written[0].read_text()
+    transfer = rows_of(text, "Transfer")
+    assert [line[0] for line in transfer] == ["fast", "same", "random policy"]
+    value = f"{area(6.0) / area(3.0):.2f}"
+    assert transfer[0][1].startswith(f"*{value} [") and transfer[0][1].endswith("*")
+    assert transfer[1][1].startswith("1.00 [")
+    assert transfer[0][6].startswith("0.30") and transfer[1][6].startswith(
+        "*0.00"
+    )  # less is better
+    assert transfer[2][1:] == ["-"] * 6
+    multitask = rows_of(text, "Multi-task")
+    assert [line[0] for line in multitask[:3]] == ["a, fast", "a, same", "a, random policy"]
+    for n, line in enumerate(multitask):
+        assert line[1].startswith("*") == (n % 3 == 0)
+    aggregates = {line[0]: line for line in rows_of(text, "Aggregates")}
+    names = [name for name in aggregates if name.startswith("all games at once")]
+    assert names == [f"all games at once, {x}" for x in ("fast", "same", "random policy")]
+    assert all(x.startswith("*") for x in aggregates[names[0]][1:5])
+    assert not any("*" in x for x in aggregates[names[1]])
+    better = rows_of(text, "Probability of improvement")
+    assert better[0][0].startswith("all games at once: ") and better[0][1].startswith("*1.00")
+    assert all(float(line[1].strip("*").split()[0]) >= 0.5 for line in better)
+    ratios = [
+        float(x[2].strip("*").split()[0]) for x in rows_of(text, "Transfer ratio of each game")
+    ]
+    assert ratios == sorted(ratios, reverse=True)
+
+
+def test_the_verdict_says_what_intervals_say(known):
+    said = verdict.sentences(known[0])
+    ratio = numbers.transfer_numbers(known[0], known[0].records["fast"]).geometric
+    assert f"Learning other games first helps fast ({page.cell(ratio)})" in said[0]
+    assert "is not decided for same (1.00 [1.00, 1.00])" in said[0]
+    assert any(x.startswith("All games at once: fast is highest (IQM 0.90") for x in said)
+    assert "better than same" in next(x for x in said if x.startswith("All games at once"))
+    assert any(x.startswith("From scratch: ") and "the same runs" in x for x in said)
+    assert "4 seeds only" in said[-1]
+
+
+def test_the_verdict_does_not_decide_what_chance_decided():
+    rng = np.random.default_rng(0)
+    rows = [*controls(), *agent("one"), *agent("two", transfer=1.0)]
+    for r in rows:
+        if r["agent"] != "random":
+            r["final"] = {k: v + rng.normal(0, 2.0) for k, v in r["final"].items()}
+    said = verdict.sentences(study.read(rows))
+    assert "harms two" in said[0] and "is not decided for one" in said[0]
+    leader = next(x for x in said if x.startswith("All games at once"))
+    assert "it is not decided" in leader and "better than" not in leader
 
 
 def test_several_tables_become_one_and_unfinished_ones_say_what_they_can(tmp_path):
