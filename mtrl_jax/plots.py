@@ -48,6 +48,8 @@ NAMES = {
     "distillation": "distillation",
     "actor_mimic": "Actor-Mimic",
     "net2net": "Net2Net",
+    "net2net, adam anew": "Net2Net, Adam anew",
+    "scratch": "from scratch",
     "random": "random policy",
     "frozen": "untrained network",
     "mean": "no surgery (mean)",

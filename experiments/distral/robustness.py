@@ -54,6 +54,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
             markersize=3.5,
             linewidth=1.4,
         )
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("runs over settings and seeds, best first")
     axis.set_ylabel("final return, mean over tasks")
     axis.grid(alpha=0.25)

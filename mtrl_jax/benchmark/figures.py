@@ -103,11 +103,10 @@ def transfer_ratios(study: Study, found: dict[str, TransferNumbers]) -> Any:
 
 
 def _limits(ratios: list[Any]) -> tuple[float, float]:
-    if not ratios:
-        return 0.0, 2.0
-    low = min(float(np.clip(r.low, -3 * abs(r.value) - 1, r.value)) for r in ratios)
-    high = max(float(np.clip(r.high, r.value, 3 * abs(r.value) + 1)) for r in ratios)
-    return min(low, 0.9) - 0.1, max(high, 1.1) + 0.1
+    """Of an axis that shows all values, 0 and 1; an interval that goes on beyond it has an arrow."""
+    values = [0.0, 1.0, *(float(r.value) for r in ratios)]
+    room = 0.25 * (max(values) - min(values))
+    return min(values) - room, max(values) + room
 
 
 def multitask_vector(study: Study) -> Any:
