@@ -41,6 +41,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axis = plt.subplots(figsize=(6.8, 4.2))
     for colour, row in zip(plots.COLOURS * 9, lines, strict=False):
@@ -54,7 +55,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
             markersize=3.5,
             linewidth=1.4,
         )
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("runs over settings and seeds, best first")
     axis.set_ylabel("final return, mean over tasks")
     axis.grid(alpha=0.25)

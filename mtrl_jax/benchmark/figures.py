@@ -103,7 +103,7 @@ def transfer_ratios(study: Study, found: dict[str, TransferNumbers]) -> Any:
 
 
 def _limits(ratios: list[Any]) -> tuple[float, float]:
-    """Of an axis that shows all values, 0 and 1; an interval that goes on beyond it has an arrow."""
+    """Of an axis with all values, 0 and 1; an interval that goes on beyond it has an arrow."""
     values = [0.0, 1.0, *(float(r.value) for r in ratios)]
     room = 0.25 * (max(values) - min(values))
     return min(values) - room, max(values) + room
