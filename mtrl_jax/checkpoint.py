@@ -14,8 +14,10 @@ process, and only its disk has to last.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
 import warnings
 import zlib
@@ -116,6 +118,17 @@ def open_manager(
             manager.close()
 
 
+_REFUSED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.EIO,
+)
+
+
 @contextlib.contextmanager
 def _writing(folder: pathlib.Path) -> Iterator[None]:
     """What Orbax, TensorStore and the system raise where a disk is full or closed, as one error.
@@ -126,7 +139,10 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = " ".join(str(error).split())[:300]
+        said = " ".join(str(error).split())
+        # TensorStore says it at the end of a long tale.
+        known = (os.strerror(code) for code in _REFUSED)
+        cause = next((words for words in known if words in said), said[:300])
         raise OSError(
             f"{folder} cannot be written: {cause}; the checkpoints that it holds stand, and the "
             "same command continues from the newest"

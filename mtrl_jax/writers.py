@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import pathlib
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -98,12 +99,17 @@ class TensorBoardWriter:
     """Event files, of the mean over seeds, with means over tasks, the settings as hyperparameters,
     and pictures.
 
+    Written here and not by the thread of tensorboardX's own writer: that one dies of a full disk,
+    and whoever goes on writing then waits for ever.
+
     Args:
       folder: where they go.
       purge_step: earlier events from here on become void.
       task_names: of the suite.
       settings: of the run, flat; {} to write none.
     """
+
+    FLUSH_EVERY = 10.0  # seconds
 
     def __init__(
         self,
@@ -112,31 +118,49 @@ class TensorBoardWriter:
         task_names: Sequence[str] = (),
         settings: dict[str, Any] | None = None,
     ):
-        import tensorboardX  # only runs that write need it
+        # Only runs that write need it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.summary import hparams
 
         self._folder, self._tasks = folder, task_names
-        self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
-        if settings:
-            with _writing(folder):
-                simple = {
-                    k: v if isinstance(v, bool | int | float) else str(v)
-                    for k, v in settings.items()
-                }
-                for summary in hparams(hparam_dict=simple, metric_dict={}):
-                    self._writer.file_writer.add_summary(summary)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+            self._event(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+            simple = {
+                k: v if isinstance(v, bool | int | float) else str(v)
+                for k, v in (settings or {}).items()
+            }
+            for summary in hparams(hparam_dict=simple, metric_dict={}) if simple else ():
+                self._event(summary=summary)
+            self._flush()
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
+        from tensorboardX.summary import scalar
+
         with _writing(self._folder):
             for name, value in _finite_means(metrics, self._tasks).items():
-                self._writer.add_scalar(name, value, step)
+                self._event(step=step, summary=scalar(name, value))
+            if time.monotonic() - self._flushed > self.FLUSH_EVERY:
+                self._flush()
 
     def picture(self, step: int, name: str, path: pathlib.Path) -> None:
         from PIL import Image
+        from tensorboardX.summary import image
 
         with _writing(self._folder):
             pixels = np.asarray(Image.open(path).convert("RGB"))
-            self._writer.add_image(name, pixels, step, dataformats="HWC")
+            self._event(step=step, summary=image(name, pixels, dataformats="HWC"))
+
+    def _event(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), **fields))
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         with _writing(self._folder):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import absl.logging
 import jax
 from absl import app, flags
 
@@ -60,6 +61,10 @@ def main(fn: Callable[[], None]) -> None:
             raise
 
     def guarded(argv: Sequence[str]) -> None:
+        # What Orbax cannot write is raised too, and told in one sentence: no traceback before it.
+        absl.logging.get_absl_logger().addFilter(
+            lambda record: not (record.exc_info and "orbax" in record.pathname)
+        )
         try:
             fn()
             sys.stdout.flush()

@@ -126,8 +126,6 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this one is."
 def start() -> None:
     """Joins the other processes, if any. Call before anything touches a device."""
     absl.logging.set_verbosity(absl.logging.WARNING)
-    # What Orbax cannot write is raised too, and told in one sentence: no traceback before it.
-    absl.logging.get_absl_logger().addFilter(lambda record: record.module != "async_checkpointer")
     if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
         raise ValueError(
             f"--process_id must lie in [0, {_NUM_PROCESSES.value}), the number of processes; got "
