@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 import jax
@@ -61,10 +61,7 @@ def main(fn: Callable[[], None]) -> None:
             raise
 
     def guarded(argv: Sequence[str]) -> None:
-        # What Orbax cannot write is raised too, and told in one sentence: no traceback before it.
-        absl.logging.get_absl_logger().addFilter(
-            lambda record: not (record.exc_info and "orbax" in record.pathname)
-        )
+        _hush()
         try:
             fn()
             sys.stdout.flush()
@@ -91,6 +88,20 @@ def main(fn: Callable[[], None]) -> None:
             sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _hush() -> None:
+    """What Orbax cannot write is raised too, and told in one sentence: no tracebacks before it, of
+    its log or of threads of TensorStore that come too late to be heard."""
+    absl.logging.get_absl_logger().addFilter(
+        lambda record: not (record.exc_info and "orbax" in record.pathname)
+    )
+
+    def unraisable(problem: Any) -> None:
+        if str(problem.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(problem)
+
+    sys.unraisablehook = unraisable
 
 
 def _help(*, full: bool) -> NoReturn:
