@@ -7,7 +7,7 @@ from jax import Array
 
 from mtrl_jax.surgery.checks import check_choice
 from mtrl_jax.surgery.preference import Preference, preferred
-from mtrl_jax.surgery.quadratic import unit_gram
+from mtrl_jax.surgery.spectrum import principal
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["aligned_mtl", "aligned_mtl_weights"]
@@ -26,21 +26,11 @@ def aligned_mtl_weights(
       preference: float32 `[K]`, p; None: 1/K each.
 
     Returns:
-      float32 `[K]`. Singular values below K float32 roundings of the largest count as 0; p if
-      all are.
+      float32 `[K]`; p if all eigenvalues count as 0, see `principal`.
     """
     k = gram.shape[0]
     p = jnp.full((k,), 1.0 / k, gram.dtype) if preference is None else preference
-    cosines, norms, _ = unit_gram(gram)
-    largest = jnp.max(norms)
-    norms = norms / jnp.where(largest > 0, largest, 1.0)
-    # G = L L' with L from the cosine matrix: the SVD of L is accurate to the square root of what
-    # the eigenvalues of G would be when the norms of the tasks differ.
-    values, vectors = jnp.linalg.eigh(cosines)
-    smallest = values[-1] * k * jnp.finfo(gram.dtype).eps
-    root = norms[:, None] * vectors * jnp.sqrt(jnp.where(values > smallest, values, 0.0))[None]
-    left, singular, _ = jnp.linalg.svd(root)
-    kept = singular > singular[0] * k * jnp.finfo(gram.dtype).eps  # descending
+    left, singular, kept = principal(gram)
     rank = kept.sum()
     if scale == "min":
         sigma = singular[jnp.maximum(rank - 1, 0)]
@@ -70,7 +60,8 @@ def aligned_mtl(
     the rows is taken, or the combination by the `preference`.
 
     Needs the gradients only. Removes both conflict and dominance, at the price of a short update
-    where the gradients are nearly dependent. ('rmse' is the scale of the authors' code.)
+    where the gradients are nearly dependent; of dependent ones only the singular values that are
+    not 0 are replaced, by the smallest of these. ('rmse' is the scale of the authors' code.)
 
     Args:
       num_tasks: K.

@@ -42,6 +42,7 @@ def solve_cagrad(gram: Array, c: Array | float, present: Array | None = None) ->
     For a given m this is the quadratic programme of the d nearest to g_0 with all inner products at
     least m. Its distance sqrt(v'Gv) is convex in m, with slope sum(v) / sqrt(v'Gv): the m of the
     right distance is found by Newton's method, and by halving its bracket where that does not help.
+    Where it is not found, the d is the best one seen inside the ball, at first g_0 itself.
     No weights w = v / sum(v) are divided by |g_w|, as in the paper's dual `min_w <g_w, g_0> + c
     |g_0| |g_w|` over the simplex: where |g_w| = 0 the ball need not be reached, and m is 0.
     """
@@ -52,14 +53,17 @@ def solve_cagrad(gram: Array, c: Array | float, present: Array | None = None) ->
     held = (zero if present is None else zero & present).any()
     high = jnp.where(held, jnp.minimum(high, 0.0), high)
     nothing = jnp.zeros_like(problem.plain)
-    start = _Search(low, high, low, low, nothing, nothing, problem.radius, jnp.asarray(0))
+    start = _Search(
+        low, high, low, low, nothing, nothing, problem.radius, jnp.asarray(False), jnp.asarray(0)
+    )
     start = vary_like(start, gram)
     found = jax.lax.while_loop(
         lambda s: _unfinished(problem, s), lambda s: _improve(problem, s), start
     )
     reached = found.gap <= _closeness(gram.dtype) * problem.radius
     x = jnp.where(reached, found.x, found.inside)
-    return Solution(1.0 / gram.shape[0] + x * unit, found.step < _MOST)
+    converged = reached | (~found.lost & (found.step < _MOST))
+    return Solution(1.0 / gram.shape[0] + x * unit, converged)
 
 
 class _Problem(NamedTuple):
@@ -81,6 +85,7 @@ class _Search(NamedTuple):
     x: Array
     inside: Array  # the last x inside the ball
     gap: Array
+    lost: Array  # whether of some m it is not known on which side of the ball it is
     step: Array
 
 
@@ -134,7 +139,9 @@ def _improve(problem: _Problem, search: _Search) -> _Search:
     x, converged = nonnegative(matrix, q, noise, search.x)
     square = jnp.dot(x, jnp.dot(matrix, x, precision="highest"), precision="highest")
     length = jnp.sqrt(jnp.maximum(square, 0.0))
-    # An m that no d fulfils has no x either: it counts as one outside the ball.
+    # An m that no d fulfils has no x either. But any x >= 0 bounds the square of the distance from
+    # below, which says that such an m is outside the ball.
+    bound = -(square + 2.0 * jnp.dot(q, x, precision="highest"))
     gap = jnp.where(converged, jnp.abs(length - radius), jnp.inf)
     slope = jnp.dot(relative, x, precision="highest")
     better = (slope > 0) & (gap < 0.5 * search.gap) | (search.step < 3)
@@ -148,6 +155,7 @@ def _improve(problem: _Problem, search: _Search) -> _Search:
         x=x,
         inside=jnp.where(within, x, search.inside),
         gap=gap,
+        lost=search.lost | ~(converged | (bound > radius**2)),
         step=search.step + 1,
     )
 

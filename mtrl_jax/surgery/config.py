@@ -49,8 +49,8 @@ def config(
     only.
 
     Needs the gradients only. For losses of very different scales, such as the terms of a physical
-    equation. Where more tasks than directions exist, no such g need exist and the least-squares
-    one is taken.
+    equation. Where gradients are dependent (more tasks than directions) no such g need exist: then
+    U^+ p is the shortest least-squares solution of U g = p.
 
     Args:
       num_tasks: K.

@@ -43,7 +43,8 @@ def imtl_g(num_tasks: int, **options: Unpack[Options]) -> Transform:
     Needs the gradients only. No task is favoured by the size of its gradient. Weights may be
     negative, and where gradients conflict strongly the common projection can be negative too,
     which sets every task back; `config` has the same direction with a length that follows the
-    conflict.
+    conflict. Where gradients are dependent no such update need exist: it is along the least-squares
+    solution of U d = 1, U the unit gradients, as in `config`.
 
     Args:
       num_tasks: K.

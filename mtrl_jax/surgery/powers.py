@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.quadratic import Solution, ridged, unit_gram
+from mtrl_jax.surgery.quadratic import Solution, ridged, unit_gram, without_conflict
 from mtrl_jax.surgery.varying import vary_like
 
 __all__ = ["solve_power_equation"]
 
 Array = jax.Array
 Carry = tuple[Array, Array, Array, Array]  # a, solved, sound, steps
+
+_MOST = 200  # steps of Newton's method; ten are typical
 
 
 def solve_power_equation(gram: Array, power: Array | float) -> Solution:
@@ -29,7 +31,9 @@ def solve_power_equation(gram: Array, power: Array | float) -> Solution:
 
     Returns:
       `[K]`, 0 for a zero gradient, and whether it converged. Where the hull of the gradients holds
-      0 there is no solution, and the ridge on C makes the weights large instead of infinite.
+      0 there is no solution, and the ridge on C makes the weights large instead of infinite. What
+      has not converged is positive all the same, or 0 where it would conflict: see
+      `without_conflict`.
     """
     cosines, norms, inverse = unit_gram(gram)
     p = jnp.asarray(power, gram.dtype)
@@ -42,7 +46,8 @@ def solve_power_equation(gram: Array, power: Array | float) -> Solution:
     s = jnp.exp((p - 1.0) * jnp.where(alive, log_norms - middle, 0.0))
     a, converged = _newton(matrix, s, p)
     scale = jnp.exp((p - 1.0) / (1.0 + p) * middle)
-    return Solution(jnp.where(alive, scale * a * inverse, 0.0), converged)
+    w = jnp.where(alive, scale * a * inverse, 0.0)
+    return without_conflict(gram, Solution(w, converged))
 
 
 def _newton(matrix: Array, s: Array, p: Array) -> Solution:
@@ -61,7 +66,7 @@ def _newton(matrix: Array, s: Array, p: Array) -> Solution:
 
     def unfinished(carry: Carry) -> Array:
         _, done, sound, step = carry
-        return ~done & sound & (step < 200)
+        return ~done & sound & (step < _MOST)
 
     def newton(carry: Carry) -> Carry:
         a, _, _, step = carry

@@ -13,6 +13,7 @@ A step is one product with M for all programmes together: B programmes of K vari
 O(B K^2), where a factorisation for each would take O(B K^3).
 """
 
+import math
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 
 from mtrl_jax.surgery.varying import vary_like
 
-__all__ = ["natural_residual", "projected_cg", "residual_limit"]
+__all__ = ["natural_residual", "projected_cg", "residual_limit", "sum_rounding"]
 
 Array = jax.Array
 Carry = tuple[Array, Array, Array, Array, Array]  # x, gradient, direction, expands, steps
@@ -33,14 +34,21 @@ def natural_residual(x: Array, y: Array) -> Array:
     return jnp.max(jnp.abs(jnp.minimum(x, y)), axis=-1, keepdims=True)
 
 
+def sum_rounding(num_terms: int) -> float:
+    """How much less is known of a sum of K terms than of one of few: K independent roundings add up
+    to sqrt(K) of them."""
+    return max(1.0, math.sqrt(num_terms / 16))
+
+
 def residual_limit(x: Array, q: Array, noise: Array) -> Array:
     """The residual at which x is a solution, `[..., 1]`: `noise`, by which q is not known, and the
     rounding of the solution itself.
 
     M has a diagonal of order 1 and entries that are themselves known to one rounding each, so that
     an x within a few roundings of |x|_1 solves the problem of a matrix that cannot be told from M.
+    Of many tasks the residual itself is not known any better: see `sum_rounding`.
     """
-    eps = jnp.finfo(x.dtype).eps
+    eps = jnp.finfo(x.dtype).eps * sum_rounding(x.shape[-1])
     push = jnp.max(jnp.maximum(-q, 0.0), axis=-1, keepdims=True)
     return noise + eps * (8 * push + 2 * jnp.sum(jnp.abs(x), axis=-1, keepdims=True))
 

@@ -13,13 +13,17 @@ Where gradients are dependent to that precision, directions shorter than its squ
 float32) are noise; the ridge, at the level of rounding, decides there.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax.surgery.projected_cg import natural_residual, projected_cg, residual_limit
+from mtrl_jax.surgery.projected_cg import (
+    natural_residual,
+    projected_cg,
+    residual_limit,
+    sum_rounding,
+)
 
 __all__ = [
     "Solution",
@@ -67,16 +71,20 @@ def unit_gram(gram: Array) -> tuple[Array, Array, Array]:
 def ridge(cosines: Array) -> float:
     """What is added to the diagonal of a cosine matrix, to make dependent gradients solvable.
 
-    Eight roundings, and more for many tasks: K^2 independent roundings move the eigenvalues by
-    about sqrt(K) of them. Relative to each task's own norm: scaling a gradient changes nothing.
+    Eight roundings, and more for many tasks (`sum_rounding`): K^2 independent roundings move the
+    eigenvalues by about sqrt(K) of them. Relative to each task's own norm: scaling a gradient
+    changes nothing.
     """
     eps = float(jnp.finfo(cosines.dtype).eps)
-    return 8 * eps * math.sqrt(max(1.0, cosines.shape[0] / 16))
+    return 8 * eps * sum_rounding(cosines.shape[0])
 
 
 def ridged(cosines: Array) -> Array:
     """The cosine matrix with `ridge` on the diagonal."""
     return cosines + ridge(cosines) * jnp.eye(cosines.shape[0], dtype=cosines.dtype)
+
+
+_CHUNK = 128  # programmes that are solved side by side
 
 
 def most_steps(num_tasks: int) -> int:
@@ -102,10 +110,28 @@ def nonnegative(
     rows = q.reshape(-1, k)
     begin = jnp.zeros_like(rows) if start is None else start.reshape(-1, k)
     level = jnp.broadcast_to(jnp.asarray(noise, q.dtype), q.shape[:-1]).reshape(-1, 1)
-    x = projected_cg(matrix, rows, level, begin, most_steps(k))
+    x = _in_chunks(matrix, rows, level, begin)
     y = jnp.dot(x, matrix, precision="highest") + rows
     converged = natural_residual(x, y) <= residual_limit(x, rows, level)
     return Solution(x.reshape(q.shape), converged.reshape(q.shape[:-1]))
+
+
+def _in_chunks(matrix: Array, q: Array, noise: Array, start: Array) -> Array:
+    """`projected_cg` of many programmes a chunk at a time: each chunk stays in a core's cache, and
+    ends when its own programmes do."""
+    b, k = q.shape
+    if b <= _CHUNK:
+        return projected_cg(matrix, q, noise, start, most_steps(k))
+    chunks = -(-b // _CHUNK)
+
+    def split(x: Array) -> Array:  # with rows of zeros, which are solved by zeros
+        return jnp.pad(x, ((0, chunks * _CHUNK - b), (0, 0))).reshape(chunks, _CHUNK, -1)
+
+    def solve(one: tuple[Array, Array, Array]) -> Array:
+        return projected_cg(matrix, *one, most_steps(k))
+
+    x: Array = jax.lax.map(solve, (split(q), split(noise), split(start)))
+    return x.reshape(-1, k)[:b]
 
 
 def dual_cone(cosines: Array, plain: Array) -> Solution:

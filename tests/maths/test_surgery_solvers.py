@@ -7,8 +7,12 @@ import pytest
 from scipy.optimize import nnls
 from surgery_reference import conflict, gauss, hard, spread
 
+from mtrl_jax.surgery import quadratic
+from mtrl_jax.surgery.dual_proj import solve_dual_proj
+from mtrl_jax.surgery.mgda import solve_mgda
 from mtrl_jax.surgery.powers import solve_power_equation
 from mtrl_jax.surgery.quadratic import nonnegative, project_on_dual_cone
+from mtrl_jax.surgery.upgrad import solve_upgrad
 
 project = jax.jit(project_on_dual_cone)
 
@@ -80,3 +84,28 @@ def test_power_equation(power):
     for jacobian in hard(5, 9).values():
         w, _ = solve(jnp.asarray(jacobian @ jacobian.T, jnp.float32), power)
         assert np.isfinite(w).all() and (np.asarray(w) >= 0).all()
+
+
+def test_many_programmes_are_solved_chunk_by_chunk(monkeypatch):
+    j = np.random.default_rng(0).normal(size=(150, 200))
+    gram = jnp.asarray(j @ j.T, jnp.float32)
+    assert quadratic._CHUNK < 150
+    w, converged = jax.jit(solve_upgrad)(gram)
+    monkeypatch.setattr(quadratic, "_CHUNK", 150)
+    want, _ = jax.jit(lambda g: solve_upgrad(g))(gram)
+    assert converged and (w > 1).any()
+    np.testing.assert_allclose(w, want, rtol=1e-4)
+
+
+def test_a_thousand_tasks_converge():
+    """The rounding of a sum grows with the number of its terms, and so does what is asked for."""
+    rng = np.random.default_rng(0)
+    for p in (2000, 500):
+        j = rng.normal(size=(1000, p)).astype(np.float32)
+        gram = jnp.asarray(j @ j.T)
+        for solve in (solve_mgda, solve_dual_proj):
+            assert jax.jit(solve)(gram).converged
+        w = np.asarray(jax.jit(solve_mgda)(gram).weights, np.float64)
+        d = w @ j
+        slack = (j @ d - d @ d) / np.linalg.norm(j, axis=1)
+        assert slack.min() >= -1e-4 * (w @ np.linalg.norm(j, axis=1))
