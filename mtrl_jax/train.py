@@ -10,8 +10,8 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs.check import called, check_pool
 from mtrl_jax.evaluations import Best, Evaluation, OnProgress, Teller
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
+from mtrl_jax.writers import Logger
 
 STOP_EVERY = 10  # updates between two questions of several processes whether to stop
 
@@ -33,6 +34,22 @@ class Result(NamedTuple):
     finished: bool  # False if interrupted
 
 
+class Options(TypedDict, total=False):
+    """What `run` takes by name besides; type checkers expand it.
+
+    Attributes:
+      evaluation: what evaluations are of; by default `suite` and `agent`.
+      begin_from: from the fresh agent state `[S, ...]` to the one that a new run begins with (of an
+        agent that has learnt something else, say); a run that continues does not ask it.
+      writers: who else is given every log row and every evaluation, after those of
+        `RunConfig.writers`; closed when the run ends. Of several processes the first one's.
+    """
+
+    evaluation: Evaluation | None
+    begin_from: Callable[[ArrayTree], ArrayTree]
+    writers: Sequence[Logger]
+
+
 def run(
     config: RunConfig,
     suite: FunctionalSuite | HostSuite,
@@ -40,9 +57,7 @@ def run(
     folder: pathlib.Path,
     settings: dict[str, Any],
     on_progress: OnProgress = lambda step, total, row: None,
-    *,
-    evaluation: Evaluation | None = None,
-    begin_from: Callable[[ArrayTree], ArrayTree] = lambda state: state,
+    **options: Unpack[Options],
 ) -> Result:
     """Trains from wherever `folder` says the run is, to the end or to an interrupt.
 
@@ -54,13 +69,12 @@ def run(
       settings: flat JSON values that identify the run, written to config.json.
       on_progress: called before the first dispatch and after every one, and of evaluations, as
         `evaluations.OnProgress` says.
-      evaluation: what evaluations are of; by default `suite` and `agent`.
-      begin_from: from the fresh agent state `[S, ...]` to the one that a new run begins with (of an
-        agent that has learnt something else, say); a run that continues does not ask it.
+      **options: see `Options`.
 
     Raises:
-      ValueError: for settings that cannot run or a directory that is not this run's; nothing
-        written.
+      ValueError: for settings that cannot run, writers that are none, or a directory that is not
+        this run's; nothing written.
+      TypeError: for an option that there is not.
       FloatingPointError: if a loss, gradient or parameter is not finite; the last checkpoint is of
         before.
       OSError: if nothing more can be written to `folder`, with the path; its checkpoints stand.
@@ -69,12 +83,13 @@ def run(
     Several processes call this with equal arguments; the first of them writes, and its `folder` is
     the only one.
     """
-    evaluation, tell = evaluation or Evaluation(suite, agent), Teller(on_progress)
+    unknown = sorted(options.keys() - Options.__annotations__.keys())
+    if unknown:
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"train.run has the options {known}; got {unknown[0]}")
+    tell = Teller(on_progress)
     with (
-        _set_up(config, suite, agent, folder, settings, evaluation, tell, begin_from) as (
-            setup,
-            begin,
-        ),
+        _set_up(config, suite, agent, folder, settings, tell, options) as (setup, begin),
         interrupts() as interrupted,
     ):
         tell({})
@@ -111,7 +126,7 @@ class _Setup(NamedTuple):
     per_dispatch: int
     total: int
     manager: checkpoint.Manager | None
-    writer: writers.Writer
+    writer: Logger
     evaluate: Callable[[ArrayTree, int], dict[str, Any]]
     tell: Teller
     best: Best
@@ -138,11 +153,13 @@ def _set_up(
     agent: Agent,
     folder: pathlib.Path,
     settings: dict[str, Any],
-    evaluation: Evaluation,
     tell: Teller,
-    begin_from: Callable[[ArrayTree], ArrayTree],
+    options: Options,
 ) -> Iterator[tuple[_Setup, _Position]]:
     """All that comes before the loop, and what is let go of when it has ended."""
+    evaluation = options.get("evaluation") or Evaluation(suite, agent)
+    begin_from = options.get("begin_from", lambda state: state)
+    own = writers.check_loggers(options.get("writers", ()))
     with contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ what trains
         name = str(settings.get("suite") or called(suite))
@@ -169,7 +186,8 @@ def _set_up(
         begin = _restore(manager, engine, begin_from, best)
         total = end_of(folder, max(begin.step, 0), config.total_env_steps, per_dispatch)
         tell.step, tell.total = max(begin.step, 0), total
-        writer = stack.enter_context(_writer(config, folder, settings, suite.spec, begin.step))
+        every = _writer(config, folder, settings, suite.spec, begin.step, own)
+        writer = stack.enter_context(every)
         setup = _Setup(
             config=config,
             agent=agent,
@@ -347,8 +365,13 @@ def _save(setup: _Setup, at: _Position) -> None:
 
 @contextlib.contextmanager
 def _writer(
-    config: RunConfig, folder: pathlib.Path, settings: dict[str, Any], spec: EnvSpec, step: int
-) -> Iterator[writers.Writer]:
+    config: RunConfig,
+    folder: pathlib.Path,
+    settings: dict[str, Any],
+    spec: EnvSpec,
+    step: int,
+    own: Sequence[Logger],
+) -> Iterator[Logger]:
     """Where a run goes on writing from `step`; what was written behind that is dropped."""
     if not processes.is_chief():
         yield writers.NullWriter()
@@ -356,8 +379,8 @@ def _writer(
     workdir.create(folder, settings)  # a run that continues may have become longer
     metrics.drop_after(folder / "metrics.jsonl", step)
     extra = writers.open_extra(config.writers, folder, step, spec.task_names, settings)
-    writer = writers.Writers([writers.JsonlWriter(folder / "metrics.jsonl"), *extra])
-    try:
-        yield writer
-    finally:
-        writer.close()
+    every = [writers.JsonlWriter(folder / "metrics.jsonl"), *extra, *own]
+    with contextlib.ExitStack() as stack:  # all are closed, whatever one of them raises
+        for logger in every:
+            stack.callback(logger.close)
+        yield writers.Writers(every)

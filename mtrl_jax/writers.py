@@ -19,26 +19,32 @@ import numpy as np
 __all__ = [
     "WRITERS",
     "JsonlWriter",
+    "Logger",
     "NullWriter",
     "TensorBoardWriter",
     "WandbWriter",
     "Writer",
     "Writers",
     "check",
+    "check_loggers",
     "means_over_tasks",
     "open_extra",
 ]
 
 
-class Writer(Protocol):
-    """Takes flat dictionaries of numbers, or of arrays `[S]` where a run holds S seeds, and PNG
-    files. Steps are environment steps."""
+class Logger(Protocol):
+    """Takes flat dictionaries of numbers, or of arrays `[S]` where a run holds S seeds: log rows
+    and evaluations. Steps are environment steps. What `train.run(writers=)` asks of a user's."""
 
     def write(self, step: int, metrics: dict[str, Any]) -> None: ...
 
-    def picture(self, step: int, name: str, path: pathlib.Path) -> None: ...
-
     def close(self) -> None: ...
+
+
+class Writer(Logger, Protocol):
+    """A logger that takes PNG files too."""
+
+    def picture(self, step: int, name: str, path: pathlib.Path) -> None: ...
 
 
 class NullWriter:
@@ -55,22 +61,24 @@ class NullWriter:
 
 
 class Writers:
-    """Several writers as one."""
+    """Several loggers as one."""
 
-    def __init__(self, writers: Sequence[Writer]):
-        self._writers = writers
+    def __init__(self, loggers: Sequence[Logger]):
+        self._loggers = loggers
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
-        for writer in self._writers:
-            writer.write(step, metrics)
+        for logger in self._loggers:
+            logger.write(step, metrics)
 
     def picture(self, step: int, name: str, path: pathlib.Path) -> None:
-        for writer in self._writers:
-            writer.picture(step, name, path)
+        """To those that take pictures."""
+        for logger in self._loggers:
+            if hasattr(logger, "picture"):
+                logger.picture(step, name, path)
 
     def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 class JsonlWriter:
@@ -254,6 +262,23 @@ def check(names: Sequence[str]) -> None:
                 f"writers: {name!r} needs {WRITERS[name].package}, which is not installed: "
                 f"pip install 'mtrl_jax[{name}]', or leave {name!r} out"
             )
+
+
+def check_loggers(loggers: Sequence[Logger]) -> Sequence[Logger]:
+    """Returns a user's loggers if each is one.
+
+    Raises:
+      ValueError: naming the one that is not, or if they are no sequence.
+    """
+    if not isinstance(loggers, list | tuple):
+        raise ValueError(f"writers must be a list; got a {type(loggers).__name__}")
+    for logger in loggers:
+        methods = (getattr(logger, name, None) for name in ("write", "close"))
+        if isinstance(logger, type) or not all(map(callable, methods)):
+            raise ValueError(
+                f"writers must be objects with write(step, metrics) and close(); {logger!r} is none"
+            )
+    return loggers
 
 
 def open_extra(
