@@ -161,18 +161,21 @@ def _set_up(
     begin_from = options.get("begin_from", lambda state: state)
     own = writers.check_loggers(options.get("writers", ()))
     with contextlib.ExitStack() as stack:
+        # ------------------------------------------------------------ the directory
+        chief = processes.is_chief()
+        free = workdir.may_change(environments=isinstance(suite, HostSuite))
+        with processes.all_or_none():
+            if chief:
+                workdir.check(folder, settings, free)  # before anything is compiled
         # ------------------------------------------------------------ what trains
         name = str(settings.get("suite") or called(suite))
         engine = engines.make(config, suite, agent, name)
         if isinstance(suite, HostSuite):
             check_pool(suite, name)
         per_dispatch = engines.dispatch_steps(config, suite, agent.unroll_length)
-        # ------------------------------------------------------------ the directory
-        chief = processes.is_chief()
+        # ------------------------------------------------------------ the directory is ours
         with processes.all_or_none():
             if chief:
-                free = workdir.may_change(environments=isinstance(suite, HostSuite))
-                workdir.check(folder, settings, free)  # before anything is written
                 stack.enter_context(workdir.locked(folder))
                 # Again, as the process before may have left it.
                 if not workdir.check(folder, settings, free):

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +99,10 @@ def _check(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str, ...])
         raise ValueError(f"workdir: {existing} is not a directory")
     if not os.access(existing, os.W_OK):
         raise ValueError(f"workdir: {existing} is not writable")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # a superuser may write where nobody can
+    except OSError as error:
+        raise ValueError(f"workdir: {workdir} cannot be written: {error.strerror}") from error
     if not workdir.exists():
         return False
     names = {p.name for p in workdir.iterdir()} - {"config.json.tmp", "lock"}

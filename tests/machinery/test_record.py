@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.evaluate import gifs
 from mtrl_jax import evaluate, record, rollout
 from mtrl_jax.envs import maze
 from mtrl_jax.types import FunctionalSuite
@@ -69,6 +70,36 @@ def test_outcomes_in_words():
     assert said(1, 0.0, False, True) == "not solved after 1 action, return 0.00"
     assert said(9, 4.0, False, True, False) == "over after 9 actions, return 4.00"
     assert said(9, 4.0, True, False) == "solved, cut after 9 actions, return so far 4.00"
+
+
+def test_gifs_say_task_policy_step_and_outcome_and_are_cut_as_told(
+    episodes, tmp_path, monkeypatch, capsys
+):
+    asked, said = [], []
+
+    def play(*args, max_actions, **more):
+        asked.append(max_actions)
+        return [episode._replace(frames=episode.frames[: max_actions + 1]) for episode in episodes]
+
+    captioned = record.captioned
+    monkeypatch.setattr(record, "play", play)
+    monkeypatch.setattr(
+        record, "captioned", lambda frames, lines: said.append(lines) or captioned(frames, lines)
+    )
+    suite = maze.maze8(episode_length=7)
+    what = gifs.Recording(step=1_234_000, seed=0, greedy=None, max_actions=3)
+    kinds = {"task_policy": False, "distilled_policy": True}
+    gifs.write(suite, evaluate.random_agent(suite.spec), (), tmp_path, kinds, what)
+    names = suite.spec.task_names
+    assert asked == [3, 3]
+    assert said[0][0] == f"{names[0]}, task policy after 1,234,000 steps"
+    assert said[-1][0] == f"{names[-1]}, distilled policy after 1,234,000 steps"
+    assert all(" after 3 actions, return " in lines[1] for lines in said)
+    written = {path.name for path in (tmp_path / "gifs").iterdir()}
+    assert written == {f"{name}{end}.gif" for name in names for end in ("", "-distilled")}
+    with Image.open(tmp_path / "gifs" / f"{names[0]}.gif") as gif:
+        assert gif.n_frames <= 4 and gif.height > episodes[0].frames[0].shape[0]
+    assert capsys.readouterr().out.count(" after 3 actions, return ") == 2 * len(names)
 
 
 @pytest.mark.parametrize("width", [42, 84, 210, 480])
