@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from experiments.evaluate import gifs
-from mtrl_jax import evaluate, record, rollout
+from mtrl_jax import evaluate, record
 from mtrl_jax.envs import maze
-from mtrl_jax.types import FunctionalSuite
+from mtrl_jax.types import FunctionalSuite, HostSuite, Timestep
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +41,44 @@ def test_a_long_episode_is_cut(frames):
         assert record.outcome(short, has_success=True).startswith("cut after 2 actions, return so")
 
 
-def test_what_came_of_an_episode_is_that_of_its_score():
-    """The same walk, its rewards summed by a host that steps it: what is seen is what is said."""
-    suite = maze.maze8(episode_length=60)
-    agent = evaluate.random_agent(suite.spec)
-    episodes = record.play(suite, agent, (), jax.random.key(3))
-    reset_key, act_key = jax.random.split(jax.random.key(3))
-    pool = record._FunctionalPool(suite, reset_key)
-    act = rollout.act_at(rollout.acting(agent))
-    index, total = rollout.env_indices(8, 1), np.zeros(8)
-    timestep = pool.reset(0)
-    for t in range(60):
-        action, _, _ = act((), (), timestep, act_key, t, index)
-        pool.send(0, np.asarray(action))
-        timestep = pool.recv(0)
-        total += np.asarray(timestep.reward)[:, 0]
-    assert total.any()
-    np.testing.assert_allclose([episode.episode_return for episode in episodes], total)
+class _TwoTasks:
+    """Two tasks: one is solved by its second action and begins anew, the other goes on."""
+
+    def __init__(self):
+        self._t = 0
+
+    def reset(self, group):
+        return self._row()
+
+    def send(self, group, action):
+        self._t += 1
+
+    def recv(self, group):
+        return self._row()
+
+    def render(self, group):
+        return [np.full((2, 2, 3), self._t, np.uint8)] * 2
+
+    def close(self):
+        pass
+
+    def _row(self):
+        first = np.array([[self._t in (0, 3)], [self._t == 0]])
+        solved = np.array([[self._t == 2], [self._t == 99]])
+        reward = np.full((2, 1), 10.0**self._t, np.float32)
+        return Timestep(np.zeros((2, 1)), reward, 1.0 - solved, first, ~first, solved)
+
+
+def test_a_task_that_begins_anew_keeps_what_it_had():
+    spec = maze.maze8().spec._replace(
+        task_names=("a", "b"), action_mask=np.ones((2, 4), bool), episode_limit=np.array([9, 9])
+    )
+    suite = HostSuite(spec, lambda *_, **__: _TwoTasks())
+    agent = evaluate.random_agent(spec)
+    short, long = record.play(suite, agent, (), jax.random.key(0), max_actions=5)
+    assert [len(short.frames), len(long.frames)] == [3, 6]
+    assert (short.episode_return, short.success, short.finished) == (110.0, True, True)
+    assert (long.episode_return, long.success, long.finished) == (111110.0, False, False)
 
 
 def test_outcomes_in_words():
@@ -114,6 +135,8 @@ def test_a_caption_stands_below_the_picture_and_is_whole(width):
     np.testing.assert_array_equal(strip, second[30 * scale :])
     assert (strip > 200).any()
     assert (strip[:, -2:] < 60).all() and (strip[-3:] < 60).all()  # nothing is cut off
+    lines = 3 if scale * width < 300 else 2  # the first one is broken
+    assert len(strip) == 16 * lines + 6
     assert len(record.captioned(frames, ["short"])[0]) < len(first) or width == 480
 
 
