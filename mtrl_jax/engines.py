@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import learner, processes, ranges, rollout, writers
+from mtrl_jax import by_name, learner, processes, ranges, rollout, writers
 from mtrl_jax.envs.check import check_shapes
 from mtrl_jax.ranges import Count, CountOr0, Seed, Steps
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
@@ -100,6 +100,9 @@ def check(
         raise ValueError(
             "stagger must be False on a functional suite and where episodes have no limit; got True"
         )
+    make_pool = getattr(suite, "make_pool", None)
+    if config.stagger and make_pool and not by_name.accepts(make_pool, "stagger"):
+        raise ValueError("stagger must be False on a suite whose pools do not take it; got True")
     if host and config.num_seeds > 1:
         raise ValueError(
             "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import rollout
+from mtrl_jax import by_name, rollout
 from mtrl_jax.envs import functional
 from mtrl_jax.types import Agent, ArrayTree, FunctionalSuite, HostSuite, Key, Timestep
 
@@ -35,8 +35,10 @@ class Episode(NamedTuple):
 
 
 def can_render(suite: FunctionalSuite | HostSuite) -> bool:
-    """Whether `play` works; a functional environment need not know how to draw itself."""
-    return isinstance(suite, HostSuite) or hasattr(suite.env, "render")
+    """Whether `play` works; environments need not know how to draw themselves."""
+    if isinstance(suite, HostSuite):
+        return by_name.accepts(suite.make_pool, "render")
+    return hasattr(suite.env, "render")
 
 
 def play(

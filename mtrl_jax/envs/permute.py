@@ -43,8 +43,11 @@ def permute_actions(suite: FunctionalSuite | HostSuite, seed: int) -> Functional
     table = permutation(seed, spec.num_tasks, spec.num_actions)
     spec = spec._replace(action_mask=np.take_along_axis(spec.action_mask, table, axis=1))
     if isinstance(suite, HostSuite):
-        return HostSuite(spec, functools.partial(_make_pool, suite.make_pool, spec, table))
-    return FunctionalSuite(spec, _PermutedEnv(suite.env), _PermutedTask(suite.tasks, table))
+        make_pool = functools.partial(_make_pool, suite.make_pool, spec, table)
+        # What it takes (pictures, say) is what the suite's own takes.
+        return HostSuite(spec, functools.update_wrapper(make_pool, suite.make_pool), suite.max_envs)
+    kind = _DrawnEnv if hasattr(suite.env, "render") else _PermutedEnv
+    return FunctionalSuite(spec, kind(suite.env), _PermutedTask(suite.tasks, table))
 
 
 class _PermutedTask(NamedTuple):
@@ -62,6 +65,10 @@ class _PermutedEnv(NamedTuple):
         self, key: Key, state: ArrayTree, action: Array, task: _PermutedTask
     ) -> tuple[ArrayTree, Timestep, Array]:
         return self.env.step(key, state, task.action[action], task.task)
+
+
+class _DrawnEnv(_PermutedEnv):
+    """Of an environment that can draw itself."""
 
     def render(self, state: ArrayTree, task: _PermutedTask) -> np.ndarray:
         return self.env.render(state, task.task)  # type: ignore[attr-defined]

@@ -8,16 +8,18 @@ import time
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
-from mtrl_jax import evaluate, record, rollout
+from mtrl_jax import engines, evaluate, record
 from mtrl_jax.envs import suites
 from mtrl_jax.envs.draw import CannotDraw
 from mtrl_jax.envs.gymnasium import gymnasium_suite
+from mtrl_jax.envs.permute import permute_actions
 from mtrl_jax.envs.pool import environment_seeds
 from mtrl_jax.types import HostSuite, Timestep
-from tests.machinery import commands, gym_envs
+from tests.machinery import commands, gym_envs, tiny
 
 SEED = 11
 
@@ -211,12 +213,30 @@ def test_processes_outlive_no_one_and_a_terminals_interrupt_does_not_reach_them(
         time.sleep(0.05)
 
 
-def test_pictures_or_why_there_are_none(monkeypatch):
-    suite = gymnasium_suite([gym_envs.counting])
-    assert record.can_render(suite)
-    agent = evaluate.random_agent(suite.spec)
-    with pytest.raises(CannotDraw, match="counting cannot be drawn: its function takes no render"):
-        record.episode_frames(suite, agent, (), rollout.jax.random.key(0))
+@pytest.mark.parametrize("processes", [0, 1])
+def test_pictures_or_why_there_are_none(processes):
+    suite = gymnasium_suite([gym_envs.drawn], processes=processes)
+    agent, key = evaluate.random_agent(suite.spec), jax.random.key(0)
+    assert record.can_render(suite) and record.can_render(permute_actions(suite, 0))
+    (episode,) = record.play(suite, agent, (), key)
+    assert [frame[0, 0, 0] for frame in episode.frames] == [0, 1, 2, 3]
+    for make, reason in (
+        (gym_envs.counting, "counting cannot be drawn: its function takes no render_mode"),
+        (gym_envs.undrawn, "undrawn cannot be drawn here: .*no screen"),
+    ):
+        suite = gymnasium_suite([make], processes=processes)
+        with pytest.raises(CannotDraw, match=reason):
+            record.play(suite, agent, (), key)
+
+
+def test_pools_that_can_less():
+    """A user's pool need take no pictures, and only some can be staggered."""
+    assert not record.can_render(tiny.host_suite())
+    assert not record.can_render(permute_actions(tiny.host_suite(), 0))
+    suite = suites.make("gymnasium:CartPole-v1:processes=0")
+    config = engines.RunConfig(total_env_steps=1, num_envs_per_task=2, stagger=True)
+    with pytest.raises(ValueError, match="stagger must be False on a suite whose pools do not"):
+        engines.check(config, suite)
 
 
 def test_evaluation_and_parts():
@@ -224,5 +244,5 @@ def test_evaluation_and_parts():
     part = suite.part([2, 0])
     assert part.spec.task_names == ("both", "counting")
     agent = evaluate.random_agent(part.spec)
-    score = evaluate.scorer(part, agent, 5)((), rollout.jax.random.key(0))
+    score = evaluate.scorer(part, agent, 5)((), jax.random.key(0))
     assert score.length.tolist() == [[4] * 5, [3] * 5]
