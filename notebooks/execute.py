@@ -21,7 +21,8 @@ ROOT = FOLDER.parent
 def execute(
     path: pathlib.Path, parameters: Mapping[str, Any] | None = None, timeout: int = 1200
 ) -> nbformat.NotebookNode:
-    """The notebook with the output of a run from a fresh kernel, which imports this checkout.
+    """The notebook with the output of a run from a fresh kernel, which imports this checkout, on as
+    many virtual devices of the CPU as its metadata say under `cpu_devices`.
 
     Args:
       path: of the notebook; it is not written to.
@@ -43,6 +44,10 @@ def execute(
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     environment.pop("PYTEST_CURRENT_TEST", None)
+    if "cpu_devices" in notebook.metadata:
+        devices = str(notebook.metadata["cpu_devices"])
+        environment |= {"JAX_NUM_CPU_DEVICES": devices, "JAX_PLATFORMS": "cpu"}
+        environment["TF_CPP_MIN_LOG_LEVEL"] = "3"  # devices that wait on a busy machine complain
     client = NotebookClient(
         notebook,
         timeout=timeout,

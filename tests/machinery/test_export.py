@@ -209,7 +209,7 @@ def test_jax_is_all_that_it_needs(folders, tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     acted, modules = done.stdout.splitlines()

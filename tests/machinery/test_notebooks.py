@@ -14,6 +14,14 @@ from notebooks.execute import FOLDER, execute
 SMALL: dict[str, dict[str, Any]] = {
     "pcgrad_in_your_training_loop": {"STEPS": 60, "SEEDS": 2, "RATES": (1e-3,)},
     "distral_in_five_minutes": {"STEPS": 5_000, "ENVS": 2},
+    "mtrl_jax_on_a_colab_tpu": {
+        "MAZE_STEPS": 20_480,
+        "ALGORITHM": "a3c_multitask",  # one column for all tasks compiles soonest
+        "ENVS": 8,
+        "GAMES": "small_games:catch",
+        "GAME_STEPS": 2_560,
+        "LOOP_STEPS": 5,
+    },
 }
 LIMIT = 60_000  # bytes of a picture
 MACHINE_PATH = re.compile(r"/(?:home|root|Users|tmp|usr|opt|work|var)/\S|[A-Z]:\\")
