@@ -20,6 +20,7 @@ __all__ = [
     "environment_keys",
     "over_tasks",
     "restart",
+    "strong",
     "transition",
 ]
 
@@ -149,6 +150,19 @@ def auto_reset_batch(env: FunctionalEnv) -> tuple[Reset, Step]:
         return AutoResetState(env_state, ended & ~state.ended), timestep
 
     return reset, step
+
+
+def strong(tree: ArrayTree) -> ArrayTree:
+    """Leaves as arrays of their own dtypes, which stay what they are when a loop carries them; for
+    states of other libraries, which may begin with numbers of Python's."""
+
+    def one(x: Any) -> Any:
+        x = jnp.asarray(x)
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        return jax.lax.convert_element_type(x, x.dtype)
+
+    return jax.tree.map(one, tree)
 
 
 def environment_keys(key: Key, index: Array) -> Key:

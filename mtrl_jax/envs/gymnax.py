@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.envs.functional import restart, transition
+from mtrl_jax.envs.functional import restart, strong, transition
 from mtrl_jax.types import Array, ArrayTree, EnvSpec, FunctionalSuite, Key, Timestep
 
 __all__ = ["Gymnax", "gymnax_suite", "make_suite"]
@@ -52,7 +52,7 @@ class Gymnax(NamedTuple):
 
     def reset(self, key: Key, task: ArrayTree) -> tuple[ArrayTree, Timestep]:
         observation, state = self.env.reset_env(key, task)
-        return _strong(state), restart(self._observe(observation))
+        return strong(state), restart(self._observe(observation))
 
     def step(
         self, key: Key, state: ArrayTree, action: Array, task: ArrayTree
@@ -69,7 +69,7 @@ class Gymnax(NamedTuple):
             1.0 - terminated.astype(jnp.float32),
             info.get("success", False),
         )
-        return _strong(state), row, terminated | truncated
+        return strong(state), row, terminated | truncated
 
     def _observe(self, observation: Array) -> Array:
         dtype = jnp.int32 if self.classes else jnp.float32
@@ -84,18 +84,6 @@ class Gymnax(NamedTuple):
         for_ever = params.replace(max_steps_in_episode=jnp.int32(NEVER))
         terminated = ended & jnp.asarray(self.env.is_terminal(state, for_ever), bool)
         return terminated, ended & ~terminated
-
-
-def _strong(tree: ArrayTree) -> ArrayTree:
-    """Leaves of their own dtypes, which do not change when a loop carries them."""
-
-    def strong(x: Any) -> Any:
-        x = jnp.asarray(x)
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return x
-        return jax.lax.convert_element_type(x, x.dtype)
-
-    return jax.tree.map(strong, tree)
 
 
 def gymnax_suite(env: Any, params: Sequence[ArrayTree], names: Sequence[str]) -> FunctionalSuite:
