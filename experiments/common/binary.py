@@ -55,6 +55,7 @@ def main(fn: Callable[[], None]) -> None:
             rest = flags.FLAGS(argv)
             if len(rest) > 1:
                 raise flags.Error(f"unexpected argument {rest[1]!r}; flags start with --")
+            _check_not_empty()
             return rest
         except flags.Error as error:
             _fail(str(error), 2)
@@ -88,6 +89,14 @@ def main(fn: Callable[[], None]) -> None:
             sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _check_not_empty() -> None:
+    """Text that stands for a default of its own where it is left out may not be empty."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present and flag.default is None and flag.value == "":
+            raise flags.Error(f"--{name} must not be empty")
 
 
 def _hush() -> None:

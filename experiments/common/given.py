@@ -36,13 +36,12 @@ def numbers(flag: Any, *, distinct: bool = True) -> list[float]:
     Raises:
       ValueError: if it holds something else.
     """
-    texts = names(flag) if distinct else [text.strip() for text in flag.value]
     try:
-        given = [float(text) for text in texts]
+        given = [float(text) for text in flag.value]
     except ValueError:
         given = []
     if not given or not all(map(math.isfinite, given)):
-        raise ValueError(f"--{flag.name} must hold numbers; got {','.join(flag.value)!r}")
+        raise ValueError(f"--{flag.name} must hold finite numbers; got {','.join(flag.value)!r}")
     if distinct and len(set(given)) != len(given):
         raise ValueError(f"--{flag.name} must hold each number once; got {','.join(flag.value)}")
     return given

@@ -80,7 +80,6 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
     ranges.check_value("--share", _SHARE.value, ranges.Positive)
     for config in students.values():
         distill.check_numbers(spec, override(config, run_flags.overrides()))
-    run_flags.explain(run_config, defaults)
     name = f"{suite_settings['suite']}-seed{run_config.seed}"
     folder = run_flags.workdir(binary, name)
 
@@ -91,7 +90,8 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
         train_teachers(suite, suite_settings, run_config, _TEACHER_STEPS.value, folders[0])
 
     # ---------------------------------------------------------------------- students
-    rows, sizes = {}, {}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    sizes = {}
     for title, config in students.items():
         wanted = override(config, run_flags.overrides()).feature_cost > 0
         found = restore_teachers(folders, suite, features=wanted)
@@ -110,6 +110,8 @@ def run(binary: str, students: Mapping[str, distill.Config]) -> None:
             config.replay_size,
             run_config.num_seeds + 2,
         )
+        if not rows:  # nothing is refused any more
+            run_flags.explain(run_config, defaults)
         rows[title] = learnt(
             title,
             suite,

@@ -27,6 +27,19 @@ from .presets import PRESETS
 _ALGORITHMS = flags.DEFINE_list("algorithms", list(ALGORITHMS), "Rows of the paper's Table 1.")
 _COSTS = flags.DEFINE_list("entropy_costs", ["1e-3", "1e-2", "1e-1"], "Values of 1/beta.")
 _RATES = flags.DEFINE_list("learning_rates", ["3e-4", "1e-3", "3e-3"], "Initial learning rates.")
+# Of a run that is written down, which these are not.
+UNUSED = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep",
+    "keep_best",
+    "eval_episodes",
+    "early_episodes",
+    "writers",
+    "stagger",
+)
+
 _OUT = flags.DEFINE_string(
     "out",
     None,
@@ -67,7 +80,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def main() -> None:
     run_flags.start()
-    binary.refuse("num_devices", "workdir")
+    binary.refuse("num_devices", "workdir", *UNUSED)
     suite_settings = run_flags.suite_settings()
     suite = runs.make_suite(suite_settings)
     if not isinstance(suite, FunctionalSuite):

@@ -50,6 +50,7 @@ def main() -> None:
     folder = runs.existing(_WORKDIR.value)
     given.check_folder("workdir", folder)
     ranges.check_value("--seed", _SEED.value, ranges.Seed)
+    ranges.check_value("--episodes", _EPISODES.value, ranges.Count)
     step = runs.step_of(_STEP.value)
     settings, config = runs.read(folder)
     suite = runs.make_suite(settings)

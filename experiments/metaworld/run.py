@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from mtrl_jax import by_name, engines, learner, processes
+from mtrl_jax import by_name, engines, learner, processes, ranges
 from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
 from mtrl_jax.types import FunctionalSuite, HostSuite
@@ -84,6 +84,8 @@ def plan(method: str, seed: int) -> Plan:
     run_config = dataclasses.replace(
         run_flags.run_config(preset["run"], suite.spec), seed=seed, num_seeds=1
     )
+    if _FINAL_EPISODES.value is not None:
+        ranges.check_value("--final_episodes", _FINAL_EPISODES.value, ranges.Count)
     final = _FINAL_EPISODES.value or proportion.affordable(
         suite.spec, PROTOCOL, run_config.total_env_steps
     )

@@ -61,9 +61,32 @@ CASES = [
     (
         "distral.robustness",
         ("--entropy_costs=1e-3,nan",),
-        "entropy_cost must be above 0; got nan",
+        "--entropy_costs must hold finite numbers; got '1e-3,nan'",
     ),
-    ("distral.robustness", ("--learning_rates=",), "--learning_rates must hold numbers; got ''"),
+    ("distral.robustness", ("--eval_every=10",), "--eval_every means nothing here"),
+    ("distral.compare", ("--suite=maze8", "--out="), "--out must not be empty"),
+    ("dqn", ("--workdir=",), "--workdir must not be empty"),
+    (
+        "dqn",
+        ("--suite=small_games:catch", "--keep_best=return"),
+        "keep_best must be one of eval/task_policy/return, ",
+    ),
+    ("evaluate", ("--workdir=.", "--step=-1"), "--step must be "),
+    (
+        "evaluate",
+        ("--workdir=.", "--episodes=99999999999"),
+        "--episodes must be at most 2147483647",
+    ),
+    (
+        "metaworld",
+        ("--benchmark=reach", "--final_episodes=99999999999"),
+        "--final_episodes must be at most 2147483647",
+    ),
+    (
+        "distral.robustness",
+        ("--learning_rates=",),
+        "--learning_rates must hold finite numbers; got ''",
+    ),
     ("distral.robustness", ("--out=/dev/null/x.png",), "--out: /dev/null cannot be written"),
     (
         "distral.tabular",
@@ -91,7 +114,7 @@ CASES = [
     (
         "distill.actor_mimic",
         ("--feature_costs=inf",),
-        "feature_cost must be finite and not negative",
+        "--feature_costs must hold finite numbers; got 'inf'",
     ),
     ("benchmark", ("--agent=os:system",), "agent 'os:system' is a function of Python itself"),
     ("benchmark", ("--agent=numpy:zeros",), "agent 'numpy:zeros' cannot be made: TypeError: "),

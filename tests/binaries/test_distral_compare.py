@@ -125,7 +125,11 @@ def test_a_point_of_the_grid_is_a_training_run(compared, tmp_path):
             "Unknown command line flag",
         ),
         ("distral.robustness", ("--suite=minigrid_nav4",), "--suite must be a functional one"),
-        ("distral.robustness", ("--suite=maze8", "--learning_rates=fast"), "must hold numbers"),
+        (
+            "distral.robustness",
+            ("--suite=maze8", "--learning_rates=fast"),
+            "must hold finite numbers",
+        ),
         ("distral.robustness", ("--suite=maze8", "--entropy_costs=-1"), "entropy_cost must be"),
     ],
 )
