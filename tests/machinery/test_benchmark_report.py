@@ -457,11 +457,19 @@ def test_the_verdict_says_what_intervals_say(known):
 def test_the_verdict_does_not_decide_what_chance_decided():
     rng = np.random.default_rng(0)
     rows = [*controls(), *agent("one"), *agent("two", transfer=1.0)]
+    rows += agent("three", transfer=12.0)
     for r in rows:
+        if r["agent"] == "three" and r["kind"] == "transfer" and r["seed"] % 2:
+            game = r["task"]
+            r["scores"] = {game: curve(GAMES.index(game), 2.0)}
         if r["agent"] != "random":
             r["final"] = {k: v + rng.normal(0, 2.0) for k, v in r["final"].items()}
-    said = verdict.sentences(study.read(rows))
-    assert "harms two" in said[0] and "is not decided for one" in said[0]
+    s = study.read(rows)
+    said = verdict.sentences(s)
+    assert "harms two" in said[0] and "helps" not in said[0]
+    ratio = numbers.transfer_numbers(s, s.records["three"]).geometric
+    assert ratio.low < 1 < ratio.value  # half of its seeds gain more than the others lose
+    assert f"is not decided for three ({page.cell(ratio)}), one" in said[0]
     leader = next(x for x in said if x.startswith("All games at once"))
     assert "it is not decided" in leader and "better than" not in leader
 
