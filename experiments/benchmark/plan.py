@@ -17,7 +17,7 @@ _AGENT = flags.DEFINE_list(
     "agent",
     ["dqn"],
     "Agents of experiments/benchmark/agents.py, or "
-    "module:function of your own; several with commas.",
+    "module:function of your own, with :name=value behind it; several with commas.",
 )
 _HELP = {
     "games": "Games of the suite, with commas. (default: all)",
