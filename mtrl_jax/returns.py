@@ -217,7 +217,9 @@ def vtrace(
         rho_u = min(clip_rho, pi/mu),   c_k = lambda min(1, pi/mu)
         A_t = min(clip_pg_rho, pi/mu) (r_{t+1} + d_{t+1} vs_{t+1} - V(s_t))
 
-    The paper's c-bar is 1, and past the unroll vs is V.
+    The paper's c-bar is 1, and past the unroll vs is V. This is for an actor-critic of one's own
+    that learns beside its environments (`types.Agent.overlap`); log mu is `Rollout.log_prob`.
+    Agents of this library wait for the new policy, weight by ratios, or learn off-policy.
 
     Args:
       r_t: [T] rewards.

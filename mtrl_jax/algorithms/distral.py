@@ -12,6 +12,8 @@ Departures:
      surgery, so that no task changes another's step except through the shared column.
   4. Continuous actions, which the paper's equations are not for: Gaussians, cut off by the
      environment, whose log-densities are those of the draw before the cut.
+  5. With `overlap`, off by default, a host suite's actions are of the policy before the last
+     update, and nothing corrects for that. The loss is on-policy.
 """
 
 import dataclasses
@@ -59,6 +61,7 @@ class Config:
     core_size: Count = 128
     initial_std: actor_critic.InitialStd = 1.0  # of an action, in every column
     separate: bool = False  # every task by itself: as many runs of one task, in one program
+    overlap: bool = False  # on a host suite: step beside the update, one policy behind
 
 
 class State(NamedTuple):
@@ -187,6 +190,7 @@ def agent(
         unroll_length=config.unroll_length,
         has_distilled=variant.has_shared_column and variant.has_task_column,
         has_greedy=True,
+        overlap=config.overlap,
         num_devices=collectives.size,
     )
 
