@@ -67,11 +67,14 @@ class ActorCritic(NamedTuple):
     continuous policy's standard deviation starts from is `task["actor"]["std"]`, `[K, A]`. The
     critic's last layer is an affine map of each task's own, `task["critic"]["scale"]` and
     `["shift"]`, `[K]`, learnt like the rest: what `change_units` rescales, whatever the network.
+    Both count `gain` times, or Adam, which moves any number by its rate, would take the longer to
+    use new units the further they are from the old.
 
     Attributes:
       spec: of the suite.
       actor, critic: modules of `networks.multitask`.
       num_inputs: F.
+      gain: sqrt(H) for a last hidden layer of H, by whose size a layer's output moves more.
       state_std: whether the network adds to each task's own standard deviation.
       limit: of normalised observations, in standard deviations; 0 leaves them raw.
     """
@@ -80,6 +83,7 @@ class ActorCritic(NamedTuple):
     actor: Any
     critic: Any
     num_inputs: int
+    gain: float
     state_std: bool
     limit: float
 
@@ -93,8 +97,8 @@ def make(
     limit: float,
     **options: Any,
 ) -> ActorCritic:
-    """Both networks by their name in `networks.multitask`, whose errors it raises; the policy
-    starts near 0, uniform or without preference.
+    """Both networks by their name in `networks.multitask`, whose errors it raises; the policy's
+    outputs start at 0, whatever it is shown: it is uniform or without preference.
 
     Raises:
       ValueError: for image observations.
@@ -117,7 +121,8 @@ def make(
             **options,
         )
 
-    return ActorCritic(spec, net(size, 1e-4), net(1, 1.0), num_inputs, state_std, limit)
+    actor, critic, gain = net(size, 0.0), net(1, 1.0), math.sqrt(hidden[-1])
+    return ActorCritic(spec, actor, critic, num_inputs, gain, state_std, limit)
 
 
 def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
@@ -136,7 +141,7 @@ def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
     if nets.spec.action_size:
         shape = (nets.spec.num_tasks, nets.spec.action_size)
         task["actor"]["std"] = jnp.full(shape, _raw_std(std), jnp.float32)
-    task["critic"]["scale"] = jnp.ones(nets.spec.num_tasks)
+    task["critic"]["scale"] = jnp.full(nets.spec.num_tasks, 1.0 / nets.gain)
     task["critic"]["shift"] = jnp.zeros(nets.spec.num_tasks)
     return learner.Params(shared if jax.tree.leaves(shared) else {}, task)
 
@@ -165,16 +170,17 @@ def value(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Arra
     """`[B]`, in whatever units it is trained on."""
     own = task["critic"]
     out = nets.critic.apply({"params": shared.get("critic", {}), "task": own["net"]}, x, k)
-    return own["scale"] * out[:, 0].astype(jnp.float32) + own["shift"]
+    return nets.gain * (own["scale"] * out[:, 0].astype(jnp.float32) + own["shift"])
 
 
 def change_units(
-    params: learner.Params, change: normalisers.Affine, where: Array
+    nets: ActorCritic, params: learner.Params, change: normalisers.Affine, where: Array
 ) -> learner.Params:
     """Parameters whose `value` is a v + c for a and c `[K]` of `change`, where bool `[K]` says so:
     with `normalisers.change_of_units`, the same values in other units."""
     own = params.task["critic"]
-    scale, shift = change.scale * own["scale"], change.scale * own["shift"] + change.shift
+    scale = change.scale * own["scale"]
+    shift = change.scale * own["shift"] + change.shift / nets.gain
     critic = own | {
         "scale": jnp.where(where, scale, own["scale"]),
         "shift": jnp.where(where, shift, own["shift"]),

@@ -20,7 +20,8 @@ Departures and choices:
      from the policy that acted (Hilton et al. 2021, arXiv 2110.00641): on a host suite those differ
      by one update (not with `overlap=False`), on a functional one not at all.
   2. Statistics of observations move when an update is over: all of it reads what acting read, or
-     the ratio would not begin at 1. So a first rollout is seen and learnt from as it comes.
+     the ratio would not begin at 1. The first rollout is read with its own: the policy's outputs
+     start at 0, whatever it reads, and so its log-probabilities are the same.
   3. An update ends early when KL(old || new), averaged over tasks, passes `target_kl`. The step
      that saw it is still made.
   4. A continuous policy is a Gaussian without squashing, cut off by the environment; log-densities
@@ -266,8 +267,11 @@ def loss(
 def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """All epochs on a rollout, as one scan; metrics `[K]` are means over the steps made."""
     config, tasks = parts.config, jnp.arange(parts.spec.num_tasks)
+    moved = observe(parts, state.observations, rollout)
+    fresh = state.observations.batches == 0
+    acted = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), moved, state.observations)
     params, returns, samples, metrics = ppo_samples.prepare(
-        parts.numbers, state.params, state.observations, state.returns, rollout
+        parts.numbers, state.params, acted, state.returns, rollout
     )
     rows = ppo_samples.minibatch_rows(
         (config.epochs, config.minibatches, len(tasks), config.unroll_length),
@@ -285,7 +289,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             parts.transforms,
             params,
             opt_state,
-            (chosen, state.observations, tasks),
+            (chosen, acted, tasks),
             parts.numbers.collectives,
         )
 
@@ -306,7 +310,6 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     metrics |= jax.tree.map(lambda x: x / steps, total) | {"policy/steps": steps}
     if parts.spec.action_size:
         metrics["policy/std"] = actor_critic.own_std(params.task["actor"]["std"]).mean(-1)
-    moved = observe(parts, state.observations, rollout)
     return State(params, opt_state, moved, returns, state.key, state.updates + 1), metrics
 
 

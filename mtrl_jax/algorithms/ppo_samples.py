@@ -1,8 +1,8 @@
 """What PPO makes of a rollout before its gradient steps: log-probabilities, advantages, targets.
 
 All of it is what the networks say as they stand when the update begins, read with the moments of
-observations that acting read (`algorithms.ppo` moves those when the update is over). So the policy
-that these log-probabilities are of is the one that acted, or one update younger.
+observations that acting read. So the policy that these log-probabilities are of is the one that
+acted, or one update younger.
 
 The moments of value targets move here. Targets are computed in units of reward and normalised with
 the moments that have seen them; the value network's last layer is rescaled by the same step
@@ -77,7 +77,8 @@ def prepare(
     Args:
       numbers: of the agent.
       params: of `actor_critic`.
-      observations: moments `[K, F]` that acting read.
+      observations: moments `[K, F]` that acting read; of a first rollout, on which they have no
+        bearing, its own.
       seen: moments `[K]` of the value targets of earlier rollouts. The first rollout of a task sets
         its units: values before it are of no use and are not kept.
       rollout: leaves `[T, K, E, ...]`.
@@ -114,7 +115,7 @@ def prepare(
     batch = normalisers.masked_moments(target, valid, (1, 2), total)
     now = normalisers.update_moments(seen, batch, numbers.return_memory)
     change = normalisers.change_of_units(seen, now)
-    kept = actor_critic.change_units(params, change, seen.batches > 0)
+    kept = actor_critic.change_units(nets, params, change, seen.batches > 0)
     missed = normalisers.masked_moments(advantage, valid, (1, 2), total).variance
     behaviour = lead(rollout.log_prob)
     off = jnp.abs(jnp.expm1(jnp.where(valid, proximal - behaviour, 0.0)))
