@@ -1,6 +1,6 @@
 """What a TPU should make of a suite in pure JAX, by the TPU's own compiler, without a TPU.
 
-    python -m timings.tpu_plan                    # Distral on maze8, for v5e
+    python -m timings.tpu_plan        # Distral on maze8 and PPO on the small games, for v5e
     python -m timings.tpu_plan --envs 32 1024 --programs distral
 
 A run is T environment steps and one update, again and again. Each is compiled by itself, since the
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import rollout
-from mtrl_jax.algorithms import distral
+from mtrl_jax.algorithms import distral, ppo
 from mtrl_jax.envs import suites
 from timings.tpu import COMPILE_ONLY, cost, device_of
 
@@ -29,6 +29,11 @@ PROGRAMS = {
     "distral": (
         "maze8",
         lambda spec: distral.agent(spec, distral.Config(hidden=(64, 64), lambda_=0.95)),
+    ),
+    "ppo": (
+        "small_games",
+        # One epoch in one batch, which is no loop; four of them are four times that.
+        lambda spec: ppo.agent(spec, ppo.Config(unroll_length=64, minibatches=1, epochs=1)),
     ),
 }
 
