@@ -274,6 +274,8 @@ def _loop(setup: _Setup, begin: _Position, interrupted: threading.Event) -> tupl
 
 def _is_best(setup: _Setup, step: int, scores: dict[str, Any]) -> bool:
     """Whether this evaluation asks for a checkpoint; of several processes the chief says so."""
+    if not setup.config.keep_best:
+        return False
     found = setup.best.take(step, scores)
     return bool(processes.from_chief(np.array([found]), np.array([False]))[0])
 
