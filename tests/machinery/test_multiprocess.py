@@ -142,7 +142,10 @@ def test_where_one_process_dies_the_other_ends_with_a_sentence(tmp_path, dies):
     )
     assert code == -signal.SIGKILL
     code, _, err = commands.finish(processes[1 - dies], timeout=run_flags.HEARTBEAT + 15)
+    assert commands.checkpoints(folder)
+    assert "Traceback" not in err
+    if code == -signal.SIGABRT:  # on a busy machine JAX's client may be first, with its own words
+        assert "another task died" in err
+        return
     assert code == 1, err
     assert err.strip().splitlines()[-1].startswith("error: another process of this run has ended")
-    assert "Traceback" not in err
-    assert commands.checkpoints(folder)
