@@ -34,6 +34,7 @@ ROAD = (
 )
 SIDE_ROOMS = {
     "experiments/common/binary.py": "flags are parsed, errors become sentences",
+    "experiments/common/given.py": "lists and numbers of flags, looked at before anything runs",
     "experiments/common/override.py": "--config_overrides",
     "experiments/common/progress.py": "the progress bar",
     "experiments/common/proportion.py": "how long evaluations are beside training",
@@ -60,6 +61,7 @@ SIDE_ROOMS = {
     "mtrl_jax/surgery/transform.py": "a method as a transform of optax; here a sum",
     "mtrl_jax/types.py": "the records that pass between the others",
     "mtrl_jax/workdir.py": "whose run a directory is",
+    "mtrl_jax/writers.py": "where metrics go",
 }
 
 _TRACE = """
