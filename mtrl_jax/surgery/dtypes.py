@@ -1,6 +1,5 @@
 """The one dtype in which surgery computes."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,4 +10,7 @@ __all__ = ["accumulator"]
 def accumulator(*dtypes: Any) -> Any:
     """The dtype in which everything between such inputs and outputs is computed: float32, or
     float64 if one of them is."""
-    return functools.reduce(jnp.promote_types, dtypes, jnp.float32)
+    widest: Any = jnp.float32
+    for dtype in dtypes:
+        widest = jnp.promote_types(widest, dtype)
+    return widest

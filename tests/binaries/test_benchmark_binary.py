@@ -175,8 +175,14 @@ def test_a_network_that_grows_plays_a_new_game_as_the_small_one_would(monkeypatc
     entry = agents.make("net2net", "no_id", ["hidden=6x4"], SPEC)
     small, big = entry.pretrain(spec), entry.make(spec)
     before, fresh = (jax.jit(a.init)(jax.random.key(n)) for n, a in enumerate((small, big)))
+    draw = np.random.default_rng(1).normal
     before = jax.tree.map(  # away from zero, where every policy is uniform
-        lambda x: x + 0.3 if jnp.issubdtype(x.dtype, jnp.floating) else x, before
+        lambda x: (
+            x + draw(0, 0.3, x.shape).astype(x.dtype)
+            if jnp.issubdtype(x.dtype, jnp.floating)
+            else x
+        ),
+        before,
     )
     after = entry.transfer(before, fresh)
     assert after.params.shared["actor"]["dense1"]["kernel"].shape == (6, 4)
