@@ -71,6 +71,7 @@ def test_half_of_the_steps_are_the_teachers_and_the_table_has_the_students_curve
     assert (folder / cell.name / "teachers" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_new_game_begins_with_what_the_student_of_the_same_seed_has_learnt(
     pretrained, monkeypatch
 ):
@@ -101,6 +102,7 @@ def test_a_new_game_begins_with_what_the_student_of_the_same_seed_has_learnt(
     assert [row["task"] for row in rows] == [SUITE.spec.task_names[cell.task]] * 2
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_stopped_among_teachers_or_students_ends_as_if_it_was_not(
     pretrained, tmp_path
 ):

@@ -236,6 +236,7 @@ def test_overrides():
 assert pathlib.Path(distral.__file__).is_relative_to(commands.ROOT)
 
 
+@pytest.mark.slow
 def test_atari_from_screen_to_checkpoint(tmp_path):
     """Two games, convolutions and a recurrent core, trained, scored and restored."""
     args = (

@@ -46,6 +46,7 @@ def test_a_run_is_reported_continued_and_scored(tmp_path):
     assert "window-open" in out and "likeliest actions" in out
 
 
+@pytest.mark.slow
 def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
     args = (
         *TINY,
@@ -73,6 +74,7 @@ def test_methods_are_compared_and_what_is_finished_is_not_run_again(tmp_path):
     assert "mean (1 seed)" in out and "mean over tasks" in out
 
 
+@pytest.mark.slow
 def test_sac_runs_on_another_group_of_envpool_and_is_scored(tmp_path):
     """Two walkers of DeepMind Control: no success to report, and more to an action."""
     code, out, err = commands.finish(

@@ -37,6 +37,7 @@ def test_pages_with_python_are_found():
     assert {"docs/index.md", "docs/environments.md", "docs/distral.md"} <= set(WITH_PYTHON)
 
 
+@pytest.mark.slow
 def test_agents_of_the_corridor_solve_it(tmp_path, monkeypatch):
     """A page that trains must have something to show: .97 is the best return."""
     monkeypatch.chdir(tmp_path)

@@ -309,6 +309,7 @@ def test_a_folder_is_replaced_only_where_it_is_an_export(folders, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_page_runs_and_its_policies_act(tmp_path, monkeypatch):
     """One episode of each task in the `metaworld` package has its 500 actions, and some reward."""
     pytest.importorskip("metaworld", reason="python -m pip install metaworld")

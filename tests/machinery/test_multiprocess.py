@@ -61,6 +61,7 @@ def start_two(folder, other, command=command):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
     code, _, err = commands.finish(commands.start(command(one), num_devices=4))

@@ -19,6 +19,7 @@ def left(folder: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.slow
 def test_commands_of_a_guide_run_with_its_files(guide, tmp_path):
     run(guide, tmp_path, lambda arguments: "experiments.benchmark" not in arguments)
 

@@ -100,6 +100,7 @@ def test_the_policy_that_acted_is_the_one_that_learns_at_first(kind, statistics,
     assert (np.asarray(moments.mean) > 1.0).all() == (statistics != "none")
 
 
+@pytest.mark.slow
 def test_of_discrete_actions_too():
     behind, kl, _ = ratios("discrete", 1)
     assert behind.max() < 1e-6 and kl.max() < 5e-13

@@ -7,6 +7,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 from experiments.common import agents, runs
 from mtrl_jax import checkpoint
@@ -34,6 +35,7 @@ def final_state(folder):
     return runs.restore(folder, config, suite, agent)
 
 
+@pytest.mark.slow
 def test_a_functional_run_that_is_killed_again_and_again_equals_one_that_is_not(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     code, out, err = commands.finish(commands.start(command(whole)))

@@ -99,6 +99,7 @@ DECAYING = dataclasses.replace(tiny.CONFIG, final_learning_rate=0.1)
 UPDATES = 2 * 5  # of two dispatches
 
 
+@pytest.mark.slow
 def test_a_longer_total_keeps_the_schedule_and_says_so(tmp_path, capsys):
     suite = tiny.suite()
 

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mtrl_jax import engines, evaluate, rollout
 from mtrl_jax.algorithms import dqn, q_network
@@ -121,6 +122,7 @@ def test_the_target_network_lags():
     assert 0 < max(jax.tree.leaves(lag)) < 0.2
 
 
+@pytest.mark.slow
 def test_it_learns_to_catch():
     """Random play catches 0.2 of 14 goals."""
     games = small_games(("catch",))
