@@ -20,24 +20,12 @@ from absl import flags
 from mtrl_jax import evaluate, ranges, record
 from mtrl_jax.envs import draw
 
-from ..common import agents, binary, given, runs
+from ..common import agents, binary, given, policy_flags, runs
 from . import gifs
 from .scores import scores, summary, table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the episodes; other than the run's.", 0)
-_STEP = flags.DEFINE_string(
-    "step",
-    None,
-    "Environment steps of the checkpoint to score, or best: the one that --keep_best of the run "
-    "has kept. (default: the newest)",
-)
-_ACTIONS = flags.DEFINE_enum(
-    "actions",
-    "default",
-    ["default", "drawn", "likeliest"],
-    "How the policy acts: as in the run's own evaluations, drawn as in training, or the likeliest.",
-)
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes of every task for each policy.", 1)
 _GIFS = flags.DEFINE_bool("gifs", True, "Record one episode of every task and policy.")
 _GIF_ACTIONS = flags.DEFINE_integer(
@@ -51,13 +39,13 @@ def main() -> None:
     given.check_folder("workdir", folder)
     ranges.check_value("--seed", _SEED.value, ranges.Seed)
     ranges.check_value("--episodes", _EPISODES.value, ranges.Count)
-    step = runs.step_of(_STEP.value)
+    step = runs.step_of(policy_flags.step())
     settings, config = runs.read(folder)
     suite = runs.make_suite(settings)
     agent = agents.make(suite.spec, settings, 1)
     step, state = runs.restore(folder, config, suite, agent, step)
     spec, episodes = suite.spec, _EPISODES.value
-    greedy = {"drawn": False, "likeliest": True}.get(_ACTIONS.value, agent.greedy_eval)
+    greedy = policy_flags.greedy(agent)
     print(f"{folder}: step {step:,}, {spec.num_tasks} tasks of {settings['suite']}")
 
     # ---------------------------------------------------------------------- scores
@@ -113,4 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(policy_flags)
     binary.main(main)

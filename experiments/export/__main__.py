@@ -19,23 +19,11 @@ from absl import flags
 
 from mtrl_jax import export
 
-from ..common import agents, binary, given, runs
+from ..common import agents, binary, given, policy_flags, runs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUT = flags.DEFINE_string(
     "out", None, "Folder to write: a new one, or an earlier export. (default: WORKDIR/policy)"
-)
-_STEP = flags.DEFINE_string(
-    "step",
-    None,
-    "Environment steps of the checkpoint to export, or best: the one that --keep_best of the run "
-    "has kept. (default: the newest)",
-)
-_ACTIONS = flags.DEFINE_enum(
-    "actions",
-    "default",
-    ["default", "drawn", "likeliest"],
-    "How the policy acts: as in the run's own evaluations, drawn as in training, or the likeliest.",
 )
 _OF_SEED = flags.DEFINE_integer(
     "of_seed", 0, "Which of the agents of a run with --num_seeds above 1, counted from 0.", 0
@@ -45,7 +33,7 @@ _OF_SEED = flags.DEFINE_integer(
 def main() -> None:
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
     folder = runs.existing(_WORKDIR.value)
-    wanted = runs.step_of(_STEP.value)
+    wanted = runs.step_of(policy_flags.step())
     out = folder / "policy" if _OUT.value is None else pathlib.Path(_OUT.value)
     given.check_folder("out", out)
     export.check_folder(out)
@@ -59,14 +47,15 @@ def main() -> None:
     step, state = runs.restore(folder, config, suite, agent, wanted)
     if config.num_seeds > 1:
         state = jax.tree.map(lambda x: x[_OF_SEED.value], state)
-    greedy = {"drawn": False, "likeliest": True}.get(_ACTIONS.value)
+    greedy = policy_flags.greedy(agent)
     policy = agent.policy_params(state)
     export.write(out, suite.spec, agent, policy, step=step, greedy=greedy, about=settings)
-    kind = "likeliest" if (agent.greedy_eval if greedy is None else greedy) else "drawn"
+    kind = "likeliest" if greedy else "drawn"
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{folder}: step {step:,}, {suite.spec.num_tasks} tasks of {settings['suite']}")
     print(f"policy  {out} ({kind} actions, {size / 1e6:.1f} MB, for {', '.join(export.PLATFORMS)})")
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(policy_flags)
     binary.main(main)

@@ -112,8 +112,7 @@ def nonnegative(
     level = jnp.broadcast_to(jnp.asarray(noise, q.dtype), q.shape[:-1]).reshape(-1, 1)
     x = _in_chunks(matrix, rows, level, begin)
     y = jnp.dot(x, matrix, precision="highest") + rows
-    # Twice what was asked for: rounding may stop a programme just short of it.
-    converged = natural_residual(x, y) <= 2 * residual_limit(x, rows, level)
+    converged = natural_residual(x, y) <= residual_limit(x, rows, level)
     return Solution(x.reshape(q.shape), converged.reshape(q.shape[:-1]))
 
 
