@@ -8,7 +8,7 @@ is called for one task at a time, with all that is known of the task besides its
 | field `num_tasks` | K, int | must be there |
 | field `hidden` | widths, a tuple of ints, as configured | must be there |
 | field `size` | outputs: actions, values, or means and deviations | must be there |
-| field `out_scale` | variance of the first outputs; 1e-4 of a policy, so that it starts near uniform | set where there is one |
+| field `out_scale` | variance of the first outputs; of policies 0 (PPO) or 1e-4 (SAC), so that they start uniform or nearly | set where there is one |
 | field `activation` | key of `layers.ACTIVATIONS`, as configured | set where there is one |
 | field `layer_norm` | bool, as configured (of SAC: for critics only) | set where there is one |
 | field `task_names` | K texts | set where there is one |

@@ -18,7 +18,7 @@ def principal(gram: Array) -> tuple[Array, Array, Array]:
 
     G = L L' with L from the cosine matrix: the SVD of L is accurate to the square root of what the
     eigenvalues of G would be when the norms of the tasks differ. Of many tasks whose norms are
-    alike the eigenvalues of G are taken all the same, in a fifth of the time: there they are known
+    alike the eigenvalues of G are taken all the same, in a third of the time: there they are known
     as well as those of the cosine matrix are.
 
     Args:
