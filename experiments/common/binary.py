@@ -124,8 +124,11 @@ def _help(*, full: bool) -> NoReturn:
 
 def _end(message: str) -> NoReturn:
     """Exit code 1 at once: what libraries still want to write or to tell other processes would end
-    in tracebacks, or never."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    in tracebacks, or never. What their threads log meanwhile does not come behind the sentence."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.write(stderr, ("error: " + " ".join(message.split()) + "\n").encode())
     os._exit(1)
 
 

@@ -63,6 +63,7 @@ def test_what_is_finished_is_not_run_again(distilled):
     assert (folder / "results.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_actor_mimic_takes_teachers_from_elsewhere(distilled, tmp_path):
     folder, _, _ = distilled
     args = (

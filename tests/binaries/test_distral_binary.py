@@ -262,6 +262,7 @@ def test_atari_from_screen_to_checkpoint(tmp_path):
     assert commands.checkpoints(tmp_path)[-1] == 48
 
 
+@pytest.mark.slow
 def test_continuous_actions_from_training_to_evaluation(tmp_path):
     """A pool with torques, trained, continued and scored with both policies."""
     args = (

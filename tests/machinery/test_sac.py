@@ -224,6 +224,7 @@ def test_nothing_is_learnt_while_warming_up():
 # ------------------------------------------------------------------------ devices, resume, compiles
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_update_of_one():
     one, rows = run(1)
     eight, other = run(8)
