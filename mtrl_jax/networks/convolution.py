@@ -1,4 +1,4 @@
-"""A strided convolution as one product, because a convolution for each task is slow.
+"""A strided convolution, and its adjoint, as one product: a convolution for each task is slow.
 
 Under a vmap over tasks, each with kernels of its own, XLA makes a grouped convolution, which takes
 up to ten times the time of the same number of products on a CPU (`python -m
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from mtrl_jax.types import Array
 
-__all__ = ["BlockConv", "block_conv"]
+__all__ = ["BlockConv", "BlockConvTranspose", "block_conv", "block_conv_transpose"]
 
 
 def block_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -37,18 +37,10 @@ def block_conv(x: Array, kernel: Array, stride: int) -> Array:
       ValueError: for a wrong rank, channels that disagree, a kernel that is not square or not made
         of whole blocks, or an image smaller than the kernel.
     """
-    if jnp.ndim(x) != 4:
-        raise ValueError(f"x must have shape [B, H, W, C], got {jnp.shape(x)}")
-    if jnp.ndim(kernel) != 4 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"kernel must have shape [size, size, C, F], got {jnp.shape(kernel)}")
-    (b, height, width, channels), (size, _, inputs, features) = x.shape, kernel.shape
-    if channels != inputs:
-        raise ValueError(f"kernel must have C = {channels} as x has, got {kernel.shape}")
-    if stride < 1 or size % stride:
-        raise ValueError(f"stride must divide the kernel's size {size}; got {stride}")
+    size, m, features = _blocks(x, kernel, stride)
+    b, height, width, channels = x.shape
     if min(height, width) < size:
         raise ValueError(f"x must be at least {size} x {size} pixels, got {x.shape}")
-    m = size // stride
     rows, columns = ((n - size) // stride + 1 for n in (height, width))
     down, across = rows + m - 1, columns + m - 1  # blocks that are used
     blocks = x[:, : down * stride, : across * stride]
@@ -59,6 +51,60 @@ def block_conv(x: Array, kernel: Array, stride: int) -> Array:
     products = products.reshape(b, down, across, m, m, features)
     shifted = [products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
     return sum(shifted[1:], shifted[0])
+
+
+def block_conv_transpose(x: Array, kernel: Array, stride: int) -> Array:
+    """The adjoint of a convolution of stride `stride`: an image that is so many times larger.
+
+    With c = (size - stride) / 2, the pixels that are cut off each border,
+
+        y[stride i + u - c, stride j + v - c] += x[i, j] . kernel[u, v],   u, v < size
+
+    One product makes all the blocks that a pixel of x puts down; those of neighbours overlap, and y
+    is the sum of m * m images, each shifted by whole blocks (m = size / stride).
+
+    Args:
+      x: float `[B, H, W, C]`.
+      kernel: float `[size, size, C, F]`.
+      stride: in pixels, of both axes.
+
+    Returns:
+      `[B, stride H, stride W, F]`. Carries gradient to `x` and `kernel`.
+
+    Raises:
+      ValueError: for a wrong rank, channels that disagree, a kernel that is not square or not made
+        of whole blocks, or a size whose distance from the stride is odd.
+    """
+    (b, height, width, channels), (size, m, features) = x.shape, _blocks(x, kernel, stride)
+    if (size - stride) % 2:
+        raise ValueError(f"stride must be even or odd as the size {size} is; got {stride}")
+    parts = kernel.reshape(m, stride, m, stride, channels, features).transpose(4, 0, 2, 1, 3, 5)
+    products = x.reshape(-1, channels) @ parts.reshape(channels, -1)
+    products = products.reshape(b, height, width, m, m, stride, stride, features)
+    down, across = height + m - 1, width + m - 1  # blocks that are put down
+    shifted = []
+    for i in range(m):
+        for j in range(m):
+            room = ((0, 0), (i, m - 1 - i), (j, m - 1 - j), (0, 0), (0, 0), (0, 0))
+            shifted.append(jnp.pad(products[:, :, :, i, j], room))
+    y = sum(shifted[1:], shifted[0]).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(b, down * stride, across * stride, features)
+    cut = (size - stride) // 2
+    return y[:, cut : cut + height * stride, cut : cut + width * stride]
+
+
+def _blocks(x: Array, kernel: Array, stride: int) -> tuple[int, int, int]:
+    """Size of a kernel, in pixels and in blocks, and its features, once all fits."""
+    if jnp.ndim(x) != 4:
+        raise ValueError(f"x must have shape [B, H, W, C], got {jnp.shape(x)}")
+    if jnp.ndim(kernel) != 4 or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"kernel must have shape [size, size, C, F], got {jnp.shape(kernel)}")
+    size, _, inputs, features = kernel.shape
+    if x.shape[-1] != inputs:
+        raise ValueError(f"kernel must have C = {x.shape[-1]} as x has, got {kernel.shape}")
+    if stride < 1 or size % stride:
+        raise ValueError(f"stride must divide the kernel's size {size}; got {stride}")
+    return size, size // stride, features
 
 
 class BlockConv(nn.Module):
@@ -84,4 +130,29 @@ class BlockConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = block_conv(x, kernel, self.stride)
+        return y + jnp.broadcast_to(bias, y.shape)
+
+
+class BlockConvTranspose(nn.Module):
+    """An image `stride` times larger, by `block_conv_transpose`.
+
+    Attributes:
+      features: F.
+      size: of the square kernel, a multiple of `stride` that is as even or odd.
+      stride: of both axes.
+      kernel_init: initialiser.
+    """
+
+    features: int
+    size: int
+    stride: int
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C]` to `[B, stride H, stride W, F]`; raises as `block_conv_transpose`."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = block_conv_transpose(x, kernel, self.stride)
         return y + jnp.broadcast_to(bias, y.shape)
