@@ -9,14 +9,13 @@ donated. On several devices let all hold the same rings: gather what is added ov
 one `indices` with one key and give each device its share of the columns.
 """
 
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtrl_jax import memory
 from mtrl_jax._checks import assert_bool, assert_shape
 from mtrl_jax.ranges import Count, Steps, check_value
 from mtrl_jax.types import Array, ArrayTree, Key
@@ -25,7 +24,6 @@ __all__ = [
     "ReplayState",
     "add",
     "check_memory",
-    "free_bytes",
     "indices",
     "init",
     "nbytes",
@@ -159,45 +157,10 @@ def check_memory(
     Args:
       item_spec, num_tasks, capacity: as `init`.
       copies: seeds times devices, each of which has rings of its own.
-      free: bytes; None asks the machine (`free_bytes`), and passes where it does not know.
+      free: bytes; None asks the machine (`memory.free_bytes`), and passes where it does not know.
     """
-    free = free_bytes() if free is None else free
-    need = nbytes(item_spec, num_tasks, capacity) * copies
-    if free is not None and need > free:
-        most = capacity * free // need
-        raise ValueError(
-            f"capacity of {capacity} items for each of {num_tasks} tasks in {copies} copies needs "
-            f"{need / 2**30:.2f} GiB of memory, and {free / 2**30:.2f} GiB are free; at most "
-            f"{most} items fit"
-        )
-
-
-def free_bytes() -> int | None:
-    """Memory that the first local device can still give; None where it cannot be told.
-
-    On a CPU the machine's, or the container's where that has less.
-    """
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        if "bytes_limit" not in stats:
-            return None
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    found = []
-    try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):  # not Linux
-        if "SC_AVPHYS_PAGES" in os.sysconf_names:
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    try:
-        group = pathlib.Path("/sys/fs/cgroup")
-        limit, used = ((group / f"memory.{n}").read_text().strip() for n in ("max", "current"))
-        found.append(int(limit) - int(used))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        pass
-    return min(found, default=None)
+    what = f"capacity of {capacity} items for each of {num_tasks} tasks in {copies} copies"
+    memory.check(what, nbytes(item_spec, num_tasks, capacity) * copies, capacity, free)
 
 
 # ------------------------------------------------------------------------------------------ checks

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Lowest first. A unit (file or folder of `mtrl_jax`) may import from lower layers and from itself.
 LAYERS = (
-    {"types", "_checks", "by_name", "ranges", "serve", "surgery"},
+    {"types", "_checks", "by_name", "memory", "ranges", "serve", "surgery"},
     {
         "returns",
         "distributions",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtrl_jax import replay
+from mtrl_jax import memory, replay
 
 K, CAPACITY = 2, 7
 
@@ -146,7 +146,7 @@ def test_bytes_and_the_sentence_about_memory():
     frames = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8)
     with pytest.raises(ValueError, match=r"needs 26285\.65 GiB of memory"):
         replay.check_memory(frames, 10**3, 10**6)
-    free = replay.free_bytes()
+    free = memory.free_bytes()
     assert free is not None and 2**20 < free < 2**50
 
 

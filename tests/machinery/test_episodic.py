@@ -1,0 +1,446 @@
+"""Episodic tables against SciPy's k-d tree, a plain Python dictionary, loops and closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from mtrl_jax import episodic, returns
+
+N, D, M = 16, 3, 24  # a batch may be larger than the table
+
+
+@functools.cache
+def writer(rule="max"):
+    if rule == "max":
+        return jax.jit(episodic.write_max)
+    return jax.jit(
+        lambda table, keys, values, valid: episodic.write_towards(table, keys, values, 0.5, valid)
+    )
+
+
+@functools.cache
+def _reader(k, recall):
+    @jax.jit
+    def read(table, query, empty):
+        found = episodic.nearest(table, query, k, recall)
+        return found, episodic.mean_value(table, query, found, empty)
+
+    return read
+
+
+def read(table, query, k, recall=1.0, empty=0.0):
+    """Neighbours and MFEC's value. Queries are made 40: a program for each shape takes its time."""
+    query = np.asarray(query, np.float32)
+    padded = np.concatenate([query, np.zeros((40 - len(query), query.shape[1]), np.float32)])
+    results = _reader(k, recall)(table, padded, jnp.float32(empty))
+    found, value = jax.tree.map(lambda x: np.asarray(x)[: len(query)], results)
+    return found, value
+
+
+toucher = jax.jit(episodic.touch)
+
+
+def filled(keys, values, capacity):
+    """A table with these in it, written at once; made 500 or 24 rows by what is not valid."""
+    table = episodic.init(capacity, keys.shape[1])
+    rows = 500 if len(keys) > M else M
+    more = rows - len(keys)
+    keys = np.concatenate([keys, np.zeros((more, keys.shape[1]), np.float32)])
+    values = np.concatenate([values, np.full(more, 1e9, np.float32)])
+    return writer()(table, keys, values, np.arange(rows) < rows - more)
+
+
+def contents(table):
+    """{bytes of the key: value}."""
+    keys, values, half = (np.asarray(x) for x in (table.keys, table.values, table.half_norms))
+    used = np.isfinite(half)
+    stored = {keys[i].tobytes(): values[i] for i in np.flatnonzero(used)}
+    assert len(stored) == used.sum() == int(episodic.size(table))  # no key twice
+    return stored
+
+
+# ------------------------------------------------------------------------------------------ lookups
+
+
+def test_neighbours_are_those_of_a_tree():
+    rng = np.random.default_rng(0)
+    keys, query = rng.normal(size=(500, 8)), rng.normal(size=(40, 8))
+    keys, query = keys.astype(np.float32), query.astype(np.float32)
+    query[7] = keys[123]
+    table = filled(keys, np.arange(500, dtype=np.float32), 512)
+    order = np.asarray(table.values).astype(int)  # slots to rows of `keys`
+    far, near = cKDTree(keys.astype(np.float64)).query(query, 9)
+    for recall in (1.0, 0.9):  # on a CPU the approximate search is exact
+        found, got = read(table, query, 9, recall)
+        np.testing.assert_array_equal(order[np.asarray(found.slot)], near)
+        np.testing.assert_allclose(found.distance, far**2, rtol=1e-5)
+        assert found.valid.all() and found.exact.tolist() == [b == 7 for b in range(40)]
+    # MFEC reads their mean, or the value of the key itself.
+    want = near.mean(1)
+    want[7] = 123
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_fewer_keys_than_neighbours():
+    table = filled(np.eye(2, D, dtype=np.float32), np.float32([3.0, 5.0]), N)
+    query = [[0.9, 0.2, 0.0]]
+    found, value = read(table, query, 4)
+    assert found.valid.tolist() == [[True, True, False, False]]
+    assert np.isinf(found.distance[0, 2:]).all() and value.tolist() == [4.0]
+    empty = episodic.init(N, D)
+    for says in (0.0, 7.0, np.inf):
+        found, value = read(empty, query, 4, empty=says)
+        assert not found.valid.any() and not found.exact.any() and value.tolist() == [says]
+    # A query of zeros is not what an unused slot holds.
+    assert not read(empty, np.zeros((1, D)), 4)[0].exact.any()
+
+
+def test_a_stored_key_is_found_whatever_its_norm():
+    """|a|^2 + |b|^2 - 2ab loses it: projections of bytes have squared norms of 10^9."""
+    rng = np.random.default_rng(1)
+    keys = (3e4 + rng.integers(0, 20, (400, 8))).astype(np.float32)
+    keys = np.unique(keys, axis=0)
+    values = rng.normal(size=len(keys)).astype(np.float32)
+    table = filled(keys, values, 512)
+    norms = (keys * keys).sum(1)
+    naive = norms[:, None] + norms[None] - 2 * keys @ keys.T
+    assert (naive.argmin(1) != np.arange(len(keys))).mean() > 0.2  # the trap is there
+    found, value = read(table, keys[:40], 9)
+    assert found.exact.all()
+    np.testing.assert_array_equal(found.distance[:, 0], 0.0)
+    np.testing.assert_array_equal(value, values[:40])
+    # A neighbour half a unit away is not taken for it.
+    assert not read(table, keys[:40] + np.eye(1, 8) / 2, 9)[0].exact.any()
+    # Nor one whose distance underflows to 0.
+    tiny = filled(np.float32([[1e-30, 0, 0], [0, 0, 0]]), np.float32([1.0, 2.0]), N)
+    found, value = read(tiny, [[0, 0, 0], [2e-30, 0, 0]], 4)
+    assert found.exact.tolist() == [True, False] and value.tolist() == [2.0, 1.5]
+
+
+def test_what_is_not_finite_is_not_stored_and_reads_nan():
+    bad = np.float32([[np.nan, 0, 0], [np.inf, 0, 0], [1, 0, 0], [2, 0, 0], [3e38, 0, 0]])
+    table = filled(bad, np.float32([1, 1, np.nan, 4, 1]), N)
+    assert list(contents(table).values()) == [4.0]
+    table = filled(bad, np.float32([1, 1, np.inf, 4, 1]), N)
+    assert list(contents(table).values()) == [4.0]
+    _, value = read(table, [[np.nan, 0, 0], [0, np.inf, 0], [2, 0, 0]], 4)
+    assert np.isnan(value[:2]).all() and value[2] == 4.0
+    # Both zeros are one key.
+    table = filled(np.float32([[0.0, 1, 1], [-0.0, 1, 1]]), np.float32([1.0, 3.0]), N)
+    assert list(contents(table).values()) == [3.0]
+    assert read(table, [[-0.0, 1, 1]], 4)[0].exact.all()
+
+
+# ------------------------------------------------------------------------------------------- writes
+
+
+class Dictionary:
+    """The definition: put all of a batch in, then throw out what was used least recently."""
+
+    def __init__(self, rule):
+        self.rule, self.value, self.time, self.clock = rule, {}, {}, 0
+
+    def touch(self, keys):
+        for key in keys:
+            self.clock += 1
+            self.time[key] = self.clock
+
+    def write(self, keys, values, valid):
+        for key, value, ok in zip(keys, values, valid, strict=True):
+            self.clock += 1
+            if not ok:
+                continue
+            key = key.tobytes()
+            if key in self.value:
+                old = self.value[key]
+                value = (
+                    max(old, value) if self.rule == "max" else old + np.float32(0.5) * (value - old)
+                )
+            self.value[key], self.time[key] = value, self.clock
+        while len(self.value) > N:
+            oldest = min(self.value, key=self.time.__getitem__)
+            del self.value[oldest], self.time[oldest]
+
+
+def _episodes(rule, episodes, start=0, seed=0):
+    """Episodes of random length whose keys come back, each followed by reads that count as use."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(40, D)).astype(np.float32)
+    table, plain = episodic.init(N, D), Dictionary(rule)
+    table = table._replace(clock=jnp.int32(start))
+    hits = evictions = 0
+    for episode in range(episodes):
+        keys = states[rng.integers(0, rng.choice([6, 20, 40]), M)]
+        values = rng.normal(size=M).astype(np.float32)
+        valid = np.arange(M) < rng.integers(0, rng.choice([3, M + 1]))
+        valid &= rng.random(M) < 0.9
+        before = set(plain.value)
+        table = writer(rule)(table, keys, values, valid)
+        plain.write(keys, values, valid)
+        hits += len(before & {k.tobytes() for k in keys[valid]})
+        evictions += len(before - set(plain.value))
+        index = rng.integers(0, N, 3)
+        there = np.asarray(table.half_norms)[index] < np.inf
+        table = toucher(table, index, there)
+        stored = np.asarray(table.keys)
+        # A tick goes by for what is not valid, too.
+        for i, ok in zip(index, there, strict=True):
+            plain.touch([stored[i].tobytes()] if ok else [])
+            plain.clock += not ok
+        assert contents(table) == plain.value, episode
+    assert hits > episodes and evictions > episodes / 2
+
+
+@pytest.mark.parametrize("rule", ["max", "towards"])
+def test_writes_and_evictions_are_a_dictionarys_to_the_bit(rule):
+    _episodes(rule, 250)
+
+
+def test_the_clock_may_go_round():
+    _episodes("max", 120, start=2**31 - 2000, seed=1)
+
+
+@pytest.mark.slow
+def test_ten_thousand_episodes():
+    _episodes("max", 10_000, seed=2)
+
+
+def test_what_was_used_last_before_the_clock_went_round_is_thrown_out_first():
+    """Ages above 2^30 ticks are one age, and stay above all others."""
+    table = filled(np.arange(3 * N, dtype=np.float32).reshape(N, 3), np.arange(N, dtype="f"), N)
+    others = np.delete(np.arange(N), 7)
+    for _ in range(9):  # of an eighth of the clock's range each
+        table = table._replace(clock=table.clock + np.int32(2**29))
+        for i in range(0, N - 1, 3):
+            table = toucher(table, others[i : i + 3], np.ones(3, bool))
+    forgotten = float(table.values[7])
+    table = writer()(table, np.full((M, D), 99, "f"), np.full(M, 99, "f"), np.arange(M) == 0)
+    left = set(map(float, contents(table).values()))
+    assert left == {*map(float, range(N)), 99.0} - {forgotten}
+
+
+def test_the_same_episode_again_changes_nothing_and_values_never_fall():
+    rng = np.random.default_rng(3)
+    keys, valid = rng.normal(size=(M, D)).astype(np.float32), np.arange(M) < 10
+    table = writer()(episodic.init(N, D), keys, rng.normal(size=M).astype(np.float32), valid)
+    stored = contents(table)
+    values = np.float32([stored.get(key.tobytes(), 0.0) for key in keys])
+    again = writer()(table, keys, values, valid)
+    for name in ("keys", "values", "half_norms", "hashes"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
+    for seed in range(5):
+        before = contents(table)
+        more = np.random.default_rng(seed).normal(size=M).astype(np.float32)
+        table = writer()(table, keys, more, valid)
+        assert all(contents(table)[key] >= value for key, value in before.items())
+
+
+def test_tables_of_tasks_and_actions_by_vmap_equal_one_after_the_other():
+    k, a, rng = 2, 3, np.random.default_rng(4)
+    keys = rng.integers(0, 3, (k, M, D)).astype(np.float32)
+    values, action = rng.normal(size=(k, M)).astype(np.float32), rng.integers(0, a, (k, M))
+
+    def one_task(tables, keys, values, action):
+        valid = action[None] == jnp.arange(a)[:, None]
+        return jax.vmap(episodic.write_max, (0, None, None, 0))(tables, keys, values, valid)
+
+    def look(tables, query):
+        def one(table):
+            found = episodic.nearest(table, query, 4)
+            return episodic.mean_value(table, query, found), episodic.touch(
+                table, found.slot, found.valid
+            )
+
+        return jax.vmap(one)(tables)
+
+    @jax.jit
+    def both(tables, keys, values, action):
+        tables = jax.vmap(one_task)(tables, keys, values, action)
+        return jax.vmap(look)(tables, keys[:, :5])
+
+    got, tables = both(episodic.init(N, D, (k, a)), keys, values, action)
+    assert got.shape == (k, a, 5)
+    for i in range(k):
+        for j in range(a):
+            table = writer()(episodic.init(N, D), keys[i], values[i], action[i] == j)
+            found, value = read(table, keys[i, :5], 4)
+            np.testing.assert_allclose(got[i, j], value, rtol=1e-6)
+            table = toucher(table, found.slot, found.valid)
+            jax.tree.map(
+                lambda x, y, i=i, j=j: np.testing.assert_array_equal(x[i, j], y), tables, table
+            )
+
+
+def test_a_donated_table_is_not_copied():
+    table = episodic.init(20_000, 8)
+    args = table, jnp.zeros((4, 8)), jnp.zeros(4), jnp.ones(4, bool)
+    memory = jax.jit(episodic.write_max, donate_argnums=0).lower(*args).compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= episodic.nbytes(20_000, 8)
+    assert memory.temp_size_in_bytes < episodic.nbytes(20_000, 8)
+
+
+# ------------------------------------------------------------------------------------------ targets
+
+
+def test_targets_are_a_loops():
+    """NEC's of n steps with the table's best value behind them, MFEC's of the whole episode."""
+    rng = np.random.default_rng(5)
+    t, gamma = 9, 0.9
+    r, v = rng.normal(size=t).astype(np.float32), rng.normal(size=t + 1).astype(np.float32)
+    discount = np.full(t, gamma, np.float32)
+    discount[-1] = 0.0  # the episode ends for good, and nothing is bootstrapped there
+    valid = np.ones(t, bool)
+    for n in (1, 3, 100):
+        want = []
+        for i in range(t):
+            steps = min(n, t - i)
+            g = sum(gamma**j * r[i + j] for j in range(steps))
+            want.append(g + (gamma**steps * v[i + steps] if i + steps < t else 0.0))
+        got = returns.n_step_returns(r, discount, v, valid, n)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    whole = returns.discounted_returns(r, discount, np.zeros(t + 1, np.float32), valid)
+    np.testing.assert_allclose(got, whole, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- kernel
+
+
+kernel_value = jax.jit(episodic.kernel_value)
+
+
+def _kernel_case(seed=6, k=5):
+    rng = np.random.default_rng(seed)
+    shapes = ((D,), (k, D), (k,))
+    return *(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes), jnp.ones(
+        k, bool
+    )
+
+
+def test_kernel_weights():
+    h, keys, values, valid = _kernel_case()
+    w = 1.0 / (((np.float64(h) - np.float64(keys)) ** 2).sum(1) + 1e-3)
+    want = (w * values).sum() / w.sum()
+    np.testing.assert_allclose(kernel_value(h, keys, values, valid), want, rtol=1e-5)
+    order = np.array([3, 0, 4, 1, 2])
+    again = kernel_value(h, keys[order], values[order], valid)
+    np.testing.assert_allclose(again, want, rtol=1e-5)
+    ones = kernel_value(h, keys, jnp.ones(5), valid)  # weights add up to 1
+    np.testing.assert_allclose(ones, 1.0, rtol=1e-6)
+    nearest = ((h[None] - keys) ** 2).sum(1).argmin()
+    one = kernel_value(h, keys[nearest][None], values[nearest][None], valid[:1])
+    np.testing.assert_allclose(one, values[nearest], rtol=1e-6)
+    # At a stored key, the bound of the others' weights.
+    at = np.asarray(kernel_value(keys[2], keys, values, valid))
+    d2 = np.delete(((np.asarray(keys) - np.asarray(keys[2])) ** 2).sum(1), 2)
+    assert abs(at - values[2]) <= 4 * 1e-3 / d2.min() * float(np.ptp(values))
+    assert float(values.min()) <= at <= float(values.max())
+
+
+def test_kernel_gradients_reach_query_keys_and_values_and_nothing_that_is_not_there():
+    h, keys, values, valid = _kernel_case()
+    valid = valid.at[3].set(False)
+    keys = keys.at[3].set(jnp.nan)  # whatever stands there
+    grads = jax.jit(jax.grad(episodic.kernel_value, (0, 1, 2)))(h, keys, values, valid)
+    assert all(np.isfinite(g).all() for g in grads)
+    assert not np.asarray(grads[1][3]).any() and float(grads[2][3]) == 0.0
+    rng, eps = np.random.default_rng(7), 1e-2
+    steps = [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in (h, keys, values)]
+
+    def at(e):
+        moved = (x + e * s for x, s in zip((h, keys, values), steps, strict=True))
+        return kernel_value(*moved, valid)
+
+    slope = sum((g * s).sum() for g, s in zip(grads, steps, strict=True))
+    np.testing.assert_allclose((at(eps) - at(-eps)) / (2 * eps), slope, rtol=1e-2)
+    # None there: a constant.
+    nobody = jnp.zeros(5, bool)
+    value, grads = jax.value_and_grad(episodic.kernel_value, (0, 1, 2))(
+        h, keys, values, nobody, empty=-2.0
+    )
+    assert float(value) == -2.0 and all((np.asarray(g) == 0).all() for g in grads)
+
+
+def test_a_gradient_step_moves_what_was_read():
+    keys = np.float32([[0, 0, 0], [4, 0, 0], [0, 4, 0]])
+    table = filled(keys, np.float32([1, 2, 3]), N)
+    slot = int(read(table, [[4, 0, 0]], 4)[0].index[0, 0])
+    steps = np.float32([[1, 0, 0], [0, 0, 2]])
+    free = int(np.flatnonzero(np.isinf(table.half_norms))[0])
+    index, steps = np.array([slot, slot, free]), np.float32([*steps, [9, 9, 9]])
+    moved = jax.jit(episodic.move)(table, index, steps, np.float32([1, 5, 9]))
+    found, _ = read(moved, [[5, 0, 2], [4, 0, 0]], 4)
+    assert found.exact.tolist() == [True, False] and int(found.slot[0, 0]) == slot
+    assert float(moved.values[slot]) == 8.0 and int(episodic.size(moved)) == 3
+
+
+def test_projections_keep_squared_distances_in_the_mean():
+    rng = np.random.default_rng(8)
+    x = rng.random((2, 300)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    project = jax.jit(jax.vmap(lambda key: x @ episodic.random_projection(key, 300, 64)))
+    ratio = np.square(np.diff(project(keys), axis=1)[:, 0]).sum(-1) / np.square(x[0] - x[1]).sum()
+    assert abs(ratio.mean() - 1.0) < 4 * np.sqrt(2 / 64 / 2000)
+    np.testing.assert_allclose(ratio.std(), np.sqrt(2 / 64), rtol=0.1)
+
+
+# ------------------------------------------------------------------------------- memory, arguments
+
+
+def test_bytes_and_the_sentence_about_memory():
+    table = episodic.init(7, 5, (2, 3))
+    assert episodic.nbytes(7, 5, (2, 3)) == sum(x.nbytes for x in jax.tree.leaves(table))
+    assert episodic.nbytes(7, 5) == sum(x.nbytes for x in jax.tree.leaves(episodic.init(7, 5)))
+    episodic.check_memory(7, 5, (2, 3), free=episodic.nbytes(7, 5, (2, 3)))
+    sentence = r"capacity of 1000000 keys of 64 numbers in 18 tables and 2 copies needs 9\.2\d GiB"
+    with pytest.raises(ValueError, match=sentence + r".* at most \d+ items fit"):
+        episodic.check_memory(10**6, 64, (1, 18), copies=2, free=2**30)
+    with pytest.raises(ValueError, match="of memory"):
+        episodic.check_memory(10**12, 64)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: episodic.init(0, D), "capacity must be at least 1; got 0"),
+        (lambda t: episodic.init(N, None), "dim must be an integer; got None"),
+        (lambda t: episodic.init(N, 5000), "dim must be at most 4096; got 5000"),
+        (lambda t: episodic.init(N, D, (2, True)), "lead must be an integer"),
+        (
+            lambda t: episodic.nearest(t, jnp.zeros((1, D)), N + 1),
+            "k must be at most .* 16; got 17",
+        ),
+        (lambda t: episodic.nearest(t, jnp.zeros((1, D)), 0), "k must be at least 1"),
+        (lambda t: episodic.nearest(t, jnp.zeros((1, D)), True), "k must be an integer"),
+        (lambda t: episodic.nearest(t, jnp.zeros(D), 1), r"query must have shape \[B, D\]"),
+        (lambda t: episodic.nearest(t, jnp.zeros((1, D + 1)), 1), "query must have"),
+        (lambda t: episodic.nearest(t, jnp.zeros((1, D)), 1, float("nan")), "recall must lie"),
+        (lambda t: episodic.write_max(t, jnp.zeros((2, 4)), jnp.zeros(2)), "keys must have"),
+        (lambda t: episodic.write_max(t, jnp.zeros((2, D)), jnp.zeros(3)), "values must have"),
+        (
+            lambda t: episodic.write_max(t, jnp.zeros((2, D)), jnp.zeros(2), jnp.ones(2)),
+            "valid must be bool",
+        ),
+        (
+            lambda t: episodic.write_towards(t, jnp.zeros((2, D)), jnp.zeros(2), 1.5),
+            r"rate must lie in \[0",
+        ),
+        (
+            lambda t: episodic.kernel_value(
+                jnp.zeros(D), t.keys, t.values, jnp.ones(N, bool), delta=0.0
+            ),
+            "delta must lie",
+        ),
+        (
+            lambda t: episodic.kernel_value(jnp.zeros(D), t.keys, t.values, jnp.ones(N)),
+            "valid must be bool",
+        ),
+        (lambda t: episodic.random_projection(jax.random.key(0), 0, 2), "num_inputs must"),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(episodic.init(N, D))
