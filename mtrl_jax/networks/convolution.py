@@ -58,7 +58,7 @@ def block_conv_transpose(x: Array, kernel: Array, stride: int) -> Array:
 
     With c = (size - stride) / 2, the pixels that are cut off each border,
 
-        y[stride i + u - c, stride j + v - c] += x[i, j] . kernel[u, v],   u, v < size
+        y[stride i + u - c, stride j + v - c] += x[i, j] kernel[u, v],   u, v < size
 
     One product makes all the blocks that a pixel of x puts down; those of neighbours overlap, and y
     is the sum of m * m images, each shifted by whole blocks (m = size / stride).
