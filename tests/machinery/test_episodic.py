@@ -367,7 +367,7 @@ def test_kernel_gradients_reach_query_keys_and_values_and_nothing_that_is_not_th
 def test_a_gradient_step_moves_what_was_read():
     keys = np.float32([[0, 0, 0], [4, 0, 0], [0, 4, 0]])
     table = filled(keys, np.float32([1, 2, 3]), N)
-    slot = int(read(table, [[4, 0, 0]], 4)[0].index[0, 0])
+    slot = int(read(table, [[4, 0, 0]], 4)[0].slot[0, 0])
     steps = np.float32([[1, 0, 0], [0, 0, 2]])
     free = int(np.flatnonzero(np.isinf(table.half_norms))[0])
     index, steps = np.array([slot, slot, free]), np.float32([*steps, [9, 9, 9]])
