@@ -9,7 +9,8 @@ Entropies and divergences are in nats; a Gaussian's entropy is of a density and 
 
 A masked action has probability exactly 0, is never drawn, and adds exactly 0 to an entropy or a
 divergence and to every gradient. Its log-probability is a large negative *finite* number, because
-minus infinity times 0 is NaN, in the value or in the gradient.
+minus infinity times 0 is NaN, in the value or in the gradient. A coordinate that a Gaussian does
+not have is drawn as 0, and adds exactly 0 to log-densities, entropies, divergences and gradients.
 """
 
 import functools
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax._checks import assert_shape, at_least_float32
+from mtrl_jax._checks import assert_bool, assert_shape, at_least_float32
 from mtrl_jax.types import Array, Key
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "entropy",
     "kl",
     "log_prob",
+    "masked",
     "mode",
     "product",
     "sample",
@@ -62,10 +64,13 @@ class Gaussian(NamedTuple):
     Attributes:
       mean: `[..., N]`.
       log_std: `[..., N]`, log of the standard deviation.
+      real: bool `[..., N]`, the coordinates that there are; None: all. The others' mean and log_std
+        are finite numbers that nothing depends on.
     """
 
     mean: Array
     log_std: Array
+    real: Array | None = None
 
 
 Distribution = Categorical | Gaussian
@@ -96,6 +101,23 @@ def categorical(logits: Array, action_mask: Array | None = None) -> Categorical:
     return Categorical(jax.nn.log_softmax(logits))
 
 
+def masked(gaussian: Gaussian, mask: Array | None) -> Gaussian:
+    """The Gaussian with those of its coordinates that are True in `mask`, bool `[N]` or `[..., N]`;
+    all of them for None.
+
+    Raises:
+      ValueError: for a mask of another shape.
+    """
+    if mask is None:
+        return gaussian
+    shape = jnp.shape(gaussian.mean)
+    if jnp.ndim(mask) == 1:
+        mask = jnp.broadcast_to(mask, shape[:-1] + jnp.shape(mask))
+    assert_shape("[N] or [..., N]", shape, mask=mask)
+    assert_bool(mask=mask)
+    return gaussian._replace(real=_both(gaussian.real, mask))
+
+
 def sample(distribution: Distribution, keys: Key) -> Array:
     """Draws one value per leading index, each with a key of its own.
 
@@ -115,7 +137,8 @@ def sample(distribution: Distribution, keys: Key) -> Array:
     def one(distribution: Distribution, key: Key) -> Array:
         if isinstance(distribution, Gaussian):
             noise = jax.random.normal(key, distribution.mean.shape)
-            return distribution.mean + jnp.exp(distribution.log_std) * noise
+            drawn = distribution.mean + jnp.exp(distribution.log_std) * noise
+            return _real(drawn, distribution.real)
         return jax.random.categorical(key, distribution.log_probs).astype(jnp.int32)
 
     for _ in range(keys.ndim):
@@ -126,7 +149,7 @@ def sample(distribution: Distribution, keys: Key) -> Array:
 def mode(distribution: Distribution) -> Array:
     """The likeliest value, int32 `[...]` (of equal actions the first), or the mean `[..., N]`."""
     if isinstance(distribution, Gaussian):
-        return distribution.mean
+        return _real(distribution.mean, distribution.real)
     return distribution.log_probs.argmax(-1).astype(jnp.int32)
 
 
@@ -148,10 +171,11 @@ def log_prob(distribution: Distribution, x: Array) -> Array:
       ValueError: for an `x` of another shape, or a Gaussian whose leaves differ in theirs.
     """
     if isinstance(distribution, Gaussian):
-        mean, log_std = _widened(distribution)
+        mean, log_std, real = _widened(distribution)
         assert_shape("[..., N]", mean.shape, x=x)
-        z = (at_least_float32(x) - mean) * jnp.exp(-log_std)
-        return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
+        z = (_real(at_least_float32(x), real) - mean) * jnp.exp(-log_std)
+        each = -0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi)
+        return jnp.sum(_real(each, real), axis=-1)
     log_probs = distribution.log_probs
     assert_shape("[...]", log_probs.shape[:-1], action=x)
     return jnp.take_along_axis(log_probs, jnp.asarray(x)[..., None], axis=-1)[..., 0]
@@ -169,8 +193,8 @@ def entropy(distribution: Distribution) -> Array:
       `[...]`. Carries gradient to the distribution.
     """
     if isinstance(distribution, Gaussian):
-        log_std = at_least_float32(distribution.log_std)
-        return jnp.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
+        each = at_least_float32(distribution.log_std) + 0.5 * math.log(2.0 * math.pi * math.e)
+        return jnp.sum(_real(each, distribution.real), axis=-1)
     log_probs = distribution.log_probs
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
@@ -187,7 +211,7 @@ def kl(p: Distribution, q: Distribution) -> Array:
 
     Args:
       p: under which the mean is taken; leaves `[..., A]` or `[..., N]`.
-      q: of the same kind, shape and, if categorical, mask.
+      q: of the same kind, shape and mask.
 
     Returns:
       `[...]`. Carries gradient to both.
@@ -196,11 +220,12 @@ def kl(p: Distribution, q: Distribution) -> Array:
       ValueError: for two kinds, or shapes that differ.
     """
     if isinstance(p, Gaussian) and isinstance(q, Gaussian):
-        (m_p, log_s_p), (m_q, log_s_q) = _widened(p, "p."), _widened(q, "q.")
+        (m_p, log_s_p, real_p), (m_q, log_s_q, real_q) = _widened(p, "p."), _widened(q, "q.")
         assert_shape("[..., N], that of p,", m_p.shape, q=m_q)
         ratio = jnp.exp(2.0 * (log_s_p - log_s_q))
         shift = jnp.square((m_p - m_q) * jnp.exp(-log_s_q))
-        return jnp.sum(log_s_q - log_s_p + 0.5 * (ratio + shift - 1.0), axis=-1)
+        each = log_s_q - log_s_p + 0.5 * (ratio + shift - 1.0)
+        return jnp.sum(_real(each, _both(real_p, real_q)), axis=-1)
     log_p, log_q = _both_categorical(p, q)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
@@ -234,13 +259,14 @@ def product(factors: Sequence[Gaussian], exponents: Sequence[Array | float]) -> 
       ValueError: where shapes differ.
     """
     leaves = [_widened(x, f"factors[{i}].") for i, x in enumerate(factors)]
-    for i, (mean, _) in enumerate(leaves):
-        assert_shape("[..., N]", leaves[0][0].shape, **{f"factors[{i}]": mean})
-    weights = [c * jnp.exp(-2.0 * s) for c, (_, s) in zip(exponents, leaves, strict=True)]
+    for i, x in enumerate(leaves):
+        assert_shape("[..., N]", leaves[0].mean.shape, **{f"factors[{i}]": x.mean})
+    weights = [c * jnp.exp(-2.0 * x.log_std) for c, x in zip(exponents, leaves, strict=True)]
     precision = functools.reduce(jnp.add, weights)
-    means = (w * mean for w, (mean, _) in zip(weights, leaves, strict=True))
+    means = (w * x.mean for w, x in zip(weights, leaves, strict=True))
     weighted = functools.reduce(jnp.add, means)
-    return Gaussian(weighted / precision, -0.5 * jnp.log(precision))
+    real = functools.reduce(_both, (x.real for x in leaves))
+    return Gaussian(weighted / precision, -0.5 * jnp.log(precision), real)
 
 
 def tanh_gaussian_sample(gaussian: Gaussian, keys: Key) -> tuple[Array, Array]:
@@ -287,13 +313,13 @@ def tanh_gaussian_log_prob(gaussian: Gaussian, u: Array) -> Array:
     Raises:
       ValueError: unless all have one shape.
     """
-    mean, log_std = _widened(gaussian)
+    mean, log_std, real = _widened(gaussian)
     assert_shape("[..., N]", mean.shape, u=u)
-    u = at_least_float32(u)
+    u = _real(at_least_float32(u), real)
     z = (u - mean) * jnp.exp(-log_std)
     log_normal = -0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi)
     log_slope = 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))
-    return jnp.sum(log_normal - log_slope, axis=-1)
+    return jnp.sum(_real(log_normal - log_slope, real), axis=-1)
 
 
 def tanh_gaussian_entropy(gaussian: Gaussian, key: Key, num_samples: int = 1) -> Array:
@@ -344,7 +370,19 @@ def unbounded_log_std(log_std: float, low: float, high: float) -> float:
 def _widened(gaussian: Gaussian, prefix: str = "") -> Gaussian:
     """In float32 at least, once both leaves have one shape."""
     assert_shape("[..., N]", jnp.shape(gaussian.mean), **{f"{prefix}log_std": gaussian.log_std})
-    return Gaussian(at_least_float32(gaussian.mean), at_least_float32(gaussian.log_std))
+    wide = Gaussian(at_least_float32(gaussian.mean), at_least_float32(gaussian.log_std))
+    return masked(wide, gaussian.real)
+
+
+def _real(x: Array, real: Array | None) -> Array:
+    """`x` where a coordinate is real, elsewhere 0 whatever stands there, without gradient."""
+    return x if real is None else jnp.where(real, x, 0.0)
+
+
+def _both(p: Array | None, q: Array | None) -> Array | None:
+    if p is None or q is None:
+        return q if p is None else p
+    return p & q
 
 
 def _both_categorical(p: Distribution, q: Distribution) -> tuple[Array, Array]:

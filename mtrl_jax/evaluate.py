@@ -55,8 +55,12 @@ def random_agent(spec: EnvSpec) -> Agent:
             def draw(key):
                 return jax.random.uniform(key, spec.action_shape, minval=-1.0)
 
-            log_prob = jnp.full(keys.shape, -spec.action_size * np.log(2.0), jnp.float32)
-            return jax.vmap(jax.vmap(draw))(keys), log_prob, actor_state
+            has = spec.coordinate_mask
+            if has is None:
+                has = np.ones((spec.num_tasks, spec.action_size), bool)
+            action = jnp.where(jnp.asarray(has)[:, None], jax.vmap(jax.vmap(draw))(keys), 0.0)
+            log_prob = jnp.asarray(-has.sum(1)[:, None] * np.log(2.0), jnp.float32)
+            return action, jnp.broadcast_to(log_prob, keys.shape), actor_state
         logits = jnp.where(mask, 0.0, -jnp.inf)[:, None]
         logits = jnp.broadcast_to(logits, (*keys.shape, spec.num_actions))
         action = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)

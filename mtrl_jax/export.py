@@ -78,6 +78,7 @@ def write(
             "shape": list(spec.observation_shape),
             "dtype": np.dtype(spec.observation_dtype).name,
             "normaliser": "inside: give what the environment gives",
+            **_has("elements", spec, spec.observation_mask),
         },
         "action": _action(spec),
         "actions": "likeliest" if greedy else "drawn",
@@ -177,12 +178,19 @@ def _reads(function: Any, arguments: serve.Arguments) -> list[str]:
 
 def _action(spec: EnvSpec) -> dict[str, Any]:
     if spec.action_size:
-        return {"kind": "continuous", "size": spec.action_size, "low": -1.0, "high": 1.0}
+        kind = {"kind": "continuous", "size": spec.action_size, "low": -1.0, "high": 1.0}
+        return kind | _has("coordinates", spec, spec.coordinate_mask)
     return {
         "kind": "discrete",
         "number": spec.num_actions,
-        "allowed": {
-            name: np.flatnonzero(mask).tolist()
-            for name, mask in zip(spec.task_names, spec.action_mask, strict=True)
-        },
+        **_has("allowed", spec, spec.action_mask),
+    }
+
+
+def _has(name: str, spec: EnvSpec, mask: np.ndarray | None) -> dict[str, dict[str, list[int]]]:
+    """By task, the places at which a mask `[K, ...]`, flattened, is True; nothing without one."""
+    if mask is None:
+        return {}
+    return {
+        name: {t: np.flatnonzero(m).tolist() for t, m in zip(spec.task_names, mask, strict=True)}
     }

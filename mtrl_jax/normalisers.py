@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from mtrl_jax._checks import assert_shape, check_range
 from mtrl_jax.types import Array
@@ -130,6 +131,7 @@ def observe(
     counts: Array,
     together: bool,
     sum_over_devices: Callable[[Array], Array] = lambda x: x,
+    real: np.ndarray | None = None,
 ) -> Moments:
     """Moments `[K, F]` with a rollout's observations mixed in.
 
@@ -139,13 +141,22 @@ def observe(
       counts: bool `[K, T, E]`, which of them count. A task of which none does moves no moments.
       together: whether all tasks have the same moments, those of all tasks' observations.
       sum_over_devices: where each device has some of the environments.
+      real: bool `[K, ...]`, the elements that a task has; None: all. The moments of the others stay
+        the 0 and 1 of `init_moments`, so that padding with zeros is 0 when normalised, whatever
+        other tasks have there.
     """
     x = observation.reshape(*observation.shape[:3], -1).astype(jnp.float32)
     axes = (0, 1, 2) if together else (1, 2)
     mask = jnp.broadcast_to(counts[..., None], x.shape)
+    has = None if real is None else jnp.asarray(real).reshape(real.shape[0], -1)
+    if has is not None:
+        mask &= jnp.broadcast_to(has[:, None, None], x.shape)
     batch = masked_moments(x, mask, axes, sum_over_devices)
     shape = moments.mean.shape
-    return update_moments(moments, Batch(*(jnp.broadcast_to(y, shape) for y in batch)))
+    moved = update_moments(moments, Batch(*(jnp.broadcast_to(y, shape) for y in batch)))
+    if has is None:
+        return moved
+    return Moments(*(jnp.where(has, new, old) for new, old in zip(moved, moments, strict=True)))
 
 
 def normalise(x: Array, moments: Moments, limit: float = jnp.inf) -> Array:

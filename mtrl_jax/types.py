@@ -60,12 +60,15 @@ class EnvSpec(NamedTuple):
       vocabulary: None, or an int array `observation_shape`: the number of classes of each
         categorical element of an integer observation, which a torso turns into one-hot vectors.
       num_actions: A, size of the shared discrete action space; 0 where actions are continuous.
-      action_mask: bool `[K, A]`, False for actions that a task does not have.
+      action_mask: bool `[K, A]`, False for actions, or coordinates of a continuous one, that a task
+        does not have; also `[K, 0]` where actions are continuous and every task has all of them.
       episode_limit: int `[K]`, most actions in an episode (0: no limit known).
       has_success: whether `Timestep.success` means anything.
       action_size: 0 where actions are discrete, else the number of coordinates of a continuous one:
         float32, [-1, 1] in each, whatever the environment's own bounds. The environment cuts off
         what lies outside, so that an agent may draw from an unbounded distribution.
+      observation_mask: None, or bool `[K, *observation_shape]`, False for elements that a task does
+        not have, where its observations are 0 (`envs/pad.py`); None: all have all.
     """
 
     task_names: tuple[str, ...]
@@ -77,6 +80,7 @@ class EnvSpec(NamedTuple):
     episode_limit: np.ndarray
     has_success: bool
     action_size: int = 0
+    observation_mask: np.ndarray | None = None
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -86,6 +90,13 @@ class EnvSpec(NamedTuple):
     @property
     def action_dtype(self) -> np.dtype:
         return np.dtype(np.float32 if self.action_size else np.int32)
+
+    @property
+    def coordinate_mask(self) -> np.ndarray | None:
+        """bool `[K, A]`, which coordinates of a continuous action a task has; None: all have all,
+        or actions are discrete."""
+        mask = np.asarray(self.action_mask)
+        return mask if self.action_size and mask.size and not mask.all() else None
 
     @property
     def num_tasks(self) -> int:

@@ -12,7 +12,6 @@ are in every table.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -62,7 +61,7 @@ def work(planned: Plan) -> None:
 def schedule(planned: Plan) -> None:
     """Hands out what is left of the matrix to workers, and keeps the table."""
     folder, every = planned.folder, planned.every
-    settings = dataclasses.asdict(planned.settings)
+    settings = cells.values(planned.settings)
     identity = json.loads(json.dumps({"binary": "benchmark", **settings}))
     numbers = {name: entry.settings for name, entry in planned.entries.items()}
     if workdir.check(folder, identity):

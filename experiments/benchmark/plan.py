@@ -36,6 +36,7 @@ ALLOWED = (
     "seed",
     "suite",
     "list_suites",
+    "pad",
     "num_envs_per_task",
     "eval_episodes",
     "config_overrides",
@@ -63,13 +64,14 @@ def _settings() -> cells.Settings:
         seed=f.seed,
         num_envs=f.num_envs_per_task or _D.num_envs,
         eval_episodes=f.eval_episodes or _D.eval_episodes,
+        pad=f.pad,
         **{**own, "games": tuple(own["games"])},
     )
 
 
 def _suite_of(settings: cells.Settings) -> FunctionalSuite | HostSuite:
     """The games, all of them or those that were named."""
-    suite = suites.make(settings.suite)
+    suite = suites.make(settings.suite, pad=settings.pad)
     if not settings.games:
         return suite
     chosen = regime.choose(suite.spec, settings.games)

@@ -51,6 +51,12 @@ _PERMUTE_ACTIONS = flags.DEFINE_integer(
     "which one shared policy must fail. (default: the suite's own actions)",
     0,
 )
+_PAD = flags.DEFINE_bool(
+    "pad",
+    False,
+    "Make one suite of tasks whose observations or actions differ in shape: vectors are padded "
+    "with zeros, actions masked. Without it such tasks are refused.",
+)
 _TOTAL = flags.DEFINE_integer(
     "total_env_steps",
     None,
@@ -158,7 +164,12 @@ def allow(*used: str) -> None:
 
 def suite_settings() -> dict[str, Any]:
     """The flags that say which suite, as config.json holds them."""
-    return {"suite": _SUITE.value, "permute_actions": _PERMUTE_ACTIONS.value}
+    return {"suite": _SUITE.value, "permute_actions": _PERMUTE_ACTIONS.value, **pad()}
+
+
+def pad() -> dict[str, bool]:
+    """What config.json holds of --pad: nothing where it is left alone, as in runs that lack it."""
+    return {"pad": True} if _PAD.value else {}
 
 
 def run_config(defaults: dict[str, Any], spec: EnvSpec) -> RunConfig:

@@ -109,7 +109,7 @@ def schedule(
 
 def make_suite(settings: dict[str, Any]) -> FunctionalSuite | HostSuite:
     """The suite that a run's settings name."""
-    return suites.make(settings["suite"], settings["permute_actions"])
+    return suites.make(settings["suite"], settings["permute_actions"], settings.get("pad", False))
 
 
 def finished(

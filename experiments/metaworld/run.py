@@ -73,7 +73,8 @@ def plan(method: str, seed: int) -> Plan:
       ValueError: for anything that cannot run; nothing is written.
     """
     preset = PRESETS[_ALGORITHM.value, _PRESET.value]
-    suite_settings = {"suite": suite_name(_BENCHMARK.value), "permute_actions": None}
+    name = suite_name(_BENCHMARK.value)
+    suite_settings = {"suite": name, "permute_actions": None, **run_flags.pad()}
     suite = runs.make_suite(suite_settings)
     if not suite.spec.action_size:
         raise ValueError(f"--benchmark: the actions of {_BENCHMARK.value} are discrete")

@@ -163,7 +163,11 @@ def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Dis
     if not size:
         return distributions.categorical(out, jnp.asarray(nets.spec.action_mask)[k])
     raw = jnp.broadcast_to(task["actor"]["std"], out[:, :size].shape)
-    return Gaussian(out[:, :size], _log_std(raw + out[:, size:] if nets.state_std else raw))
+    log_std = _log_std(raw + out[:, size:] if nets.state_std else raw)
+    mask = nets.spec.coordinate_mask
+    return distributions.masked(
+        Gaussian(out[:, :size], log_std), None if mask is None else jnp.asarray(mask)[k]
+    )
 
 
 def value(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Array:

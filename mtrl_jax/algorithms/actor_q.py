@@ -120,16 +120,23 @@ def head(nets: ActorQ, shared: Any, own: Any, x: Array, k: Array) -> Gaussian:
     out = nets.actor.apply({"params": shared, "task": own}, x, k).astype(jnp.float32)
     mean, raw = jnp.split(out, 2, axis=-1)
     shift = distributions.unbounded_log_std(0.0, *LOG_STD_RANGE)
-    return Gaussian(mean, distributions.bounded_log_std(raw + shift, *LOG_STD_RANGE))
+    log_std = distributions.bounded_log_std(raw + shift, *LOG_STD_RANGE)
+    mask = nets.spec.coordinate_mask
+    return distributions.masked(
+        Gaussian(mean, log_std), None if mask is None else jnp.asarray(mask)[k]
+    )
 
 
 def draw(
     nets: ActorQ, shared: Any, own: Any, x: Array, noise: Array, k: Array
 ) -> tuple[Array, Array]:
     """Actions `[B, A]` in [-1, 1] made of standard normal noise `[B, A]`, and their log-densities
-    `[B]`. Both carry gradient to the parameters (reparameterised)."""
+    `[B]`. Both carry gradient to the parameters (reparameterised). Coordinates that the task does
+    not have are 0."""
     gaussian = head(nets, shared, own, x, k)
     u = gaussian.mean + jnp.exp(gaussian.log_std) * noise
+    if gaussian.real is not None:
+        u = jnp.where(gaussian.real, u, 0.0)
     return jnp.tanh(u), distributions.tanh_gaussian_log_prob(gaussian, u)
 
 

@@ -85,7 +85,7 @@ class _Batch(NamedTuple):
     timestep: Timestep  # [K, T + 1, E, ...]
     action: Array  # [K, T, E, ...]
     actor_state: ActorState  # [K, E, ...]
-    action_mask: Array | None  # [K, A]; None where actions are continuous
+    action_mask: Array | None  # [K, A]; None where actions are continuous, all of one size
     cost_scale: Array  # [K]
 
 
@@ -144,7 +144,7 @@ def agent(
     variant = check(spec, config)
     num_tasks = 1 if config.separate else spec.num_tasks
     parts = make_parts(spec, config, variant, num_tasks, num_updates, collectives)
-    mask = None if spec.action_size else jnp.asarray(spec.action_mask)
+    mask = jax.tree.map(jnp.asarray, spec.coordinate_mask if spec.action_size else spec.action_mask)
     scales = jnp.asarray(config.task_cost_scales or (1.0,) * spec.num_tasks)
 
     def init_(key: Key) -> State:
@@ -243,7 +243,7 @@ def act(
         )
         policy: Any = h if distilled else losses.task_policy(h, g, parts.coefficients)
         policy = jax.tree.map(lambda x: x[0], policy)
-        head = policy if mask is None else distributions.categorical(policy, mask)
+        head = losses.distribution(policy, mask)
         action = distributions.mode(head) if greedy else distributions.sample(head, keys)
         return action, distributions.log_prob(head, action), ActorState(action, *cores)
 

@@ -325,7 +325,8 @@ def gradient_step(
         delta = jax.vmap(losses.double_q_learning, (0, 0, 0, 0, 0, 0, None))(
             q_tm1, batch.action, batch.reward, batch.discount, q_t, q_t_selector, mask
         )
-        values = {"value/mean": q_tm1.mean(), "value/error": jnp.abs(delta).mean()}
+        real = jnp.broadcast_to(mask, q_tm1.shape)
+        values = {"value/mean": q_tm1.mean(where=real), "value/error": jnp.abs(delta).mean()}
         return losses.huber(delta, config.huber).mean(), values
 
     mask, numbers = jnp.asarray(spec.action_mask), jnp.arange(spec.num_tasks)

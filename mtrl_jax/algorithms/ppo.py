@@ -309,7 +309,8 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     (params, opt_state, total, steps, _), _ = jax.lax.scan(one, carry, rows)
     metrics |= jax.tree.map(lambda x: x / steps, total) | {"policy/steps": steps}
     if parts.spec.action_size:
-        metrics["policy/std"] = actor_critic.own_std(params.task["actor"]["std"]).mean(-1)
+        std = actor_critic.own_std(params.task["actor"]["std"])
+        metrics["policy/std"] = std.mean(-1, where=parts.spec.coordinate_mask)
     return State(params, opt_state, moved, returns, state.key, state.updates + 1), metrics
 
 
@@ -326,4 +327,5 @@ def observe(
         jnp.moveaxis(rows.valid[1:], 1, 0),
         config.statistics == "shared",
         parts.numbers.collectives.sum,
+        parts.spec.observation_mask,
     )

@@ -190,7 +190,7 @@ def make_parts(
             learner.Transforms(shared, step()),
             temperature=optax.adam(config.temperature_learning_rate, eps=config.adam_epsilon),
             discount=config.discount,
-            target_entropy=config.target_entropy * spec.action_size,
+            target_entropy=config.target_entropy * _sizes(spec),
             max_temperature=config.max_temperature,
             target_rate=config.target_rate,
             collectives=collectives,
@@ -217,7 +217,8 @@ def act(
 ) -> tuple[Array, Array]:
     """Actions `[K, E, A]` in [-1, 1] and their log-densities `[K, E]`; greedy ones are tanh(mean),
     whatever the policy says of warming up."""
-    nets, size = parts.numbers.nets, parts.spec.action_size
+    nets, size, mask = parts.numbers.nets, parts.spec.action_size, parts.spec.coordinate_mask
+    sizes = jnp.asarray(_sizes(parts.spec))
 
     def one_task(own, moments, observation, keys, k):
         x = actor_q.inputs(nets, moments, observation)
@@ -227,13 +228,23 @@ def act(
         noise = jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
         action, log_prob = actor_q.draw(nets, policy.params.shared, own, x, noise, k)
         uniform = jax.lax.erf(noise / np.sqrt(2.0))  # 2 P(below) - 1
+        if mask is not None:
+            uniform = jnp.where(jnp.asarray(mask)[k], uniform, 0.0)
         return (
             jnp.where(policy.warmup, uniform, action),
-            jnp.where(policy.warmup, -size * np.log(2.0), log_prob),
+            jnp.where(policy.warmup, -sizes[k] * np.log(2.0), log_prob),
         )
 
     numbers = jnp.arange(parts.spec.num_tasks)
     return jax.vmap(one_task)(policy.params.task, policy.observations, observation, keys, numbers)
+
+
+def _sizes(spec: EnvSpec) -> np.ndarray:
+    """float32 `[K]`, coordinates of each task's actions."""
+    mask = spec.coordinate_mask
+    if mask is None:
+        return np.full(spec.num_tasks, spec.action_size, np.float32)
+    return mask.sum(1).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------ update
@@ -255,6 +266,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             jnp.moveaxis(rows.valid[1:], 1, 0),
             config.statistics == "shared",
             collectives.sum,
+            parts.spec.observation_mask,
         )
     state = state._replace(
         observations=observations,

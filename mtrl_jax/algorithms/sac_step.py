@@ -29,7 +29,7 @@ class Numbers(NamedTuple):
       transforms: of the gradients of either.
       temperature: optimiser of `[K]` log temperatures; tasks do not meet in it.
       discount: gamma.
-      target_entropy: nats of a task's policy.
+      target_entropy: nats of each task's policy, `[K]`.
       max_temperature: 0 for no bound.
       target_rate: weight of the newest critics in the slow ones.
       collectives: of the devices to average over.
@@ -39,7 +39,7 @@ class Numbers(NamedTuple):
     transforms: learner.Transforms
     temperature: optax.GradientTransformation
     discount: float
-    target_entropy: float
+    target_entropy: np.ndarray
     max_temperature: float
     target_rate: float
     collectives: learner.Collectives
@@ -164,8 +164,8 @@ def _targets(
 def _temperature(numbers: Numbers, learned: Learned, log_prob: Array) -> tuple[Array, Any]:
     """The log temperatures `[K]` and their optimiser's state after one step."""
     # The loss is linear in log pi, so the mean over samples and devices serves as a batch of one.
-    slope = jax.vmap(jax.grad(losses.temperature_loss), (0, 0, None))(
-        learned.log_temperature, log_prob[:, None], numbers.target_entropy
+    slope = jax.vmap(jax.grad(losses.temperature_loss))(
+        learned.log_temperature, log_prob[:, None], jnp.asarray(numbers.target_entropy, jnp.float32)
     )
     change, temperature_opt = numbers.temperature.update(slope, learned.temperature_opt)
     log_temperature = optax.apply_updates(learned.log_temperature, change)

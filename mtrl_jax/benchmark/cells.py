@@ -33,6 +33,7 @@ __all__ = [
     "in_order",
     "steps_of",
     "training_games",
+    "values",
 ]
 
 KINDS = ("control", "scratch", "pretrain", "transfer", "multitask")
@@ -59,6 +60,12 @@ class Settings:
     evaluations: Count = 10  # in each run, at equal distances, besides the one before training
     eval_episodes: Count = 16  # of each game in an evaluation
     final_episodes: Count = 32  # of every game at the end of a cell
+    pad: bool = False  # whether games that differ in shape are padded
+
+
+def values(settings: Settings) -> dict[str, Any]:
+    """What a folder is known by; `pad` only where it is True, as older folders lack it."""
+    return {n: x for n, x in dataclasses.asdict(settings).items() if n != "pad" or x}
 
 
 class Cell(NamedTuple):

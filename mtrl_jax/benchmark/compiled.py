@@ -5,7 +5,6 @@ same shapes (all runs on one game, say) share it through JAX's compile cache, si
 apart is an argument of the program.
 """
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from mtrl_jax import checkpoint, engines, evaluate, evaluations, metrics, train
 from mtrl_jax.benchmark import protocol, regime, regime_pool
-from mtrl_jax.benchmark.cells import Cell, Settings, training_games
+from mtrl_jax.benchmark.cells import Cell, Settings, training_games, values
 from mtrl_jax.benchmark.results import table_rows
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
@@ -225,7 +224,7 @@ def identity(cell: Cell, settings: Settings, spec: EnvSpec, entry: Entry) -> dic
     """JSON values that a cell's directory is known by."""
     task = spec.task_names[cell.task] if cell.task >= 0 else ""
     return {
-        **dataclasses.asdict(settings),
+        **values(settings),
         "games": list(settings.games),
         "agent": cell.agent,
         "kind": cell.kind,

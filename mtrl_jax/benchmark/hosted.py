@@ -6,7 +6,6 @@ what every run does all the time: given an agent that restores what it saves, th
 same to the bit.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -21,7 +20,7 @@ import numpy as np
 
 from mtrl_jax import evaluate, metrics, rollout, train, workdir
 from mtrl_jax.benchmark import compiled, imitation, protocol, regime, regime_pool
-from mtrl_jax.benchmark.cells import Cell, Settings, training_games
+from mtrl_jax.benchmark.cells import Cell, Settings, training_games, values
 from mtrl_jax.benchmark.compiled import Entry, Stopped
 from mtrl_jax.benchmark.protocol import HostAgent, Spec
 from mtrl_jax.benchmark.results import table_rows
@@ -72,7 +71,7 @@ def run(
     began, (seed,) = time.monotonic(), cell.seeds
     path, n, num_envs = folder / cell.name, suite.spec.num_tasks, settings.num_envs
     player = _player(cell.agent, entry, suite.spec)
-    _claim(path, {**dataclasses.asdict(settings), "cell": cell.name, **entry.settings})
+    _claim(path, {**values(settings), "cell": cell.name, **entry.settings})
     data, rows = _resume(player, cell, settings, path, folder)
     # ------------------------------------------------------------------ what it plays
     games = training_games(settings, cell, n)

@@ -86,10 +86,12 @@ def choose(spec: EnvSpec, names: Sequence[str]) -> list[int]:
 
 
 def _part(spec: EnvSpec, indices: Sequence[int]) -> EnvSpec:
+    seen = spec.observation_mask
     return spec._replace(
         task_names=tuple(spec.task_names[i] for i in indices),
         action_mask=np.asarray(spec.action_mask)[list(indices)],
         episode_limit=np.asarray(spec.episode_limit)[list(indices)],
+        observation_mask=None if seen is None else seen[list(indices)],
     )
 
 
@@ -111,6 +113,7 @@ def stream_spec(spec: EnvSpec) -> EnvSpec:
         task_names=(STREAM,),
         action_mask=np.ones((1, np.shape(spec.action_mask)[1]), bool),
         episode_limit=np.array([limit.max() if (limit > 0).all() else 0]),
+        observation_mask=None,
     )
 
 
@@ -193,6 +196,7 @@ def each_game(suite: FunctionalSuite, indices: Sequence[int]) -> FunctionalSuite
     part = _part(spec, indices)._replace(
         action_mask=np.ones((n, np.shape(spec.action_mask)[1]), bool),
         episode_limit=np.repeat(alone[0].spec.episode_limit, n),
+        observation_mask=None,
     )
     tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *(one.tasks for one in alone))
     return FunctionalSuite(part, alone[0].env, tasks)

@@ -123,7 +123,8 @@ def brax_suite(
     for name, other in zip(names, shapes, strict=True):
         if (envs[0].action_size, *shapes[0]) != (envs[names.index(name)].action_size, *other):
             raise ValueError(
-                f"{names[0]} and {name} have different actions, observations or states"
+                f"{names[0]} and {name} have different actions, observations or states; a suite of "
+                "each can be joined with others by mtrl_jax.envs.pad.join"
             )
     first = jax.eval_shape(envs[0].reset, jax.eval_shape(jax.random.PRNGKey, 0))
     if isinstance(first.obs, dict) != bool(key) or (key and key not in first.obs):

@@ -100,12 +100,16 @@ def check_spec(spec: EnvSpec, name: str) -> None:
                 f"{where}{field} must lead with K = {k}, the number of task_names; got "
                 f"{x.shape[0] if x.ndim else x}"
             )
-    if not spec.action_size and (mask.shape, mask.dtype) != ((k, spec.num_actions), np.bool_):
+    width, field = spec.action_size or spec.num_actions, "num_actions"
+    if spec.action_size:
+        field = "action_size (or 0, where every task has all coordinates)"
+    every = spec.action_size and mask.shape == (k, 0)
+    if not every and (mask.shape, mask.dtype) != ((k, width), np.bool_):
         raise ValueError(
-            f"{where}action_mask must be {_array(np.bool_, (k, spec.num_actions))}, K tasks and "
-            f"num_actions; got {_array(mask.dtype, mask.shape)}"
+            f"{where}action_mask must be {_array(np.bool_, (k, width))}, K tasks and {field}; got "
+            f"{_array(mask.dtype, mask.shape)}"
         )
-    if not spec.action_size and not mask.any(axis=1).all():
+    if not every and not mask.any(axis=1).all():
         idle = spec.task_names[int(np.argmin(mask.any(axis=1)))]
         raise ValueError(f"{where}action_mask must leave each task an action; {idle!r} has none")
     if limit.ndim != 1 or limit.dtype.kind not in "iu" or (limit < 0).any():
@@ -138,6 +142,7 @@ def _check_observation(spec: EnvSpec, where: str) -> None:
         raise ValueError(
             f"{where}observation_dtype must be a NumPy dtype; got {spec.observation_dtype!r}"
         ) from error
+    _check_observation_mask(spec, where)
     if vocabulary is None:
         return
     classes = np.asarray(vocabulary)
@@ -149,6 +154,22 @@ def _check_observation(spec: EnvSpec, where: str) -> None:
     if dtype.kind not in "iu":
         raise ValueError(
             f"{where}vocabulary must be None unless observations are integers; they are {dtype}"
+        )
+
+
+def _check_observation_mask(spec: EnvSpec, where: str) -> None:
+    if spec.observation_mask is None:
+        return
+    mask, shape = np.asarray(spec.observation_mask), (spec.num_tasks, *spec.observation_shape)
+    if (mask.shape, mask.dtype) != (shape, np.bool_):
+        raise ValueError(
+            f"{where}observation_mask must be None or {_array(np.bool_, shape)}, K tasks and "
+            f"observation_shape; got {_array(mask.dtype, mask.shape)}"
+        )
+    if np.dtype(spec.observation_dtype).kind != "f":
+        raise ValueError(
+            f"{where}observation_mask must be None unless observations are floats; they are "
+            f"{np.dtype(spec.observation_dtype)}"
         )
 
 
@@ -335,3 +356,11 @@ def _check_values(row: Timestep, spec: EnvSpec, where: str, *, first: bool) -> N
         raise ValueError(
             f"{where}observation of {call} must be finite; that of {spec.task_names[k]!r} is not"
         )
+    if spec.observation_mask is not None:
+        padding = np.where(spec.observation_mask[:, None], 0, row.observation)
+        if padding.any():
+            k, _, *at = (int(n) for n in np.argwhere(padding)[0])
+            raise ValueError(
+                f"{where}observation must be 0 where observation_mask is False; {call} gives "
+                f"{row.observation[(k, 0, *at)]} at {at} for {spec.task_names[k]!r}"
+            )

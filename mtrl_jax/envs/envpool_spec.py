@@ -14,7 +14,9 @@ import numpy as np
 
 from mtrl_jax.types import EnvSpec
 
-__all__ = ["Encoding", "TaskSpec", "describe", "shared_spec"]
+__all__ = ["PAD", "Encoding", "TaskSpec", "describe", "shared_spec"]
+
+PAD = "--pad makes one suite of them (mtrl_jax.envs.pad)"  # what helps, where that does
 
 # Object, colour and state of a MiniGrid cell; the numbering is MiniGrid's own.
 MINIGRID_CELL = (11, 6, 3)
@@ -183,13 +185,13 @@ def shared_spec(tasks: Sequence[TaskSpec]) -> EnvSpec:
         ):
             raise ValueError(
                 f"{first.env_id} and {task.env_id} have different observations: "
-                f"{_observation(first)} and {_observation(task)}"
+                f"{_observation(first)} and {_observation(task)}{_remedy(first, task)}"
             )
         same_size = (task.num_actions, _size(task)) == (widest.num_actions, _size(widest))
         if not same_size and not (task.padded_actions and widest.padded_actions):
             raise ValueError(
                 f"{widest.env_id} and {task.env_id} have different action spaces: "
-                f"{_actions(widest, task)}"
+                f"{_actions(widest, task)}{_remedy(widest, task)}"
             )
     num_actions = np.array([task.num_actions for task in tasks])
     return EnvSpec(
@@ -267,6 +269,14 @@ def _actions(*tasks: TaskSpec) -> str:
     ]
     (a, kind_a), (b, kind_b) = kinds
     return f"{a} and {b} {kind_b}" if kind_a == kind_b else f"{a} {kind_a} and {b} {kind_b}"
+
+
+def _remedy(a: TaskSpec, b: TaskSpec) -> str:
+    """What to do about two that do not go together, if `envs/pad.py` can do it."""
+    vectors = all(t.observation_dtype == np.float32 for t in (a, b))
+    seen = [(t.observation_shape, t.observation_dtype, str(t.vocabulary)) for t in (a, b)]
+    kinds = bool(a.num_actions) == bool(b.num_actions)
+    return f"; {PAD}" if kinds and (vectors or seen[0] == seen[1]) else ""
 
 
 def _observation(task: TaskSpec) -> str:

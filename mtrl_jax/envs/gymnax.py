@@ -107,7 +107,10 @@ def gymnax_suite(env: Any, params: Sequence[ArrayTree], names: Sequence[str]) ->
     acted = {repr(_actions(title, env.action_space(p))) for p in params}
     if len(seen) > 1 or len(acted) > 1:
         different = seen if len(seen) > 1 else acted
-        raise ValueError(f"{title} has different spaces in its tasks: {sorted(different)}")
+        raise ValueError(
+            f"{title} has different spaces in its tasks: {sorted(different)}; suites of one task "
+            "each can be joined by mtrl_jax.envs.pad.join"
+        )
     shape, number_of_classes = _observations(title, env.observation_space(params[0]))
     number, low, high, action_shape = _actions(title, env.action_space(params[0]))
     limits = [int(getattr(p, "max_steps_in_episode", 0)) for p in params]

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mtrl_jax import by_name
+from mtrl_jax.envs import pad as padding
 from mtrl_jax.envs import permute
 from mtrl_jax.envs.check import check_shapes
+from mtrl_jax.envs.envpool_spec import PAD
 from mtrl_jax.types import FunctionalSuite, HostSuite
 
 __all__ = ["DEFAULT_SUITE", "list_suites", "make"]
@@ -74,7 +76,9 @@ def _gymnax(*env_ids: str, **params: Any) -> FunctionalSuite:
     from mtrl_jax.envs.gymnax import make_suite
 
     if len(env_ids) != 1:
-        raise ValueError(f"gymnax: is of one id, whose parameters are tasks; got {len(env_ids)}")
+        raise ValueError(
+            f"gymnax: is of one id, whose parameters are tasks; got {len(env_ids)} ({PAD})"
+        )
     return make_suite(*env_ids, **params)
 
 
@@ -172,8 +176,8 @@ _SUITES = {
 # Before ids with commas between them.
 _PREFIXES = {
     ENVPOOL_PREFIX: _Row(
-        "<id>,<id>... any envpool ids with equal observation and action spaces, for example "
-        "envpool:Pong-v5,Breakout-v5",
+        "<id>,<id>... any envpool ids with equal observation and action spaces (others with "
+        "--pad), for example envpool:Pong-v5,Breakout-v5",
         _envpool,
     ),
     ATARI42_PREFIX: _Row(
@@ -194,13 +198,13 @@ _PREFIXES = {
         _doom,
     ),
     GYMNASIUM_PREFIX: _Row(
-        "<id>,<id>... any gymnasium ids that go together, for example gymnasium:CartPole-v1, with "
-        "options of gymnasium.make as :name=value",
+        "<id>,<id>... any gymnasium ids that go together (others with --pad), for example "
+        "gymnasium:CartPole-v1, with options of gymnasium.make as :name=value",
         _gymnasium,
     ),
     GYMNAX_PREFIX: _Row(
-        "<id> one of gymnax's environments in pure JAX, with lists of parameters for tasks, for "
-        "example gymnax:CartPole-v1:length=[.25,.5]",
+        "<id> one of gymnax's environments in pure JAX (several with --pad), with lists of "
+        "parameters for tasks, for example gymnax:CartPole-v1:length=[.25,.5]",
         _gymnax,
     ),
 }
@@ -218,7 +222,9 @@ def list_suites() -> dict[str, str]:
     return described
 
 
-def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | HostSuite:
+def make(
+    name: str, permute_actions: int | None = None, pad: bool = False
+) -> FunctionalSuite | HostSuite:
     """Builds a suite's description; pools are built by its `make_pool` only.
 
     Args:
@@ -227,6 +233,8 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
         or `module:function` of a function that returns a suite; with options behind it, each as
         `:name=value` (`mtrl_jax.by_name`).
       permute_actions: None, or the seed of a permutation of the actions for each task.
+      pad: whether ids that do not go together, or several suites of a function of your own, are
+        padded to one shape (`envs/pad.py`). What needs none of it is as without.
 
     Raises:
       ValueError: unknown name, id or option, ids that do not go together, or a function that
@@ -239,9 +247,9 @@ def make(name: str, permute_actions: int | None = None) -> FunctionalSuite | Hos
     if head in _SUITES:
         suite = _build(name, _SUITES[head], (), options)
     elif prefix + colon in _PREFIXES and (ids or prefix + colon != GAMES_PREFIX):
-        suite = _build(name, _PREFIXES[prefix + colon], ids, options)
+        suite = _listed(name, _PREFIXES[prefix + colon], ids, options, pad)
     elif listed:
-        suite = _own(name, head, options)
+        suite = _own(name, head, options, pad)
     else:
         near = difflib.get_close_matches(head, _SUITES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -257,8 +265,20 @@ def _build(
     return row.build(*ids, **options)
 
 
-def _own(name: str, path: str, options: dict[str, Any]) -> FunctionalSuite | HostSuite:
-    """The suite that a user's function returns."""
+def _listed(
+    name: str, row: _Row, ids: tuple[str, ...], options: dict[str, Any], pad: bool
+) -> FunctionalSuite | HostSuite:
+    """The suite of ids with commas between them."""
+    try:
+        return _build(name, row, ids, options)
+    except ValueError:
+        if not pad or len(ids) < 2:
+            raise
+    return padding.join([_build(name, row, (one,), options) for one in ids])
+
+
+def _own(name: str, path: str, options: dict[str, Any], pad: bool) -> FunctionalSuite | HostSuite:
+    """The suite that a user's function returns, or one of several, if they are to be padded."""
     near = difflib.get_close_matches(path.partition(":")[0] + ":", _PREFIXES, n=1)
     try:
         function = by_name.load(path, "suite")
@@ -266,10 +286,15 @@ def _own(name: str, path: str, options: dict[str, Any]) -> FunctionalSuite | Hos
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"{error}{hint}") from error
     suite = by_name.call(name, "suite", function, **options)
+    several = isinstance(suite, list) or type(suite) is tuple
+    if pad and several:
+        for one in suite:
+            check_shapes(one, name)
+        suite = padding.join(suite)
     if not isinstance(suite, FunctionalSuite | HostSuite):
         raise ValueError(
             f"suite {name!r} must return a FunctionalSuite or a HostSuite; got a "
-            f"{type(suite).__name__}"
+            f"{type(suite).__name__}{f' ({PAD})' * several}"
         )
     check_shapes(suite, name)  # now, since agents are made of its spec
     return suite

@@ -115,7 +115,9 @@ def actor_loss(log_prob: Array, q: Array, temperature: Array | float) -> tuple[A
     return loss, jax.lax.stop_gradient(metrics)
 
 
-def temperature_loss(log_temperature: Array, log_prob: Array, target_entropy: float) -> Array:
+def temperature_loss(
+    log_temperature: Array, log_prob: Array, target_entropy: Array | float
+) -> Array:
     """Raises the temperature where the policy's entropy is below its target, to be minimised.
 
         -log alpha mean_b [ log pi(a_b|s_b) + H_target ]

@@ -201,6 +201,26 @@ FUNCTIONAL = {
     ),
     "classes of numbers": (told(vocabulary=np.full(3, 5)), "vocabulary must be None unless"),
     "classes of another shape": (told(vocabulary=np.full(4, 5)), r"vocabulary must be .* \[3\]"),
+    "padding of numbers": (
+        told(observation_mask=np.ones((2, 3))),
+        r"observation_mask must be None or bool\[2, 3\].* got float64\[2, 3\]",
+    ),
+    "padding of another shape": (
+        told(observation_mask=np.ones((2, 4), bool)),
+        r"observation_mask must be None or bool\[2, 3\].* got bool\[2, 4\]",
+    ),
+    "padding of classes": (
+        told(observation_dtype=np.int32, observation_mask=np.ones((2, 3), bool)),
+        "observation_mask must be None unless observations are floats; they are int32",
+    ),
+    "coordinates": (
+        told(num_actions=0, action_size=3),
+        r"action_mask must be bool\[2, 3\], K tasks and action_size .*; got bool\[2, 2\]",
+    ),
+    "no coordinate": (
+        told(num_actions=0, action_size=2, action_mask=np.array([[False] * 2, [True] * 2])),
+        "must leave each task an action; 'left' has none",
+    ),
     "success": (told(has_success=None), "has_success must be True or False; got None"),
     "no spec": (FunctionalSuite({}, Honest(), TASKS), "spec must be a types.EnvSpec; got dict"),
 }
@@ -220,6 +240,7 @@ def test_an_honest_one_is_not():
     check_suite(told())
     check_suite(told(episode_limit=np.array([0, 4]), has_success=False))
     check_suite(told(action_mask=np.array([[True, False], [False, True]])))
+    check_suite(told(observation_mask=np.array([[True] * 3, [True, True, False]])))
 
 
 def test_a_rule_of_its_own_for_tasks_is_looked_at_too():

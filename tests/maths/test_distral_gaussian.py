@@ -131,7 +131,7 @@ def _densities(h, g, coefs):
 def _objective(h, g, coefs):
     total = 0.0
     for k in range(K):
-        pi_i, pi_0 = _densities(h, Gaussian(*(x[k] for x in g)), coefs)
+        pi_i, pi_0 = _densities(h, jax.tree.map(lambda x, k=k: x[k], g), coefs)
         cost = coefs.c_kl * np.log(pi_0) - (coefs.c_kl + coefs.c_ent) * np.log(pi_i)
         total += np.sum(pi_i * (_reward(k) + cost)) * _CELL
     return total
@@ -189,7 +189,7 @@ def test_loss_has_the_gradient_of_the_objective_i11(name):
     h, g = _gaussian(rng, A), _gaussian(rng, K, A)
     want = _finite_differences(h, g, coefs)
     weight = np.stack(
-        [_densities(h, Gaussian(*(x[k] for x in g)), coefs)[0] * _CELL for k in range(K)]
+        [_densities(h, jax.tree.map(lambda x, k=k: x[k], g), coefs)[0] * _CELL for k in range(K)]
     )
     reward = np.stack([_reward(k) for k in range(K)])
     for entropy_form in distral.ENTROPY_FORMS:
@@ -384,7 +384,7 @@ def _changed(leaf, shape):
         (dict(action=np.zeros(T, int)), r"action must have shape \[T, A\]"),
         (dict(r_t=np.zeros(T + 1)), "r_t must have shape"),
         (dict(valid_t=np.ones((T, 1), bool)), "valid_t must have shape"),
-        (dict(action_mask=np.ones(A, bool)), "action_mask must be None where h and g are Gauss"),
+        (dict(action_mask=np.ones(A + 1, bool)), r"mask must have shape \[N\] or \[..., N\]"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

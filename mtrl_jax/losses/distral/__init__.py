@@ -18,7 +18,13 @@ What an agent needs; logits may be Gaussians (`distributions.Gaussian`)::
     )
 """
 
-from mtrl_jax.losses.distral.loss import ENTROPY_FORMS, Columns, Trajectory, distral_loss
+from mtrl_jax.losses.distral.loss import (
+    ENTROPY_FORMS,
+    Columns,
+    Trajectory,
+    distral_loss,
+    distribution,
+)
 from mtrl_jax.losses.distral.objective import (
     Costs,
     Temperature,
@@ -64,6 +70,7 @@ __all__ = [
     "costs_from_alpha_beta",
     "distillation_loss",
     "distral_loss",
+    "distribution",
     "expected_regulariser",
     "masked_mean",
     "optimal_log_policy",

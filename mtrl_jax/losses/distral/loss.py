@@ -37,7 +37,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax._checks import assert_shape, at_least_float32
-from mtrl_jax.distributions import Distribution, Gaussian, categorical, entropy, kl, log_prob
+from mtrl_jax.distributions import (
+    Distribution,
+    Gaussian,
+    categorical,
+    entropy,
+    kl,
+    log_prob,
+    masked,
+)
 from mtrl_jax.losses.distral.objective import (
     Scalar,
     distillation_loss,
@@ -51,7 +59,7 @@ from mtrl_jax.losses.distral.table1 import Coefficients, Column, task_policy
 from mtrl_jax.returns import lambda_returns
 from mtrl_jax.types import Array, Metrics
 
-__all__ = ["ENTROPY_FORMS", "Columns", "Trajectory", "distral_loss"]
+__all__ = ["ENTROPY_FORMS", "Columns", "Trajectory", "distral_loss", "distribution"]
 
 ENTROPY_FORMS = ("reward", "analytic", "local")
 
@@ -114,8 +122,8 @@ def distral_loss(
       value_cost: weight of the value term.
       lambda_: scalar in [0, 1]; 1 is the return to the end of the unroll, the paper's.
       entropy_form: "reward", "analytic" or "local", see the top of the file.
-      action_mask: None, or bool [A], False for actions that this task does not have; None where h
-        and g are Gaussians.
+      action_mask: None, or bool [A], False for actions, or coordinates of a Gaussian, that this
+        task does not have.
 
     Returns:
       The loss, a float32 scalar (log-softmax and returns are float32 even for bfloat16 inputs), and
@@ -123,8 +131,7 @@ def distral_loss(
       metric averaged over environments, divide it by "loss/valid_fraction" averaged likewise.
 
     Raises:
-      ValueError: for a wrong shape, an unknown entropy_form, c_kl known to be above 0 without h, or
-        Gaussians with an action_mask.
+      ValueError: for a wrong shape, an unknown entropy_form, or c_kl known to be above 0 without h.
     """
     if entropy_form not in ENTROPY_FORMS:
         raise ValueError(
@@ -172,20 +179,20 @@ def _policies(
     """pi_i and pi_0. Without a shared column any pi_0 will do, since it costs nothing."""
     h = jax.tree.map(at_least_float32, columns.h)  # once, so that its two gradients add in float32
     mixed = task_policy(h, columns.g, coefficients)
-    pi_i, c_kl = _policy(mixed, action_mask), coefficients.c_kl
+    pi_i, c_kl = distribution(mixed, action_mask), coefficients.c_kl
     if len(pi_i[0].shape) != 2:
         raise ValueError(f"h and g must have shape [T, A], got {pi_i[0].shape}")
     if h is None and not isinstance(c_kl, jax.core.Tracer) and np.any(np.asarray(c_kl) != 0):
         raise ValueError(f"c_kl must be 0 where h is None (there is no pi_0), got {c_kl}")
     h = jax.tree.map(jnp.zeros_like, mixed) if h is None else h
-    return pi_i, _policy(h, action_mask)
+    return pi_i, distribution(h, action_mask)
 
 
-def _policy(column: Column, action_mask: Array | None) -> Distribution:
+def distribution(column: Column, action_mask: Array | None) -> Distribution:
+    """What a column `[..., A]`, or a mixture of them, says of the actions in `action_mask`, bool
+    [A]; None: all. Errors as in `distributions.categorical` and `masked`."""
     if isinstance(column, Gaussian):
-        if action_mask is not None:
-            raise ValueError("action_mask must be None where h and g are Gaussians")
-        return column
+        return masked(column, action_mask)
     return categorical(column, action_mask)
 
 
