@@ -54,6 +54,14 @@ def _maze8() -> FunctionalSuite:
     return maze8()
 
 
+def _rooms(
+    split: str = "source", fold: int = 0, size: int = 32, episode_length: int = 50
+) -> FunctionalSuite:
+    from mtrl_jax.envs.rooms import rooms
+
+    return rooms(split, fold, size, episode_length)
+
+
 def _small_games(*games: str) -> FunctionalSuite:
     from mtrl_jax.envs.games import small_games
 
@@ -149,6 +157,11 @@ _SUITES = {
     "small_games": _Row(
         "twelve small arcade games on one 8 x 8 board; pure JAX, runs on the accelerator",
         _small_games,
+    ),
+    "rooms": _Row(
+        "rooms with good and bad objects, in RGB; :split=source, vision, target or all, :fold=, "
+        ":size=32 or 64; pure JAX",
+        _rooms,
     ),
     "procgen_maze8": _Row(
         "eight fixed mazes of Procgen, seen as a close-up; needs the Qt 5 libraries",

@@ -29,13 +29,13 @@ def torso_kind(spec: EnvSpec) -> str:
     rank = len(spec.observation_shape)
     if spec.vocabulary is not None:
         return "onehot"
-    if rank == 3 and min(spec.observation_shape[1:]) >= 36:
+    if rank == 3 and min(spec.observation_shape[1:]) >= 32:
         return "conv"
     if rank <= 2 and np.issubdtype(spec.observation_dtype, np.floating):
         return "mlp"
     raise ValueError(
-        "observation must be categorical (with a vocabulary), a (C, H, W) image of at least 36 x "
-        f"36, or a float vector; got {np.dtype(spec.observation_dtype)}{spec.observation_shape}"
+        "observation must be categorical (with a vocabulary), a (C, H, W) image of at least 32 x "
+        f"32, or a float vector; got {np.dtype(spec.observation_dtype)}{spec.observation_shape}"
     )
 
 

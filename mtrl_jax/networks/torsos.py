@@ -21,6 +21,9 @@ TORSOS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "board": ((16, 3, 1),),
     # Mnih et al. 2015, Nature 518, for four frames of 84 x 84.
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    # For images too small for that one: three of the four layers of Higgins, Pal et al. 2017 (arXiv
+    # 1707.08475).
+    "small_image": ((32, 4, 2), (32, 4, 2), (64, 4, 2)),
     # Rusu et al. 2015 (arXiv 1511.06295): students of 25, and of 7 and 4 % of that, and of ten
     # games.
     "nature_16_32_32": ((16, 8, 4), (32, 4, 2), (32, 3, 1)),
@@ -62,7 +65,8 @@ class Torso(nn.Module):
 
 
 def choose(spec: EnvSpec, kind: str = "auto") -> Torso:
-    """The torso `kind` for the observations of `spec`; "auto" is "nature" for images, else "flat".
+    """The torso `kind` for the observations of `spec`; "auto" is "nature" for images of 36 x 36 and
+    more, "small_image" for smaller ones, else "flat".
 
     Raises:
       ValueError: for an unknown kind, observations that no torso reads, or a kind that does not
@@ -72,9 +76,11 @@ def choose(spec: EnvSpec, kind: str = "auto") -> Torso:
         raise ValueError(f"torso must be auto or one of {', '.join(TORSOS)}; got {kind!r}")
     reads = columns.torso_kind(spec)  # raises
     shape, vocabulary = spec.observation_shape, spec.vocabulary
+    large = reads == "conv" and min(shape[1:]) >= 36
     if kind == "auto":
-        kind = "nature" if reads == "conv" else "flat"
-    if kind.startswith("nature") != (reads == "conv"):
+        kind = "nature" if large else "small_image" if reads == "conv" else "flat"
+    fits = large if kind.startswith("nature") else (kind == "small_image") == (reads == "conv")
+    if not fits:
         raise ValueError(f"torso {kind!r} does not read observations of shape {shape}")
     if kind == "board":
         same = vocabulary is not None and len(np.unique(vocabulary)) == 1

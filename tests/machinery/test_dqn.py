@@ -280,6 +280,20 @@ def test_an_image_goes_through_the_nature_network():
     assert q.shape == (1, 2, 18)
 
 
+def test_a_small_image_has_a_torso_of_its_own():
+    spec = small_games(("catch",)).spec._replace(observation_shape=(3, 32, 32), vocabulary=None)
+    torso = torsos.choose(spec)
+    assert torso.kind == "small_image"
+    image = jax.ShapeDtypeStruct((5, 3, 32, 32), np.uint8)
+    features, _ = jax.eval_shape(torso.init_with_output, jax.random.key(0), image)
+    assert features.shape == (5, 2 * 2 * 64)
+    for kind in ("nature", "flat", "board"):
+        with pytest.raises(ValueError, match=f"torso '{kind}' does not read"):
+            torsos.choose(spec, kind)
+    with pytest.raises(ValueError, match="image of at least 32 x 32"):
+        torsos.choose(spec._replace(observation_shape=(3, 31, 40)))
+
+
 def test_a_board_is_convolved_as_numpy_says(games):
     torso = torsos.choose(games, "board")
     board = np.random.default_rng(1).integers(0, 8, (2, 8, 8)).astype(np.uint8)

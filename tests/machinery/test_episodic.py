@@ -132,6 +132,10 @@ def test_what_is_not_finite_is_not_stored_and_reads_nan():
     # Both zeros are one key.
     table = filled(np.float32([[0.0, 1, 1], [-0.0, 1, 1]]), np.float32([1.0, 3.0]), N)
     assert list(contents(table).values()) == [3.0]
+    table = writer()(
+        table, np.full((M, D), [-0.0, 1, 1], "f"), np.full(M, 5, "f"), np.ones(M, bool)
+    )
+    assert list(contents(table).values()) == [5.0]
     assert read(table, [[-0.0, 1, 1]], 4)[0].exact.all()
 
 
@@ -213,7 +217,7 @@ def test_what_was_used_last_before_the_clock_went_round_is_thrown_out_first():
     """Ages above 2^30 ticks are one age, and stay above all others."""
     table = filled(np.arange(3 * N, dtype=np.float32).reshape(N, 3), np.arange(N, dtype="f"), N)
     others = np.delete(np.arange(N), 7)
-    for _ in range(9):  # of an eighth of the clock's range each
+    for _ in range(7):  # of an eighth of the clock's range each
         table = table._replace(clock=table.clock + np.int32(2**29))
         for i in range(0, N - 1, 3):
             table = toucher(table, others[i : i + 3], np.ones(3, bool))
