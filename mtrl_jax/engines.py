@@ -193,6 +193,15 @@ def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
     return processes.scatter(rollout.env_indices(spec.num_tasks, config.num_envs_per_task), axis=1)
 
 
+def _with_episodes(
+    agent: Agent, state: ArrayTree, values: Metrics, episodes: Metrics
+) -> tuple[ArrayTree, Metrics]:
+    """Tells the agent of the episodes that have ended, and the log."""
+    if agent.observe is not None:
+        state = agent.observe(state, episodes)
+    return state, {**values, **episodes}
+
+
 def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engine:
     devices = learner.local_devices(config.num_devices)
     collectives = learner.across(config.num_devices)
@@ -217,7 +226,7 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
             )
             state, values = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
-            values = {**values, **collectives.sum(episodes)}
+            state, values = _with_episodes(agent, state, values, collectives.sum(episodes))
             return (state, loop._replace(stats=stats)), values
 
         updates = update + jnp.arange(config.updates_per_dispatch)
@@ -311,7 +320,7 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     def update(state, stats, experience):
         state, values = agent.update(state, experience)
         stats, episodes = rollout.episode_statistics(stats, experience.timestep)
-        values = {**values, **collectives.sum(episodes)}
+        state, values = _with_episodes(agent, state, values, collectives.sum(episodes))
         return state, stats, agent.policy_params(state), values
 
     program = learner.pmap(update, devices, donate_argnums=(0, 1))

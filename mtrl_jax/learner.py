@@ -2,7 +2,7 @@
 
 The road of a gradient::
 
-    per-task gradients [K, *param] -> mean over devices -> surgery [*param] -> optimiser
+    per-task gradients [K, *param] -> mean over devices -> weights -> surgery [*param] -> optimiser
 
 Learner state is replicated (every device holds the same bytes), environments and their rollouts are
 sharded over E. Inside this file both carry a leading device axis D; outside it nobody sees one.
@@ -40,10 +40,15 @@ class OptState(NamedTuple):
 
 
 class Transforms(NamedTuple):
-    """`shared` maps `[K, *param]` to `[*param]`, surgery first; `task` sees one task's leaves."""
+    """`shared` maps `[K, *param]` to `[*param]`, surgery first; `task` sees one task's leaves.
+
+    What `frozen` (`Params` of True and False, or None) says stays as it is: neither transform sees
+    it, and no gradient of it is computed.
+    """
 
     shared: optax.GradientTransformationExtraArgs
     task: optax.GradientTransformation
+    frozen: Params | None = None
 
 
 def local_devices(num_devices: int = 0) -> list[jax.Device]:
@@ -198,6 +203,7 @@ def _scatter(tree: ArrayTree, axis: int) -> ArrayTree:
 
 def init_optimisers(transforms: Transforms, params: Params) -> OptState:
     """Fresh optimiser states; each task has its own: tasks never meet in a moment or a norm."""
+    params, _ = _split(params, transforms.frozen)
     return OptState(
         shared=transforms.shared.init(params.shared) if jax.tree.leaves(params.shared) else (),
         task=jax.vmap(transforms.task.init)(params.task) if jax.tree.leaves(params.task) else (),
@@ -211,6 +217,7 @@ def gradient_step(
     opt_state: OptState,
     batch: ArrayTree,
     collectives: Collectives = ALONE,
+    weights: jax.Array | np.ndarray | None = None,
 ) -> tuple[Params, OptState, Metrics]:
     """One step of every task on its own batch.
 
@@ -222,6 +229,9 @@ def gradient_step(
       opt_state: from `init_optimisers`.
       batch: leaves `[K, ...]`.
       collectives: of the devices to average over.
+      weights: float `[K]` that multiply the tasks' losses, and so their gradients, for the shared
+        parameters; None: 1. Surgery takes tasks with a weight of 0 for absent, where it is told so
+        by a NumPy array. Metrics are of losses and gradients without weights.
 
     Returns:
       New parameters and states, and metrics: leaves `[K]` of `loss_fn`'s, `loss/total` `[K]`,
@@ -229,9 +239,14 @@ def gradient_step(
       transform keeps surgery's diagnostics of several tasks, also `grad/conflicts` (pairs of
       tasks) and `grad/cosine` (mean over pairs), scalars.
     """
-    grad_fn = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-    (losses, metrics), grads = jax.vmap(grad_fn, in_axes=(None, 0, 0))(
-        params.shared, params.task, batch
+    params, still = _split(params, transforms.frozen)
+
+    def loss(shared: Any, task: Any, still_task: Any, one: Any) -> tuple[jax.Array, Metrics]:
+        return loss_fn(_join(shared, still.shared), _join(task, still_task), one)
+
+    grad_fn = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (losses, metrics), grads = jax.vmap(grad_fn, in_axes=(None, 0, 0, 0))(
+        params.shared, params.task, still.task, batch
     )
     # Before surgery: the surgery of a mean is not the mean of surgeries.
     (losses, metrics), (g_shared, g_task) = collectives.mean(((losses, metrics), grads))
@@ -240,9 +255,8 @@ def gradient_step(
     norms = {"grad/shared_norm": jnp.zeros_like(losses), "grad/task_norm": jnp.zeros_like(losses)}
     if jax.tree.leaves(shared):
         norms["grad/shared_norm"] = jax.vmap(optax.tree.norm)(g_shared)
-        updates, shared_state = transforms.shared.update(
-            g_shared, shared_state, shared, task_losses=losses
-        )
+        weighted, extra = _weigh(weights, losses, g_shared)
+        updates, shared_state = transforms.shared.update(weighted, shared_state, shared, **extra)
         shared = optax.apply_updates(shared, updates)
         norms |= _interference(shared_state)
     if jax.tree.leaves(task):
@@ -250,7 +264,43 @@ def gradient_step(
         updates, task_state = jax.vmap(transforms.task.update)(g_task, task_state, task)
         task = optax.apply_updates(task, updates)
     metrics = {**metrics, **norms, "loss/total": losses}
-    return Params(shared, task), OptState(shared_state, task_state), metrics
+    params = Params(_join(shared, still.shared), _join(task, still.task))
+    return params, OptState(shared_state, task_state), metrics
+
+
+def _weigh(
+    weights: jax.Array | np.ndarray | None, losses: jax.Array, grads: ArrayTree
+) -> tuple[ArrayTree, dict[str, Any]]:
+    """Gradients `[K, *param]` as surgery is to see them, and what else it is told."""
+    if weights is None:
+        return grads, {"task_losses": losses}
+    extra: dict[str, Any] = {}
+    if isinstance(weights, np.ndarray) and not weights.all():
+        extra["present"] = jnp.asarray(weights > 0)
+    w = jnp.asarray(weights, losses.dtype)
+
+    def one(g):
+        return g * w.astype(g.dtype).reshape(-1, *(1,) * (g.ndim - 1))
+
+    return jax.tree.map(one, grads), {"task_losses": w * losses, **extra}
+
+
+def _split(params: Params, frozen: Params | None) -> tuple[Params, Params]:
+    """What learns and what stays, each with None (which is no leaf) where the other has one."""
+    if frozen is None:
+        return params, Params({}, {})
+    learns = jax.tree.map(lambda fixed, x: None if fixed else x, frozen, params)
+    still = jax.tree.map(lambda fixed, x: x if fixed else None, frozen, params)
+    return learns, still
+
+
+def _join(learns: ArrayTree, still: ArrayTree) -> ArrayTree:
+    """The inverse of `_split`, of one half."""
+    if not jax.tree.leaves(still):
+        return learns
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, learns, still, is_leaf=lambda x: x is None
+    )
 
 
 def repeat(

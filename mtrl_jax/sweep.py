@@ -66,6 +66,8 @@ def run(
             )
             state, _ = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
+            if agent.observe is not None:
+                state = agent.observe(state, episodes)
             return (state, loop._replace(stats=stats)), episodes
 
         carry, episodes = jax.lax.scan(one, carry, update + jnp.arange(UPDATES_PER_DISPATCH))

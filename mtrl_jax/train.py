@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import jax
 import numpy as np
 
+from mtrl_jax import begin as beginning
 from mtrl_jax import checkpoint, engines, evaluations, metrics, processes, workdir, writers
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs.check import called, check_pool
@@ -40,13 +41,14 @@ class Options(TypedDict, total=False):
     Attributes:
       evaluation: what evaluations are of; by default `suite` and `agent`.
       begin_from: from the fresh agent state `[S, ...]` to the one that a new run begins with (of an
-        agent that has learnt something else, say); a run that continues does not ask it.
+        agent that has learnt something else, say), held against the fresh one by
+        `begin.check_like`; None or a run that continues does not ask it.
       writers: who else is given every log row and every evaluation, after those of
         `RunConfig.writers`; closed when the run ends. Of several processes the first one's.
     """
 
     evaluation: Evaluation | None
-    begin_from: Callable[[ArrayTree], ArrayTree]
+    begin_from: Callable[[ArrayTree], ArrayTree] | None
     writers: Sequence[Logger]
 
 
@@ -158,7 +160,6 @@ def _set_up(
 ) -> Iterator[tuple[_Setup, _Position]]:
     """All that comes before the loop, and what is let go of when it has ended."""
     evaluation = options.get("evaluation") or Evaluation(suite, agent)
-    begin_from = options.get("begin_from", lambda state: state)
     own = writers.check_loggers(options.get("writers", ()))
     with contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ the directory
@@ -173,6 +174,7 @@ def _set_up(
         if isinstance(suite, HostSuite):
             check_pool(suite, name)
         per_dispatch = engines.dispatch_steps(config, suite, agent.unroll_length)
+        begun = _begun(engine, options.get("begin_from"), folder)
         # ------------------------------------------------------------ the directory is ours
         with processes.all_or_none():
             if chief:
@@ -186,7 +188,7 @@ def _set_up(
             manager = stack.enter_context(
                 checkpoint.open_manager(folder / "checkpoints", config.keep, held=lambda: best.step)
             )
-        begin = _restore(manager, engine, begin_from, best)
+        begin = _restore(manager, engine, begun, best)
         total = end_of(folder, max(begin.step, 0), config.total_env_steps, per_dispatch)
         tell.step, tell.total = max(begin.step, 0), total
         every = _writer(config, folder, settings, suite.spec, begin.step, own)
@@ -327,14 +329,24 @@ def interrupts() -> Iterator[threading.Event]:
             signal.signal(number, old)
 
 
+def _begun(engine: engines.Engine, begin_from: Any, folder: pathlib.Path) -> Any:
+    """The carry of a new run that is to begin with something else than a fresh one, or None."""
+    new = not any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
+    new = bool(processes.from_chief(np.array([new]), np.array([False]))[0])
+    if begin_from is None or not new:
+        return None
+    fresh = engine.save(engine.start())
+    state = begin_from(fresh["state"])
+    beginning.check_like(state, fresh["state"])
+    return engine.load({**fresh, "state": state})
+
+
 def _restore(
-    manager: checkpoint.Manager | None,
-    engine: engines.Engine,
-    begin_from: Callable[[ArrayTree], ArrayTree],
-    best: Best,
+    manager: checkpoint.Manager | None, engine: engines.Engine, begun: Any, best: Best
 ) -> _Position:
-    """Where the newest checkpoint is, or a fresh start; read by the chief, whose manager it is."""
-    carry, found = engine.start(), None
+    """Where the newest checkpoint is, or `begun`, or a fresh start; read by the chief, whose
+    manager it is."""
+    carry, found = engine.start() if begun is None else begun, None
     fresh = engine.save(carry)
     with processes.all_or_none():
         if manager is not None:
@@ -345,10 +357,6 @@ def _restore(
     step = int(processes.from_chief(np.array([step]), np.array([0]))[0])
     if step >= 0:
         carry = engine.load(processes.from_chief(tree, fresh))
-    else:
-        state = begin_from(fresh["state"])
-        if state is not fresh["state"]:
-            carry = engine.load({**fresh, "state": state})
     return _Position(step, carry, meta["window"])
 
 

@@ -211,6 +211,8 @@ class Agent(NamedTuple):
       overlap: whether a host suite's pool may step while an update runs, with the policy of before
         it; otherwise the pool waits for the new one.
       num_devices: D that `update` was made for; a run on another number refuses the agent.
+      observe: None, or `(state, episodes) -> state`, called behind every update with the sums over
+        the episodes that ended in its rollout (`rollout.episode_statistics`, of all devices).
     """
 
     init: Any
@@ -224,3 +226,4 @@ class Agent(NamedTuple):
     has_greedy: bool = False
     overlap: bool = True
     num_devices: int = 1
+    observe: Any = None

@@ -145,7 +145,7 @@ def learn(
     run: engines.RunConfig,
     settings: dict[str, Any],
     folder: pathlib.Path,
-    begin_from: Callable[[Any], Any] = lambda state: state,
+    begin_from: Callable[[Any], Any] | None = None,
 ) -> train.Result:
     """Trains what is left of a run; an interrupt ends the process, after saving."""
     with contextlib.closing(Progress(title, suite.spec.task_names)) as progress:

@@ -44,7 +44,7 @@ def learnt(
     run: engines.RunConfig,
     settings: dict[str, Any],
     folder: pathlib.Path,
-    begin_from: Callable[[Any], Any] = lambda state: state,
+    begin_from: Callable[[Any], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains what is left of a run and returns its metrics; a finished one is not opened again."""
     if not runs.finished(folder, settings, run, suite, agent.unroll_length):

@@ -14,7 +14,8 @@ from mtrl_jax import engines, learner, processes, surgery
 from mtrl_jax.algorithms import dqn
 from mtrl_jax.networks import multitask
 
-from ..common import agents, binary, report, run_flags, runs
+from ..common import agents, binary, report, run_flags, runs, task_flags
+from ..common.beginning import beginning
 from ..common.override import override
 from .presets import SMALL_GAMES, preset_of
 
@@ -39,7 +40,7 @@ def main() -> None:
     suite = runs.make_suite(suite_settings)
     preset = preset_of(suite_settings["suite"])
     config = dqn.Config(network=_NETWORK.value, surgery=_SURGERY.value, **preset["config"])
-    config = override(config, run_flags.overrides())
+    config = task_flags.applied(override(config, run_flags.overrides()), suite.spec)
     total = preset["run"]["steps_of_a_task"] * suite.spec.num_tasks
     defaults = {**preset["run"], "total_env_steps": total}
     run_config = run_flags.run_config(defaults, suite.spec)
@@ -53,7 +54,9 @@ def main() -> None:
     name = f"{suite_settings['suite']}-{config.network}-{config.surgery}-seed{run_config.seed}"
     folder = run_flags.workdir("dqn", name)
     title = f"dqn ({config.network})"
-    runs.learn(title, suite, agent, run_config, settings, folder)
+    begins = beginning(task_flags.begin_from(), folder, suite.spec, settings, run_config)
+    settings |= begins.settings
+    runs.learn(title, suite, agent, run_config, settings, folder, begins.state)
     if processes.is_chief():
         rows = {title: runs.rows(folder)}
         report.report(suite, run_config, rows, folder, actions="best actions")
@@ -61,4 +64,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(run_flags)
+    flags.adopt_module_key_flags(task_flags)
     binary.main(main)

@@ -13,7 +13,7 @@ from absl import flags
 
 from mtrl_jax import processes, surgery
 
-from ..common import binary, run_flags
+from ..common import binary, run_flags, task_flags
 from . import report, run
 
 _SURGERY = flags.DEFINE_enum(
@@ -34,4 +34,5 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(run_flags)
     flags.adopt_module_key_flags(run)
+    flags.adopt_module_key_flags(task_flags)
     binary.main(main)

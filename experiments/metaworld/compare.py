@@ -15,7 +15,7 @@ from absl import flags
 
 from mtrl_jax import surgery
 
-from ..common import binary, given, run_flags
+from ..common import binary, given, run_flags, task_flags
 from . import report, run
 
 _SURGERIES = flags.DEFINE_list("surgeries", ["mean", "pcgrad"], "Methods of mtrl_jax.surgery.")
@@ -54,5 +54,6 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(run_flags)
     flags.adopt_module_key_flags(run)
+    flags.adopt_module_key_flags(task_flags)
     flags.FLAGS.set_default("num_seeds", 5)
     binary.main(main)

@@ -12,7 +12,8 @@ from mtrl_jax.envs.metaworld import BENCHMARKS
 from mtrl_jax.networks import multitask
 from mtrl_jax.types import FunctionalSuite, HostSuite
 
-from ..common import agents, proportion, run_flags, runs
+from ..common import agents, proportion, run_flags, runs, task_flags
+from ..common.beginning import beginning
 from ..common.override import override
 from . import report
 from .presets import PRESETS
@@ -81,7 +82,7 @@ def plan(method: str, seed: int) -> Plan:
     config = agents.ON_METAWORLD[_ALGORITHM.value].Config(
         network=_NETWORK.value, surgery=method, **preset["config"]
     )
-    config = override(config, run_flags.overrides())
+    config = task_flags.applied(override(config, run_flags.overrides()), suite.spec)
     run_config = dataclasses.replace(
         run_flags.run_config(preset["run"], suite.spec), seed=seed, num_seeds=1
     )
@@ -106,9 +107,11 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
     A run that has been scored is not opened again. An interrupt ends the process, after saving.
     """
     config, spec = run.run_config, run.suite.spec
+    begins = beginning(task_flags.begin_from(), folder, spec, run.settings, config)
+    settings = {**run.settings, **begins.settings}
     # Several processes must all go the same way, and only the first one can read the folder.
     unroll = run.agent_config.unroll_length
-    if jax.process_count() == 1 and runs.finished(folder, run.settings, config, run.suite, unroll):
+    if jax.process_count() == 1 and runs.finished(folder, settings, config, run.suite, unroll):
         done, step = report.read(folder), runs.newest_step(folder)
         if done and (done["env_steps"], done["episodes"]) == (step, run.final_episodes):
             return done
@@ -121,8 +124,8 @@ def train_and_score(run: Plan, folder: pathlib.Path) -> dict[str, Any]:
         )
     num_updates, planned = runs.schedule(folder, spec.num_tasks, config, run.agent_config)
     agent = agents.make(spec, run.settings, num_updates, learner.across(config.num_devices))
-    settings = {**run.settings, **planned}
-    result = runs.learn(run.name, run.suite, agent, config, settings, folder)
+    settings |= planned
+    result = runs.learn(run.name, run.suite, agent, config, settings, folder, begins.state)
     if not processes.is_chief():
         return {}
     return report.score(run.suite, config, agent, result, folder, run.final_episodes)

@@ -9,12 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import distributions, learner, normalisers
+from mtrl_jax import distributions, freeze, learner, normalisers
 from mtrl_jax.distributions import Gaussian
 from mtrl_jax.networks import columns, multitask
 from mtrl_jax.types import Array, EnvSpec, Key
 
-__all__ = ["LOG_STD_RANGE", "ActorQ", "draw", "head", "init_params", "inputs", "make", "q_values"]
+__all__ = [
+    "LOG_STD_RANGE",
+    "ActorQ",
+    "draw",
+    "frozen",
+    "head",
+    "init_params",
+    "inputs",
+    "make",
+    "q_values",
+]
 
 LOG_STD_RANGE = (-10.0, 2.0)  # of the Gaussian before the squash
 
@@ -97,6 +107,23 @@ def init_params(nets: ActorQ, key: Key) -> tuple[learner.Params, learner.Params]
         for half in drawn
     )
     return learner.Params(*actor), learner.Params(*halves)
+
+
+def frozen(
+    nets: ActorQ, patterns: tuple[str, ...]
+) -> tuple[learner.Params | None, learner.Params | None]:
+    """Which parameters of the actor and of the critics `patterns` freeze (`freeze.select`): names
+    are `shared/actor/...`, `shared/critic0/...`, and so on for the tasks' own."""
+
+    def both(key: Key) -> learner.Params:
+        actor, critic = init_params(nets, key)
+        return learner.Params(*({"actor": a, **c} for a, c in zip(actor, critic, strict=True)))
+
+    chosen = freeze.select(patterns, both)
+    if chosen is None:
+        return None, None
+    of_actor = learner.Params(*(half["actor"] for half in chosen))
+    return of_actor, learner.Params(*({n: half[n] for n in _critics(nets)} for half in chosen))
 
 
 def _critics(nets: ActorQ) -> list[str]:

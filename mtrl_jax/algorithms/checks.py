@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any
 
-from mtrl_jax import surgery
+from mtrl_jax import curriculum, surgery
 from mtrl_jax.ranges import OneOf
+from mtrl_jax.types import EnvSpec
 
-__all__ = ["Surgery", "surgery_without_losses"]
+__all__ = ["Surgery", "surgery_without_losses", "task_weights"]
 
 Surgery = Annotated[str, OneOf(surgery.METHODS)]
 
@@ -31,3 +32,15 @@ def surgery_without_losses(config: Any, why: str) -> None:
             f"surgery {config.surgery!r} follows the size of positive losses, {why}; any of "
             f"{', '.join(m for m in surgery.METHODS if m not in _FOLLOW_LOSSES)} works"
         )
+
+
+def task_weights(spec: EnvSpec, config: Any) -> curriculum.Plan:
+    """Where the weights of the tasks' losses come from, by `config.task_weights` and `.curriculum`.
+
+    Raises:
+      ValueError: as `curriculum.make`, and for either where every task learns by itself.
+    """
+    for name in ("task_weights", "curriculum"):
+        if getattr(config, "separate", False) and getattr(config, name):
+            raise ValueError(f"{name} must be left out where every task learns by itself")
+    return curriculum.make(spec, config.task_weights, config.curriculum)

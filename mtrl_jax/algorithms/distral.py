@@ -18,15 +18,14 @@ Departures:
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, learner, ranges, surgery
-from mtrl_jax.algorithms import actor_critic, checks
+from mtrl_jax import curriculum, distributions, freeze, learner, ranges, surgery
+from mtrl_jax.algorithms import actor_critic, alone, checks
 from mtrl_jax.losses import distral as losses
 from mtrl_jax.networks import columns
 from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Unit
@@ -51,6 +50,9 @@ class Config:
     value_cost: NotNegative = 0.5
     reward_scale: float = 1.0
     surgery: checks.Surgery = "sum"
+    task_weights: tuple[NotNegative, ...] = ()  # of the tasks' losses; (): 1 each
+    curriculum: str = ""  # what moves them: success or progress, with options; "": nothing
+    freeze: tuple[str, ...] = ()  # patterns of names of parameters that stay as they are
     optimiser: Annotated[str, OneOf(OPTIMISERS)] = "adam"
     learning_rate: Positive = 5e-4
     final_learning_rate: Unit = 1 / 6  # of the initial one, at the end of a linear decay
@@ -69,6 +71,7 @@ class State(NamedTuple):
 
     params: learner.Params
     opt_state: learner.OptState
+    curriculum: ArrayTree = ()  # what moves the tasks' weights, if anything does
 
 
 class ActorState(NamedTuple):
@@ -99,6 +102,7 @@ class _Parts(NamedTuple):
     task: columns.Column
     transforms: learner.Transforms
     collectives: learner.Collectives
+    weights: curriculum.Plan
 
 
 def check(spec: EnvSpec, config: Config) -> losses.Variant:
@@ -120,6 +124,7 @@ def check(spec: EnvSpec, config: Config) -> losses.Variant:
             f"task_cost_scales must hold {spec.num_tasks} positive numbers, one per task; "
             f"got {scales}"
         )
+    checks.task_weights(spec, config)
     variant = losses.ALGORITHMS[config.algorithm]
     return variant if config.alpha == -1.0 else variant._replace(alpha=config.alpha)
 
@@ -164,7 +169,7 @@ def agent(
     ) -> tuple[Array, Array, ActorState]:
         fn = functools.partial(act, parts, distilled=distilled, greedy=greedy)
         if config.separate:
-            return _drop_task_axis(_each_alone(fn)(policy, mask, actor, timestep, keys))
+            return alone.drop_task_axis(alone.each_alone(fn)(policy, mask, actor, timestep, keys))
         return fn(policy, mask, actor, timestep, keys)
 
     def update_(state: State, rollout: Rollout) -> tuple[State, Metrics]:
@@ -177,8 +182,8 @@ def agent(
         )
         fn = functools.partial(update, parts)
         if config.separate:
-            state, metrics = _each_alone(fn)(state, batch)
-            return state, _drop_task_axis(metrics)
+            state, metrics = alone.each_alone(fn)(state, batch)
+            return state, alone.drop_task_axis(metrics)
         return fn(state, batch)
 
     return Agent(
@@ -192,11 +197,22 @@ def agent(
         has_greedy=True,
         overlap=config.overlap,
         num_devices=collectives.size,
+        observe=curriculum.observer(parts.weights),
     )
 
 
 def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
-    """Fresh parameters (every task column of its own draw) and optimiser states."""
+    """Fresh parameters and optimiser states."""
+    params = init_params(parts, spec, num_tasks, key)
+    opt_state = learner.init_optimisers(parts.transforms, params)
+    # Runs and tasks that were initialised by one program must not share surgery's random orders.
+    reseeded = surgery.reseed(opt_state.shared, key)
+    moved = curriculum.init(parts.weights, num_tasks)
+    return State(params, opt_state._replace(shared=reseeded), moved)
+
+
+def init_params(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> learner.Params:
+    """Fresh parameters, every task column of its own draw."""
     observation = jnp.zeros((1, 1, *spec.observation_shape), spec.observation_dtype)
     row = jnp.zeros((1, 1))
     carry = columns.initial_carry(parts.config.core, parts.config.core_size, (1,))
@@ -209,14 +225,10 @@ def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
     shared = jax.tree.map(lambda x: x[0], every)
     if parts.variant.has_task_column:
         shared = {name: x for name, x in shared.items() if name != "value"}
-    params = learner.Params(
+    return learner.Params(
         shared=shared if parts.variant.has_shared_column else {},
         task=jax.tree.map(lambda x: x[1:], every) if parts.variant.has_task_column else {},
     )
-    opt_state = learner.init_optimisers(parts.transforms, params)
-    # Runs and tasks that were initialised by one program must not share surgery's random orders.
-    reseeded = surgery.reseed(opt_state.shared, key)
-    return State(params, opt_state._replace(shared=reseeded))
 
 
 def act(
@@ -259,8 +271,10 @@ def update(parts: _Parts, state: State, batch: _Batch) -> tuple[State, Metrics]:
         state.opt_state,
         batch,
         parts.collectives,
+        curriculum.weights(parts.weights, state.curriculum),
     )
-    return State(params, opt_state), metrics
+    metrics |= curriculum.logged(parts.weights, state.curriculum)
+    return State(params, opt_state, state.curriculum), metrics
 
 
 def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tuple[Array, Metrics]:
@@ -355,7 +369,7 @@ def make_parts(
     task = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make())
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=num_tasks, diagnostics=True), task)
-    return _Parts(
+    parts = _Parts(
         config,
         variant,
         losses.coefficients(variant, 1.0 / config.entropy_cost),
@@ -363,7 +377,10 @@ def make_parts(
         column(True),
         learner.Transforms(shared, task),
         collectives,
+        checks.task_weights(spec, config),
     )
+    fixed = freeze.select(config.freeze, lambda key: init_params(parts, spec, num_tasks, key))
+    return parts._replace(transforms=parts.transforms._replace(frozen=fixed))
 
 
 def _init_actor(
@@ -379,17 +396,3 @@ def _init_actor(
         core(variant.has_shared_column),
         core(variant.has_task_column),
     )
-
-
-def _each_alone(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn(state, *args)` over K tasks as K calls with one task each: all leaves lead with K."""
-
-    def one(state: ArrayTree, *args: ArrayTree) -> Any:
-        return fn(state, *jax.tree.map(lambda x: x[None], args))
-
-    return jax.vmap(one)
-
-
-def _drop_task_axis(tree: ArrayTree) -> ArrayTree:
-    """Leaves `[K, 1, ...]` to `[K, ...]`, after `_each_alone`."""
-    return jax.tree.map(lambda x: x[:, 0], tree)

@@ -30,11 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtrl_jax import learner, ranges, replay, returns, surgery
+from mtrl_jax import curriculum, freeze, learner, ranges, replay, returns, surgery
 from mtrl_jax.algorithms import checks, q_network
 from mtrl_jax.losses import q_learning as losses
 from mtrl_jax.ranges import Count, NotNegative, Positive, Steps, Unit
-from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
+from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
     "Config",
@@ -73,6 +73,9 @@ class Config:
     reward_clip: NotNegative = 0.0  # rewards are cut off at +- this; 0: not at all
     huber: Positive = 1.0  # where the loss of an error turns linear
     surgery: checks.Surgery = "mean"
+    task_weights: tuple[NotNegative, ...] = ()  # of the tasks' losses; (): 1 each
+    curriculum: str = ""  # what moves them: success or progress, with options; "": nothing
+    freeze: tuple[str, ...] = ()  # patterns of names of parameters that stay as they are
     learning_rate: Positive = 5e-4
     adam_epsilon: Positive = 1.5e-4
     max_grad_norm: Positive = 10.0
@@ -108,6 +111,7 @@ class State(NamedTuple):
       key: of the batches; constant.
       steps: int32, steps of each task so far.
       updates: int32, gradient steps so far.
+      curriculum: what moves the tasks' weights, if anything does.
     """
 
     params: learner.Params
@@ -117,6 +121,7 @@ class State(NamedTuple):
     key: Key
     steps: Array
     updates: Array
+    curriculum: ArrayTree = ()
 
 
 class Policy(NamedTuple):
@@ -134,6 +139,7 @@ class _Parts(NamedTuple):
     net: q_network.QNetwork
     transforms: learner.Transforms
     collectives: learner.Collectives
+    weights: curriculum.Plan
 
 
 def check(spec: EnvSpec, config: Config) -> None:
@@ -142,6 +148,7 @@ def check(spec: EnvSpec, config: Config) -> None:
         raise ValueError("suite must have discrete actions for DQN; got continuous ones")
     ranges.check(config)
     checks.surgery_without_losses(config, "whose targets move here")
+    checks.task_weights(spec, config)
     if config.min_replay > config.replay_size:
         raise ValueError(
             f"min_replay must not exceed replay_size = {config.replay_size}; got "
@@ -198,6 +205,7 @@ def agent(
         has_greedy=True,
         overlap=config.overlap,
         num_devices=collectives.size,
+        observe=curriculum.observer(parts.weights),
     )
 
 
@@ -212,7 +220,10 @@ def make_parts(
     )
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), task)
-    return _Parts(config, spec, net, learner.Transforms(shared, task), collectives)
+    frozen = freeze.select(config.freeze, lambda key: q_network.init_params(net, key))
+    transforms = learner.Transforms(shared, task, frozen)
+    weights = checks.task_weights(spec, config)
+    return _Parts(config, spec, net, transforms, collectives, weights)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -228,6 +239,7 @@ def init(parts: _Parts, key: Key) -> State:
         key=jax.random.fold_in(key, 2),
         steps=jnp.int32(0),
         updates=jnp.int32(0),
+        curriculum=curriculum.init(parts.weights, spec.num_tasks),
     )
 
 
@@ -249,13 +261,14 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     rings = replay.add(state.replay, items, valid)
     n = valid.shape[1]  # T * E, of all devices
     ready = replay.size(rings).min() >= config.min_replay
+    weights = curriculum.weights(parts.weights, state.curriculum)
 
     def step(carry, i):
         params, target, opt_state = carry
         key = jax.random.fold_in(state.key, state.updates + i)
         index = collectives.scatter(replay.indices(rings, key, config.batch_size), 1)
         params, opt_state, values = gradient_step(
-            parts, params, target, opt_state, replay.take(rings, index)
+            parts, params, target, opt_state, replay.take(rings, index), weights
         )
         renew = (state.updates + i + 1) % config.target_period == 0
         target = jax.tree.map(lambda new, old: jnp.where(renew, new, old), params, target)
@@ -267,6 +280,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     metrics |= {
         "policy/epsilon": epsilon_at(config, state.steps),
         "replay/size": replay.size(rings).astype(jnp.float32),
+        **curriculum.logged(parts.weights, state.curriculum),
     }
     return state._replace(
         params=params,
@@ -313,8 +327,10 @@ def gradient_step(
     target: learner.Params,
     opt_state: learner.OptState,
     batch: Transition,
+    weights: Any = None,
 ) -> tuple[learner.Params, learner.OptState, Metrics]:
-    """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`."""
+    """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`. `weights` are of
+    the tasks' losses, `[K]` or None."""
     config, spec, net = parts.config, parts.spec, parts.net
     q_t = q_network.values(net, target, batch.next_observation)
     q_t_selector = q_network.values(net, params, batch.next_observation) if config.double_q else q_t
@@ -337,4 +353,5 @@ def gradient_step(
         opt_state,
         (batch, q_t, q_t_selector, mask, numbers),
         parts.collectives,
+        weights,
     )

@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, learner, normalisers, ranges, surgery
+from mtrl_jax import curriculum, distributions, freeze, learner, normalisers, ranges, surgery
 from mtrl_jax.algorithms import actor_critic, checks, ppo_samples
 from mtrl_jax.losses import ppo as losses
 from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Unit
@@ -70,6 +70,9 @@ class Config:
     value_cost: NotNegative = 0.5
     return_memory: Unit = 0.2  # least weight of a rollout in the running statistics of returns
     surgery: checks.Surgery = "mean"
+    task_weights: tuple[NotNegative, ...] = ()  # of the tasks' losses; (): 1 each
+    curriculum: str = ""  # what moves them: success or progress, with options; "": nothing
+    freeze: tuple[str, ...] = ()  # patterns of names of parameters that stay as they are
     learning_rate: Positive = 5e-4
     final_learning_rate: Unit = 1.0  # of the initial one, at the end of a linear decay
     adam_epsilon: Positive = 1e-5
@@ -87,6 +90,7 @@ class State(NamedTuple):
       returns: moments `[K]` of the value targets.
       key: of the minibatches; constant.
       updates: int32, made so far.
+      curriculum: what moves the tasks' weights, if anything does.
     """
 
     params: learner.Params
@@ -95,6 +99,7 @@ class State(NamedTuple):
     returns: normalisers.Moments
     key: Key
     updates: Array
+    curriculum: ArrayTree = ()
 
 
 class Policy(NamedTuple):
@@ -112,12 +117,14 @@ class _Parts(NamedTuple):
     nets: actor_critic.ActorCritic
     transforms: learner.Transforms
     numbers: ppo_samples.Numbers
+    weights: curriculum.Plan
 
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
     ranges.check(config)
     checks.surgery_without_losses(config, "which a policy's are not")
+    checks.task_weights(spec, config)
     if config.unroll_length % config.minibatches:
         raise ValueError(
             f"minibatches must divide unroll_length = {config.unroll_length}; got "
@@ -168,6 +175,7 @@ def agent(
         has_greedy=True,
         overlap=config.overlap,
         num_devices=collectives.size,
+        observe=curriculum.observer(parts.weights),
     )
 
 
@@ -204,7 +212,12 @@ def make_parts(
     numbers = ppo_samples.Numbers(
         nets, config.discount, config.lambda_, config.return_memory, collectives
     )
-    return _Parts(config, spec, nets, learner.Transforms(shared, each), numbers)
+    frozen = freeze.select(
+        config.freeze, lambda key: actor_critic.init_params(nets, key, config.initial_std)
+    )
+    transforms = learner.Transforms(shared, each, frozen)
+    weights = checks.task_weights(spec, config)
+    return _Parts(config, spec, nets, transforms, numbers, weights)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -221,6 +234,7 @@ def init(parts: _Parts, key: Key) -> State:
         normalisers.init_moments((k,)),
         jax.random.fold_in(key, 1),
         jnp.int32(0),
+        curriculum.init(parts.weights, k),
     )
 
 
@@ -267,6 +281,7 @@ def loss(
 def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """All epochs on a rollout, as one scan; metrics `[K]` are means over the steps made."""
     config, tasks = parts.config, jnp.arange(parts.spec.num_tasks)
+    weights = curriculum.weights(parts.weights, state.curriculum)
     moved = observe(parts, state.observations, rollout)
     fresh = state.observations.batches == 0
     acted = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), moved, state.observations)
@@ -291,6 +306,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             opt_state,
             (chosen, acted, tasks),
             parts.numbers.collectives,
+            weights,
         )
 
     shapes = jax.eval_shape(gradient_step, params, state.opt_state, rows[0])[2]
@@ -311,7 +327,14 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     if parts.spec.action_size:
         std = actor_critic.own_std(params.task["actor"]["std"])
         metrics["policy/std"] = std.mean(-1, where=parts.spec.coordinate_mask)
-    return State(params, opt_state, moved, returns, state.key, state.updates + 1), metrics
+    metrics |= curriculum.logged(parts.weights, state.curriculum)
+    return state._replace(
+        params=params,
+        opt_state=opt_state,
+        observations=moved,
+        returns=returns,
+        updates=state.updates + 1,
+    ), metrics
 
 
 def observe(

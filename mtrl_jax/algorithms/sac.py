@@ -29,10 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtrl_jax import learner, normalisers, ranges, replay, surgery
+from mtrl_jax import curriculum, learner, normalisers, ranges, replay, surgery
 from mtrl_jax.algorithms import actor_q, checks, experience, sac_step
 from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Steps, Unit
-from mtrl_jax.types import Agent, Array, EnvSpec, Key, Metrics, Rollout, Timestep
+from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
 STATISTICS = ("task", "shared", "none")
 REWARD_SCALINGS = ("none", "mean")
@@ -62,6 +62,9 @@ class Config:
     reward_scaling: Annotated[str, OneOf(REWARD_SCALINGS)] = "none"
     reset_every: CountOr0 = 0  # gradient steps between fresh networks; 0: never
     surgery: checks.Surgery = "mean"
+    task_weights: tuple[NotNegative, ...] = ()  # of the tasks' losses; (): 1 each
+    curriculum: str = ""  # what moves them: success or progress, with options; "": nothing
+    freeze: tuple[str, ...] = ()  # patterns of names of parameters that stay as they are
     learning_rate: Positive = 3e-4
     temperature_learning_rate: Positive = 3e-4
     adam_epsilon: Positive = 1e-5
@@ -80,6 +83,7 @@ class State(NamedTuple):
       key: of batches, noise and resets; constant.
       steps: int32, environment steps of each task so far.
       updates: int32, gradient steps so far.
+      curriculum: what moves the tasks' weights, if anything does.
     """
 
     learned: sac_step.Learned
@@ -89,6 +93,7 @@ class State(NamedTuple):
     key: Key
     steps: Array
     updates: Array
+    curriculum: ArrayTree = ()
 
 
 class Policy(NamedTuple):
@@ -105,12 +110,19 @@ class _Parts(NamedTuple):
     config: Config
     spec: EnvSpec
     numbers: sac_step.Numbers
+    weights: curriculum.Plan
 
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises ValueError, naming the field, what came and what is allowed."""
     ranges.check(config)
     checks.surgery_without_losses(config, "which an actor's are not")
+    checks.task_weights(spec, config)
+    if config.freeze and config.reset_every:
+        raise ValueError(
+            "freeze must be left out where networks are made anew (reset_every = "
+            f"{config.reset_every}); got {config.freeze}"
+        )
     if config.capacity < config.batch_size:
         raise ValueError(
             f"capacity must be at least batch_size = {config.batch_size}; got {config.capacity}"
@@ -158,6 +170,7 @@ def agent(
         has_greedy=True,
         overlap=config.overlap,
         num_devices=collectives.size,
+        observe=curriculum.observer(parts.weights),
     )
 
 
@@ -182,12 +195,14 @@ def make_parts(
 
     operate: Any = surgery.METHODS[config.surgery]
     shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), step())
+    frozen = actor_q.frozen(nets, config.freeze)
     return _Parts(
         config,
         spec,
         sac_step.Numbers(
             nets,
-            learner.Transforms(shared, step()),
+            learner.Transforms(shared, step(), frozen[0]),
+            learner.Transforms(shared, step(), frozen[1]),
             temperature=optax.adam(config.temperature_learning_rate, eps=config.adam_epsilon),
             discount=config.discount,
             target_entropy=config.target_entropy * _sizes(spec),
@@ -195,6 +210,7 @@ def make_parts(
             target_rate=config.target_rate,
             collectives=collectives,
         ),
+        checks.task_weights(spec, config),
     )
 
 
@@ -209,6 +225,7 @@ def init(parts: _Parts, key: Key) -> State:
         jax.random.fold_in(key, 1),
         jnp.int32(0),
         jnp.int32(0),
+        curriculum.init(parts.weights, k),
     )
 
 
@@ -276,6 +293,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     ready = (state.steps > config.warmup) & (replay.size(state.rings) >= config.batch_size).all()
     state = renew(parts, state, n, ready)
     key = jax.random.fold_in(state.key, 0)
+    weights = curriculum.weights(parts.weights, state.curriculum)
 
     def gradient_step(learned, i):
         batch, noise = experience.draw_batch(
@@ -285,7 +303,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             config.batch_size,
             collectives,
         )
-        return sac_step.step(parts.numbers, learned, state.observations, batch, noise)
+        return sac_step.step(parts.numbers, learned, state.observations, batch, noise, weights)
 
     count = jnp.where(ready, n, 0)
     learned, metrics = learner.repeat(gradient_step, state.learned, count)
@@ -293,6 +311,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
         "policy/temperature": jnp.exp(learned.log_temperature),
         "replay/size": replay.size(state.rings).astype(jnp.float32),
         "replay/updates": count.astype(jnp.float32),
+        **curriculum.logged(parts.weights, state.curriculum),
     }
     if config.reward_scaling != "none":
         metrics["replay/reward_scale"] = state.reward_scale

@@ -26,7 +26,8 @@ class Numbers(NamedTuple):
 
     Attributes:
       nets: of actor and critics.
-      transforms: of the gradients of either.
+      transforms: of the actor's gradients.
+      critic_transforms: of the critics'.
       temperature: optimiser of `[K]` log temperatures; tasks do not meet in it.
       discount: gamma.
       target_entropy: nats of each task's policy, `[K]`.
@@ -37,6 +38,7 @@ class Numbers(NamedTuple):
 
     nets: actor_q.ActorQ
     transforms: learner.Transforms
+    critic_transforms: learner.Transforms
     temperature: optax.GradientTransformation
     discount: float
     target_entropy: np.ndarray
@@ -72,7 +74,8 @@ def init_learned(numbers: Numbers, key: Key, temperature: float) -> Learned:
     def reseeded(opt, n):
         return opt._replace(shared=surgery.reseed(opt.shared, jax.random.fold_in(key, n)))
 
-    opts = [learner.init_optimisers(numbers.transforms, params) for params in (actor, critic)]
+    pairs = ((numbers.transforms, actor), (numbers.critic_transforms, critic))
+    opts = [learner.init_optimisers(*pair) for pair in pairs]
     alpha = jnp.full(numbers.nets.spec.num_tasks, np.log(temperature), jnp.float32)
     return Learned(
         actor,
@@ -91,6 +94,7 @@ def step(
     moments: normalisers.Moments,
     batch: Transition,
     noise: Array,
+    weights: Any = None,
 ) -> tuple[Learned, Metrics]:
     """One step of everything.
 
@@ -100,6 +104,7 @@ def step(
       moments: of observations, `[K, F]`.
       batch: leaves `[K, B, ...]`, rewards already scaled.
       noise: standard normal `[K, B, 2, A]`, of the next actions and of the actor's.
+      weights: `[K]` of the tasks' losses, of actor and critics alike; None: 1.
 
     Returns:
       What has been learnt, and metrics `[K]`: of the losses, and of `learner.gradient_step` the
@@ -117,11 +122,12 @@ def step(
 
     critic, critic_opt, metrics = learner.gradient_step(
         critic_loss,
-        numbers.transforms,
+        numbers.critic_transforms,
         learned.critic,
         learned.critic_opt,
         (x_tm1, batch.action, y, tasks),
         numbers.collectives,
+        weights,
     )
 
     def actor_loss(shared, own, one):
@@ -137,6 +143,7 @@ def step(
         learned.actor_opt,
         (x_tm1, noise[:, :, 1], alpha, critic.task, tasks),
         numbers.collectives,
+        weights,
     )
 
     log_temperature, temperature_opt = _temperature(numbers, learned, more["policy/log_prob"])

@@ -30,6 +30,7 @@ for n, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 _DISTRAL = ("--suite=maze8", "--noalone")
+_GAMES = ("--suite=small_games:catch,rain",)
 
 CASES = [
     ("morph", ("--learning_rate=nan",), "learning_rate must be above 0; got nan"),
@@ -71,6 +72,14 @@ CASES = [
         ("--suite=small_games:catch", "--keep_best=return"),
         "keep_best must be one of eval/task_policy/return, ",
     ),
+    (
+        "dqn",
+        (*_GAMES, "--task_weights=snake=2"),
+        "--task_weights: 'snake' is no task of the suite; it has catch, rain",
+    ),
+    ("dqn", (*_GAMES, "--task_weights=nan,1"), "task_weights must not be negative; got nan"),
+    ("dqn", (*_GAMES, "--freeze=conv"), "freeze: 'conv' names no parameter; there are shared/head"),
+    ("dqn", (*_GAMES, "--begin_from=nowhere"), "--begin_from: nowhere: is not a directory"),
     ("evaluate", ("--workdir=.", "--step=-1"), "--step must be "),
     (
         "evaluate",

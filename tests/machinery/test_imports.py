@@ -26,9 +26,10 @@ LAYERS = (
         "metrics",
         "workdir",
         "writers",
+        "curriculum",
     },
-    {"losses", "rollout", "plots", "replay", "episodic"},
-    {"algorithms", "engines", "evaluate", "export", "record"},
+    {"losses", "rollout", "plots", "replay", "episodic", "freeze"},
+    {"algorithms", "engines", "evaluate", "export", "record", "begin"},
     {"evaluations", "sweep"},
     {"train"},
     {"benchmark"},
@@ -44,6 +45,8 @@ _LEARNING = {
     "normalisers",
     "networks",
     "surgery",
+    "curriculum",
+    "freeze",
 }
 FORBIDDEN = {
     "surgery": set(RANK),  # usable in a project that has none of the rest

@@ -9,7 +9,7 @@ import pytest
 
 from tests.machinery import commands, pages
 
-GUIDES = ("environments.md", "networks.md", "libraries.md")
+GUIDES = ("environments.md", "networks.md", "libraries.md", "curricula.md")
 
 
 def left(folder: pathlib.Path) -> list[str]:
