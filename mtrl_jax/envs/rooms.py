@@ -23,6 +23,7 @@ Edges are soft by a pixel, so that an image says where things are to a part of a
 are this library's choice.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -188,6 +189,7 @@ def factors_of(state: RoomsState, task: Array) -> Array:
     return jnp.concatenate([task.astype(jnp.float32), state.agent, rest])
 
 
+@functools.partial(jax.jit, static_argnames=("num_frames", "size"))
 def frames(key: Key, tasks: Array, num_frames: int, size: int = 32) -> tuple[Array, Array]:
     """Unlabelled images of some tasks, each as likely, and their factors for whoever may know.
 

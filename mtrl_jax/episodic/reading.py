@@ -70,8 +70,8 @@ def nearest(table: Table, query: Array, k: int, recall: float = 1.0) -> Neighbou
     apart = keys[index] - query[:, None]
     equal = valid & (keys[index] == jnp.broadcast_to(query[:, None], apart.shape)).all(-1)
     distance = jnp.where(valid, jnp.square(apart).sum(-1), jnp.inf)
-    # A key may be at a distance of 0 by underflow; the equal one comes before it.
-    order = jax.lax.top_k(-jnp.where(equal, -1.0, distance), k)[1]
+    # Of equal distances, 0 by underflow among them, the first stays first: the key itself.
+    order = jax.lax.top_k(-distance, k)[1]
     index, distance, valid = (
         jnp.take_along_axis(x, order, axis=1) for x in (index, distance, valid)
     )

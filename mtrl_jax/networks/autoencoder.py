@@ -162,10 +162,14 @@ def make(
 
 def init(nets: Autoencoder, key: Key, image_shape: tuple[int, int, int]) -> ArrayTree:
     """Fresh parameters of both halves."""
-    keys = jax.random.split(key)
-    encoder: Any = nets.encoder.init(keys[0], jnp.zeros((1, *image_shape)))
-    decoder: Any = nets.decoder.init(keys[1], jnp.zeros((1, nets.num_latents)))
-    return {"encoder": encoder["params"], "decoder": decoder["params"]}
+
+    @jax.jit  # one program, instead of several for each parameter
+    def draw(keys: Key) -> ArrayTree:
+        encoder: Any = nets.encoder.init(keys[0], jnp.zeros((1, *image_shape)))
+        decoder: Any = nets.decoder.init(keys[1], jnp.zeros((1, nets.num_latents)))
+        return {"encoder": encoder["params"], "decoder": decoder["params"]}
+
+    return draw(jax.random.split(key))
 
 
 def pixels(observation: Array) -> Array:

@@ -85,6 +85,17 @@ def test_neighbours_are_those_of_a_tree():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+def test_far_from_the_origin_rounding_does_not_decide():
+    """Scores of 10^6 are .06 apart in float32, and some neighbours' distances less."""
+    rng = np.random.default_rng(9)
+    keys, query = (500 + rng.normal(size=(n, 8)).astype(np.float32) for n in (500, 40))
+    table = filled(keys, np.arange(500, dtype=np.float32), 512)
+    near = cKDTree(keys.astype(np.float64)).query(query.astype(np.float64), 9)[1]
+    found, _ = read(table, query, 9)
+    same = np.asarray(table.values).astype(int)[found.slot] == near
+    assert same.all()
+
+
 def test_fewer_keys_than_neighbours():
     table = filled(np.eye(2, D, dtype=np.float32), np.float32([3.0, 5.0]), N)
     query = [[0.9, 0.2, 0.0]]
@@ -129,13 +140,17 @@ def test_what_is_not_finite_is_not_stored_and_reads_nan():
     assert list(contents(table).values()) == [4.0]
     _, value = read(table, [[np.nan, 0, 0], [0, np.inf, 0], [2, 0, 0]], 4)
     assert np.isnan(value[:2]).all() and value[2] == 4.0
+    # Nor do they take anyone's place.
+    full = filled(np.arange(N * D, dtype="f").reshape(N, D), np.arange(N, dtype="f"), N)
+    keys = np.concatenate([bad[[0, 1, 4]], np.zeros((M - 3, D), "f")])
+    after = writer()(full, keys, np.ones(M, "f"), np.arange(M) < 3)
+    assert contents(after) == contents(full)
     # Both zeros are one key.
-    table = filled(np.float32([[0.0, 1, 1], [-0.0, 1, 1]]), np.float32([1.0, 3.0]), N)
-    assert list(contents(table).values()) == [3.0]
-    table = writer()(
-        table, np.full((M, D), [-0.0, 1, 1], "f"), np.full(M, 5, "f"), np.ones(M, bool)
-    )
-    assert list(contents(table).values()) == [5.0]
+    table = episodic.init(N, D)
+    for value, zero in ((5.0, 0.0), (6.0, -0.0), (7.0, 0.0)):
+        keys, values = np.full((M, D), [zero, 1, 1], "f"), np.full(M, value, "f")
+        table = writer()(table, keys, values, np.ones(M, bool))
+        assert list(contents(table).values()) == [value]
     assert read(table, [[-0.0, 1, 1]], 4)[0].exact.all()
 
 
