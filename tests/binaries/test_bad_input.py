@@ -103,6 +103,16 @@ CASES = [
         "--workdir: /proc/no/folder cannot be written: ",
     ),
     ("distral", ("--suite=maze8:size=3", "--noalone"), "suite 'maze8:size=3' takes no options"),
+    (
+        "metaworld",
+        ("--benchmark=envpool:Hopper-v4,HalfCheetah-v4",),
+        "float32 [11] and float32 [17]; --pad makes one suite of them",
+    ),
+    (
+        "dqn",
+        ("--suite=envpool:CartPole-v1,Pong-v5", "--pad"),
+        "CartPole-v1 and Pong-v5 cannot be padded to one shape: observations are float32 and uint8",
+    ),
     ("dqn", ("--suite=not_here:make",), "suite 'not_here:make' cannot be loaded: No module named"),
     ("dqn", ("--network=deep",), "network must be one of blind, onehot"),
     (

@@ -193,7 +193,7 @@ def test_actions_are_uniform_at_first_then_drawn_and_greedy_ones_are_neither():
         x = actor_q.inputs(
             nets, jax.tree.map(lambda m, k=k: m[k], state.observations), row.observation[k]
         )
-        mean, log_std = actor_q.head(nets, policy.params.shared, {}, x, jnp.int32(k))
+        mean, log_std, _ = actor_q.head(nets, policy.params.shared, {}, x, jnp.int32(k))
         normal = scipy.stats.norm(mean[:, 0], np.exp(log_std[:, 0]))
         density = normal.logpdf(u[k, :, 0]) - np.log1p(-(np.tanh(u[k, :, 0]) ** 2))
         near = np.abs(u[k, :, 0]) < 3  # elsewhere tanh has lost digits

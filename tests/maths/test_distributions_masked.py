@@ -29,7 +29,7 @@ FUNCTIONS = {
     "entropy": lambda p, q, x: d.entropy(p),
     "kl": lambda p, q, x: d.kl(p, q),
     "cross_entropy": lambda p, q, x: d.cross_entropy(p, q),
-    "product": lambda p, q, x: d.kl(d.product([p, q], [0.5, 0.3]), q),
+    "product": lambda p, q, x: d.entropy(d.product([p, q], [0.5, 0.3])),
     "tanh_log_prob": lambda p, q, x: d.tanh_gaussian_log_prob(p, x),
 }
 
