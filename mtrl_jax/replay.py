@@ -7,13 +7,20 @@ replacement. With K rings every batch holds equally much of each task, whatever 
 State in, state out: all of it jits, vmaps over seeds, scans, and works in place where the state is
 donated. On several devices let all hold the same rings: gather what is added over the devices, draw
 one `indices` with one key and give each device its share of the columns.
+
+Items are stored flat, as many side by side in a row as fill whole tiles of a TPU, whose rows are
+128 numbers: a ring of 8 x 8 bytes an item would take many times its bytes there, or be copied whole
+whenever it is read. On a CPU the bytes lie where they would lie anyway, and are read and written as
+if there were no rows: XLA:CPU takes longer to find a place in a row.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from mtrl_jax import memory
 from mtrl_jax._checks import assert_bool, assert_shape
@@ -32,19 +39,32 @@ __all__ = [
     "take",
 ]
 
+_LANES = 128  # numbers in a row of a tile of a TPU
+_ROW = 8192  # numbers in a row of several items, where fewer do not fill tiles
+
 
 class ReplayState(NamedTuple):
     """K rings.
 
     Attributes:
-      items: leaves `[K, capacity, ...]`, dtypes as given to `init`.
+      rows: leaves `[K, capacity / p, p * n]` of an item's n numbers, p items a row, in order;
+        p divides the capacity.
+      item: one item of zeros, `[1, ...]`, whose shapes and dtypes are those of all.
       position: int32 `[K]`, where the next item goes, in [0, capacity).
       stored: int32 `[K]`, how many slots hold an item; slots 0 to stored - 1 do.
     """
 
-    items: ArrayTree
+    rows: ArrayTree
+    item: ArrayTree
     position: Array
     stored: Array
+
+    @property
+    def items(self) -> ArrayTree:
+        """Leaves `[K, capacity, ...]`, to look at: off the CPU this is a copy."""
+        return jax.tree.map(
+            lambda x, one: x.reshape(x.shape[0], _capacity(self), *one.shape[1:]), self.rows, self.item
+        )
 
 
 def init(item_spec: ArrayTree, num_tasks: int, capacity: int) -> ReplayState:
@@ -53,7 +73,7 @@ def init(item_spec: ArrayTree, num_tasks: int, capacity: int) -> ReplayState:
     Args:
       item_spec: one item: arrays or `jax.ShapeDtypeStruct`, without leading axes.
       num_tasks: K.
-      capacity: items kept of each task.
+      capacity: items kept of each task; on a TPU one with many divisors.
 
     Raises:
       ValueError: `num_tasks` or `capacity` below 1, or an item without leaves.
@@ -61,12 +81,15 @@ def init(item_spec: ArrayTree, num_tasks: int, capacity: int) -> ReplayState:
     _check_sizes(item_spec, num_tasks, capacity)
 
     def rings(x):
-        return jnp.zeros((num_tasks, capacity, *jnp.shape(x)), x.dtype)
+        n = math.prod(jnp.shape(x))
+        p = _per_row(n, capacity)
+        return jnp.zeros((num_tasks, capacity // p, p * n), x.dtype)
 
     def zeros():
         return jnp.zeros(num_tasks, jnp.int32)  # two, or they could not be donated
 
-    return ReplayState(jax.tree.map(rings, item_spec), zeros(), zeros())
+    one = jax.tree.map(lambda x: jnp.zeros((1, *jnp.shape(x)), x.dtype), item_spec)
+    return ReplayState(jax.tree.map(rings, item_spec), one, zeros(), zeros())
 
 
 def add(state: ReplayState, items: ArrayTree, valid: Array | None = None) -> ReplayState:
@@ -97,11 +120,22 @@ def add(state: ReplayState, items: ArrayTree, valid: Array | None = None) -> Rep
     task = jnp.broadcast_to(jnp.arange(num_tasks)[:, None], slot.shape)
 
     # Invalid items share the slot past the end, which is dropped.
+    def flat(ring, x):
+        whole = ring.reshape(num_tasks, capacity, *x.shape[2:])
+        return whole.at[task, slot].set(x, mode="drop").reshape(ring.shape)
+
+    def in_rows(ring, x):
+        x = x.reshape(num_tasks, n, -1)
+        where = _where(task, slot, capacity // ring.shape[1], x.shape[2])
+        numbers = lax.ScatterDimensionNumbers((2,), (0, 1), (0, 1, 2))
+        return lax.scatter(ring, where, x, numbers, mode=lax.GatherScatterMode.FILL_OR_DROP)
+
     def put(ring, x):
-        return ring.at[task, slot].set(x, mode="drop")
+        return lax.platform_dependent(ring, x, cpu=flat, default=in_rows)
 
     return ReplayState(
-        jax.tree.map(put, state.items, items),
+        jax.tree.map(put, state.rows, items),
+        state.item,
         (state.position + count[:, 0]) % capacity,
         jnp.minimum(state.stored + count[:, 0], capacity),
     )
@@ -126,7 +160,21 @@ def indices(state: ReplayState, key: Key, batch_size: int) -> Array:
 def take(state: ReplayState, index: Array) -> ArrayTree:
     """Items at slots int `[K, B]`, each below `size`; leaves `[K, B, ...]`."""
     task = jnp.broadcast_to(jnp.arange(index.shape[0])[:, None], index.shape)
-    return jax.tree.map(lambda ring: ring[task, index], state.items)
+    capacity = _capacity(state)
+
+    def get(ring, one):
+        def flat(ring):
+            return ring.reshape(ring.shape[0], capacity, *one.shape[1:])[task, index]
+
+        def in_rows(ring):
+            where = _where(task, index, capacity // ring.shape[1], one.size)
+            numbers, sizes = lax.GatherDimensionNumbers((2,), (0, 1), (0, 1, 2)), (1, 1, one.size)
+            found = lax.gather(ring, where, numbers, sizes, mode=lax.GatherScatterMode.CLIP)
+            return found.reshape(*index.shape, *one.shape[1:])
+
+        return lax.platform_dependent(ring, cpu=flat, default=in_rows)
+
+    return jax.tree.map(get, state.rows, state.item)
 
 
 def size(state: ReplayState) -> Array:
@@ -163,11 +211,32 @@ def check_memory(
     memory.check(what, nbytes(item_spec, num_tasks, capacity) * copies, capacity, free)
 
 
-# ------------------------------------------------------------------------------------------ checks
+# ------------------------------------------------------------------------------------------ layout
+
+
+def _per_row(n: int, capacity: int) -> int:
+    """How many items of n numbers share a row: the divisor of the capacity with which a row fills
+    its tiles best, the least of equal ones.
+
+    Compiled, not run (libtpu 0.0.42, v5e): an item that is one of several in a row of whole tiles
+    is read and written in place, one that fills its last tile in part is not.
+    """
+    most = max(_ROW // max(n, 1), _LANES // math.gcd(n, _LANES))
+    divisors = [p for p in range(1, most + 1) if capacity % p == 0]
+    return min(divisors, key=lambda p: -(-p * n // _LANES) * _LANES / max(p * n, 1))
 
 
 def _capacity(state: ReplayState) -> int:
-    return jax.tree.leaves(state.items)[0].shape[1]
+    ring, one = jax.tree.leaves(state.rows)[0], jax.tree.leaves(state.item)[0]
+    return ring.shape[1] * (ring.shape[2] // max(one.size, 1) or 1)
+
+
+def _where(task: Array, slot: Array, per_row: int, n: int) -> Array:
+    """Task, row and first column of slots int `[K, N]`: int32 `[K, N, 3]`."""
+    return jnp.stack([task, slot // per_row, slot % per_row * n], -1)
+
+
+# ------------------------------------------------------------------------------------------ checks
 
 
 def _check_sizes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> None:
@@ -179,18 +248,18 @@ def _check_sizes(item_spec: ArrayTree, num_tasks: int, capacity: int) -> None:
 
 def _check_items(state: ReplayState, items: ArrayTree) -> tuple[int, int]:
     """K and N."""
-    (num_tasks,), rings = state.stored.shape, jax.tree.leaves(state.items)
+    (num_tasks,), ones = state.stored.shape, jax.tree.leaves(state.item)
     have: Any = jax.tree.structure(items)
-    want: Any = jax.tree.structure(state.items)
+    want: Any = jax.tree.structure(state.item)
     if have != want:
         raise ValueError(f"items must have the structure of the rings, {want}; got {have}")
     leaves: list[Any] = jax.tree.leaves_with_path(items)
     n = jnp.shape(leaves[0][1])[1] if jnp.ndim(leaves[0][1]) > 1 else 0
-    for (path, x), ring in zip(leaves, rings, strict=True):
-        shape = (num_tasks, n, *ring.shape[2:])
-        if n < 1 or jnp.shape(x) != shape or x.dtype != ring.dtype:
+    for (path, x), one in zip(leaves, ones, strict=True):
+        shape = (num_tasks, n, *one.shape[1:])
+        if n < 1 or jnp.shape(x) != shape or x.dtype != one.dtype:
             raise ValueError(
-                f"items{jax.tree_util.keystr(path)} must be {ring.dtype} of shape [K, N, ...] = "
-                f"{(num_tasks, 'N', *ring.shape[2:])}; got {x.dtype}{jnp.shape(x)}"
+                f"items{jax.tree_util.keystr(path)} must be {one.dtype} of shape [K, N, ...] = "
+                f"{(num_tasks, 'N', *one.shape[1:])}; got {x.dtype}{jnp.shape(x)}"
             )
     return num_tasks, n

@@ -1,6 +1,7 @@
 """Replay rings against lists: what is kept, what is drawn, how often, and how much memory."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -134,6 +135,57 @@ def test_a_donated_state_is_not_copied():
     memory = adder().lower(state, items, None).compile().memory_analysis()
     assert memory.alias_size_in_bytes >= replay.nbytes(SPEC, K, 10_000)
     assert memory.temp_size_in_bytes < 10_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "capacity", "row"),
+    [
+        ((8, 8), 20_000, 128),  # a small game: two boards a row
+        ((148,), 20_000, 32 * 148),  # MiniGrid
+        ((39,), 100_000, 200 * 39),  # Meta-World: no number of them fills its tiles, this nearly
+        ((4, 84, 84), 1_000, 2 * 28_224),
+        ((), 100_000, 6250),
+        ((64,), 10_007, 64),  # a prime: nothing lies side by side
+        ((0,), 8, 0),
+    ],
+)
+def test_rows_fill_whole_tiles(shape, capacity, row):
+    spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    (ring,) = jax.tree.leaves(jax.eval_shape(lambda: replay.init(spec, 3, capacity)).rows)
+    assert ring.shape[2] == row
+    assert ring.size == 3 * capacity * math.prod(shape)
+
+
+@pytest.mark.parametrize("capacity", [12, 13])  # several items a row, or all or one
+@pytest.mark.parametrize("form", ["cpu", "default"])
+def test_any_item_comes_back_as_it_went_in(form, capacity, monkeypatch):
+    """In the form that a CPU is given, and in that of everything else."""
+    monkeypatch.setattr(replay.lax, "platform_dependent", lambda *x, **forms: forms[form](*x))
+    rng = np.random.default_rng(0)
+    spec = {
+        "pixels": np.zeros((3, 32), np.int8),
+        "flag": np.zeros((), bool),
+        "half": (np.zeros((260,), jnp.bfloat16), np.zeros((2, 1), np.float16)),
+        "nothing": np.zeros((0, 3), np.float32),
+        "phase": np.zeros((5,), np.complex64),
+    }
+    items = jax.tree.map(lambda x: rng.integers(0, 2**7, (2, 20, *x.shape)).astype(x.dtype), spec)
+    index = rng.integers(0, capacity, (2, 30))
+
+    @jax.jit
+    def there_and_back(items, index):
+        state = replay.init(spec, 2, capacity)
+        for a, b in ((0, 9), (9, 20)):  # around the end of the ring
+            state = replay.add(state, jax.tree.map(lambda x, a=a, b=b: x[:, a:b], items))
+        return replay.take(state, index), state.items
+
+    taken, whole = there_and_back(items, index)
+    newest = np.array([max(range(slot, 20, capacity)) for slot in range(capacity)])
+    task = np.arange(2)[:, None]
+    for x, y, z in zip(*map(jax.tree.leaves, (items, taken, whole)), strict=True):
+        assert x.dtype == y.dtype == z.dtype
+        np.testing.assert_array_equal(y, x[task, newest[index]])
+        np.testing.assert_array_equal(z, x[:, newest])
 
 
 def test_bytes_and_the_sentence_about_memory():

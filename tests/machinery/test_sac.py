@@ -320,10 +320,10 @@ def test_rewards_are_scaled_when_drawn_and_stored_raw():
     np.testing.assert_array_equal(noise, same)
     assert noise.shape == (K, 16, 2, 1) and len(np.unique(noise)) == noise.size
     limited = rings._replace(
-        items=rings.items._replace(reward=rings.items.reward * jnp.array([[1e-6], [1.0]]))
+        rows=rings.rows._replace(reward=rings.rows.reward * jnp.array([1e-6, 1.0])[:, None, None])
     )
     np.testing.assert_allclose(experience.reward_scales(limited), [experience.MAX_SCALE, 1.0])
-    none = rings._replace(items=rings.items._replace(reward=rings.items.reward * 0.0))
+    none = rings._replace(rows=rings.rows._replace(reward=rings.rows.reward * 0.0))
     np.testing.assert_array_equal(experience.reward_scales(none), [1.0, 1.0])
 
 
