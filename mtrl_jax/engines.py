@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import by_name, learner, processes, ranges, rollout, writers
+from mtrl_jax.dispatch import program_of, split_tasks, stream, with_episodes
 from mtrl_jax.envs.check import check_shapes
 from mtrl_jax.ranges import Count, CountOr0, Seed, Steps
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
 
 NUM_GROUPS = 2  # groups of host environments that take turns
+MOST_AHEAD = 64  # dispatches on their way to an accelerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Engine(NamedTuple):
       start: `() -> carry`, at update 0.
       advance: `(carry, update) -> (carry, metrics)`; metrics are NumPy leaves `[N, ...]` of the N
         updates that finished, `[N, S, ...]` with several seeds, {} if none has.
+      launch: `(carry, update) -> (carry, pending)`, without waiting for the device.
+      read: `(pending) -> metrics`, which are all that comes from the device, in one transfer.
+      most_ahead: how many may be launched before the first of them is read (`mtrl_jax.pace`).
       flush: `(carry) -> (carry, metrics)`, waits for what still runs.
       save: `(carry) -> tree` for a checkpoint, of all processes, which must all ask for it.
       load: `(tree) -> carry`.
@@ -65,6 +70,9 @@ class Engine(NamedTuple):
 
     start: Callable[[], Any]
     advance: Callable[[Any, int], tuple[Any, Metrics]]
+    launch: Callable[[Any, int], tuple[Any, Metrics]]
+    read: Callable[[Metrics], Metrics]
+    most_ahead: int
     flush: Callable[[Any], tuple[Any, Metrics]]
     save: Callable[[Any], ArrayTree]
     load: Callable[[ArrayTree], Any]
@@ -158,34 +166,9 @@ def root_key(config: RunConfig) -> Key:
     return jnp.stack(keys) if config.num_seeds > 1 else keys[0]
 
 
-def stream(key: Key, name: str) -> Key:
-    """One of the independent streams of a run: params, reset, rollout, eval."""
-    return jax.random.fold_in(key, ("params", "reset", "rollout", "eval").index(name))
-
-
 def over_seeds(config: RunConfig, fn: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
     """vmaps `fn` over S where there are several seeds."""
     return jax.vmap(fn, in_axes=in_axes) if config.num_seeds > 1 else fn
-
-
-def split_tasks(
-    suite: FunctionalSuite,
-) -> tuple[list[jax.Array], Callable[[list[jax.Array]], FunctionalSuite]]:
-    """What of a suite's tasks is an argument of programs: leaves that are JAX arrays. Suites that
-    differ in nothing else share programs, through JAX's compile cache. NumPy leaves are constants,
-    which an environment may be specialised on.
-
-    Returns:
-      The leaves, and the suite with others in their place.
-    """
-    leaves, structure = jax.tree.flatten(suite.tasks)
-
-    def with_data(data: list[jax.Array]) -> FunctionalSuite:
-        rest = iter(data)
-        mixed = [next(rest) if isinstance(x, jax.Array) else x for x in leaves]
-        return suite._replace(tasks=jax.tree.unflatten(structure, mixed))
-
-    return [x for x in leaves if isinstance(x, jax.Array)], with_data
 
 
 def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
@@ -193,71 +176,52 @@ def _local_envs(config: RunConfig, spec: EnvSpec) -> np.ndarray:
     return processes.scatter(rollout.env_indices(spec.num_tasks, config.num_envs_per_task), axis=1)
 
 
-def _with_episodes(
-    agent: Agent, state: ArrayTree, values: Metrics, episodes: Metrics
-) -> tuple[ArrayTree, Metrics]:
-    """Tells the agent of the episodes that have ended, and the log."""
-    if agent.observe is not None:
-        state = agent.observe(state, episodes)
-    return state, {**values, **episodes}
-
-
 def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engine:
     devices = learner.local_devices(config.num_devices)
-    collectives = learner.across(config.num_devices)
     axis = 2 if config.num_seeds > 1 else 1  # of E
-    env_index = _local_envs(config, suite.spec)
-
-    def init(key):
-        actor = agent.init_actor
-        loop = rollout.init_env_loop(suite, stream(key, "reset"), jnp.asarray(env_index), actor)
-        return agent.init(stream(key, "params")), loop
-
-    task_data, with_data = split_tasks(suite)
-
-    def dispatch(state, loop, root, data, update):
-        games = with_data(data)
-
-        def one(carry, u):
-            state, loop = carry
-            key = jax.random.fold_in(stream(root, "rollout"), u)
-            loop, experience = rollout.unroll(
-                games, agent.act, agent.policy_params(state), loop, key, agent.unroll_length
-            )
-            state, values = agent.update(state, experience)
-            stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
-            state, values = _with_episodes(agent, state, values, collectives.sum(episodes))
-            return (state, loop._replace(stats=stats)), values
-
-        updates = update + jnp.arange(config.updates_per_dispatch)
-        (state, loop), values = jax.lax.scan(one, (state, loop), updates)
-        return state, loop, values
-
+    env_index = jnp.asarray(_local_envs(config, suite.spec))
+    dispatch = program_of(
+        suite, agent, learner.across(config.num_devices), config.updates_per_dispatch
+    )
     program = learner.pmap(
         over_seeds(config, dispatch, in_axes=(0, 0, 0, None, None)), devices, donate_argnums=(0, 1)
     )
     root = learner.replicate(root_key(config), devices)
-    data = learner.replicate(task_data, devices)
+    data = learner.replicate(split_tasks(suite)[0], devices)
+
+    def init(key):
+        loop = rollout.init_env_loop(suite, stream(key, "reset"), env_index, agent.init_actor)
+        return agent.init(stream(key, "params")), loop
 
     def put(state, loop):
         return learner.replicate(state, devices), learner.shard(loop, devices, axis)
 
-    def advance(carry, update):
-        updates = np.full(len(devices), update, np.int32)
-        state, loop, values = program(*carry, root, data, updates)
-        values = jax.device_get(learner.first(values))  # also the synchronisation: see learner.py
+    def launch(carry, update):
+        state, loop, values = program(*carry, root, data, np.full(len(devices), update, np.int32))
+        return (state, loop), learner.first(values)
+
+    def read(pending):
+        values = jax.device_get(pending)  # also the synchronisation: see learner.py
         if config.num_seeds > 1:  # [S, N, ...] to [N, S, ...]
             values = {k: np.moveaxis(v, 0, 1) for k, v in values.items()}
-        return (state, loop), values
+        return values
+
+    def advance(carry, update):
+        carry, pending = launch(carry, update)
+        return carry, read(pending)
 
     def save(carry):
         state, loop = carry
         environments = processes.gather(learner.unshard(loop, axis), axis)
         return {"state": learner.first(state), "loop": environments}
 
+    alone = jax.process_count() == 1 and devices[0].platform != "cpu"
     return Engine(
         start=lambda: put(*jax.jit(over_seeds(config, init))(root_key(config))),
         advance=advance,
+        launch=launch,
+        read=read,
+        most_ahead=MOST_AHEAD if alone else 1,
         flush=lambda carry: (carry, {}),
         save=save,
         load=lambda tree: put(tree["state"], processes.scatter(tree["loop"], axis)),
@@ -320,7 +284,7 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     def update(state, stats, experience):
         state, values = agent.update(state, experience)
         stats, episodes = rollout.episode_statistics(stats, experience.timestep)
-        state, values = _with_episodes(agent, state, values, collectives.sum(episodes))
+        state, values = with_episodes(agent, state, values, collectives.sum(episodes))
         return state, stats, agent.policy_params(state), values
 
     program = learner.pmap(update, devices, donate_argnums=(0, 1))
@@ -370,6 +334,9 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
     return Engine(
         start=lambda: begin(jax.jit(agent.init)(stream(root, "params"))),
         advance=advance,
+        launch=advance,
+        read=lambda metrics: metrics,
+        most_ahead=1,
         flush=flush,
         save=lambda carry: {"state": learner.first(carry.state)},
         load=lambda tree: begin(tree["state"]),

@@ -63,7 +63,9 @@ class ReplayState(NamedTuple):
     def items(self) -> ArrayTree:
         """Leaves `[K, capacity, ...]`, to look at: off the CPU this is a copy."""
         return jax.tree.map(
-            lambda x, one: x.reshape(x.shape[0], _capacity(self), *one.shape[1:]), self.rows, self.item
+            lambda x, one: x.reshape(x.shape[0], _capacity(self), *one.shape[1:]),
+            self.rows,
+            self.item,
         )
 
 

@@ -21,6 +21,7 @@ from mtrl_jax import checkpoint, engines, evaluations, metrics, processes, workd
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.envs.check import called, check_pool
 from mtrl_jax.evaluations import Best, Evaluation, OnProgress, Teller
+from mtrl_jax.pace import Pace, due_after, every
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 from mtrl_jax.writers import Logger
 
@@ -232,14 +233,19 @@ def _loop(setup: _Setup, begin: _Position, interrupted: threading.Event) -> tupl
     several = jax.process_count() > 1
     saved, row, stop = step, {}, tell.closed is not None and not several
     began, cpu_began = time.monotonic(), time.process_time()
+
+    def is_due(previous: int, step: int) -> bool:
+        return any(due_after(config, previous, step, setup.total).values())
+
+    go_on = Pace(engine, setup.per_update, setup.per_dispatch, is_due)
     try:
         while step < setup.total and not stop:
             # -------------------------------------------------------- rollouts and updates
-            carry, values = engine.advance(carry, step // setup.per_update)
-            previous, step = step, step + setup.per_dispatch
-            tell.step = step
-            window = metrics.accumulate(window, values, setup.spec, step)
-            due = _due(config, previous, step, setup.total)
+            carry, made = go_on(carry, step)
+            for step, values in made:
+                window = metrics.accumulate(window, values, setup.spec, step)
+            tell.step, previous = step, step - setup.per_dispatch
+            due = due_after(config, previous, step, setup.total)
             asks = several and every(previous, step, STOP_EVERY * setup.per_update)
             if any(due.values()) or asks:
                 carry, window = _catch_up(setup, carry, window, step)
@@ -282,27 +288,12 @@ def _is_best(setup: _Setup, step: int, scores: dict[str, Any]) -> bool:
     return bool(processes.from_chief(np.array([found]), np.array([False]))[0])
 
 
-def _due(config: RunConfig, previous: int, step: int, total: int) -> dict[str, bool]:
-    """What is to be done after the dispatch from `previous` to `step`; all of it after the last."""
-    intervals = {
-        "log": config.log_every,
-        "eval": config.eval_every,
-        "checkpoint": config.checkpoint_every,
-    }
-    return {what: step >= total or every(previous, step, n) for what, n in intervals.items()}
-
-
 def _catch_up(
     setup: _Setup, carry: Any, window: dict[str, Any], step: int
 ) -> tuple[Any, dict[str, Any]]:
     """Waits for the updates that still run: carry and window with them."""
     carry, values = setup.engine.flush(carry)
     return carry, metrics.accumulate(window, values, setup.spec, step)
-
-
-def every(previous: int, step: int, n: int) -> bool:
-    """Whether a multiple of `n` lies in `(previous, step]`."""
-    return step // n > previous // n
 
 
 @contextlib.contextmanager

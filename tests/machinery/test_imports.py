@@ -29,8 +29,9 @@ LAYERS = (
         "curriculum",
     },
     {"losses", "rollout", "plots", "replay", "episodic", "freeze"},
+    {"dispatch"},
     {"algorithms", "engines", "evaluate", "export", "record", "begin"},
-    {"evaluations", "sweep"},
+    {"evaluations", "pace", "sweep"},
     {"train"},
     {"benchmark"},
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.common import runs
-from mtrl_jax import checkpoint, engines, evaluate, learner, metrics, train
+from mtrl_jax import checkpoint, engines, evaluate, learner, metrics, pace, train
 from tests.machinery import tiny
 from tests.machinery.test_workdir import HOLD, snapshot
 
@@ -322,6 +322,6 @@ def test_a_folder_that_another_process_writes_to_is_left_alone(whole):
 
 
 def test_every():
-    fired = [step for step in range(7, 100, 7) if train.every(step - 7, step, 20)]
+    fired = [step for step in range(7, 100, 7) if pace.every(step - 7, step, 20)]
     assert fired == [21, 42, 63, 84]
-    assert not train.every(20, 39, 20) and train.every(19, 20, 20)
+    assert not pace.every(20, 39, 20) and pace.every(19, 20, 20)
