@@ -133,8 +133,8 @@ def whole(method: str, hidden: tuple[int, ...]) -> Callable[[], Any]:
     def fill(x):
         return jnp.asarray(rng.normal(size=x.shape).astype(np.float32)).astype(x.dtype)
 
-    items = jax.tree.map(fill, state.rings.items)._replace(ended=state.rings.items.ended)
-    rings = state.rings._replace(items=items, stored=jnp.full(K, config.capacity, jnp.int32))
+    rows = jax.tree.map(fill, state.rings.rows)._replace(ended=state.rings.rows.ended)
+    rings = state.rings._replace(rows=rows, stored=jnp.full(K, config.capacity, jnp.int32))
 
     def steps(learned, rings, count):
         def one(i, learned):

@@ -12,6 +12,8 @@ from absl import app, flags
 
 from mtrl_jax import processes
 
+from . import compile_cache
+
 __all__ = ["INTERRUPTED", "command", "main", "refuse", "stop"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, by convention
@@ -63,6 +65,7 @@ def main(fn: Callable[[], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         _hush()
+        compile_cache.start()
         try:
             fn()
             sys.stdout.flush()
