@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import absl.logging
 import jax
 import numpy as np
 
@@ -122,7 +123,12 @@ def _looked_at(
     print(f"Begins with step {step:,} of {path}:\n{begin.table(moves, tasks)}", flush=True)
 
     def state(fresh: ArrayTree) -> ArrayTree:
-        _, learnt = runs.restore(path, other.run, other.suite, other.agent, step)
+        verbosity = absl.logging.get_verbosity()
+        absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write
+        try:
+            _, learnt = runs.restore(path, other.run, other.suite, other.agent, step)
+        finally:
+            absl.logging.set_verbosity(verbosity)
         several = run.num_seeds > 1
         if several and other.run.num_seeds == 1:  # all seeds begin with the one
             learnt = jax.tree.map(_repeated(run.num_seeds), learnt)

@@ -20,6 +20,8 @@ is called for one task at a time, with all that is known of the task besides its
 
 Nothing else: no other collections (a batch norm's statistics), no random numbers after `init`.
 Rows of `x` are samples that know nothing of each other. `layers.own` makes parameters of one task.
+A shared parameter that is longer for more tasks ends with one entry a task in that axis (a layer that
+reads `[x; one-hot number]` does), or tasks could not be told apart in it (`mtrl_jax.begin`).
 """  # noqa: E501, a table
 
 from typing import Any

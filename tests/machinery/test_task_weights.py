@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import task_flags
+from experiments.common import agents, runs, task_flags
 from mtrl_jax import curriculum, engines, freeze, metrics
 from mtrl_jax.algorithms import distral, dqn, ppo, sac
 from mtrl_jax.types import EnvSpec, Rollout, Timestep
@@ -206,3 +206,20 @@ def test_weights_by_number_or_by_name(text, weights):
 def test_weights_that_are_none_are_refused(text, words):
     with pytest.raises(ValueError, match=f"--task_weights.* {words}" if words[0] != "'" else words):
         task_flags.weights_of(text.split(","), ("a", "b", "c"))
+
+
+def test_settings_say_so_only_where_there_is_something_to_say():
+    """A run from before these fields goes on."""
+    suite = {"suite": "x", "permute_actions": None}
+
+    def saved(config):
+        settings = runs.settings_of("dqn", suite, tiny.RUN, config)
+        assert agents.config_of(dqn.Config, settings) == config
+        return {name.removeprefix("config/") for name in settings}
+
+    plain = saved(dqn.Config())
+    assert "surgery" in plain and not plain & {"task_weights", "curriculum", "freeze"}
+    assert saved(dqn.Config(task_weights=(1.0, 2.0), freeze=("torso",))) - plain == {
+        "task_weights",
+        "freeze",
+    }
