@@ -15,8 +15,11 @@ from mtrl_jax.surgery import gram, gram_tpu
 from tests.machinery import tiny
 
 
+SHAPES = [(3,), (3, 70), (3, 6, 5), (10, 3, 3, 4, 5), (14, 6, 5), (1, 6, 5)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(3,), (3, 70), (3, 6, 5), (10, 3, 3, 4, 5), (14, 6, 5), (1, 6, 5)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_what_accelerators_compute_equals_numpy(shape, dtype):
     """Run on the CPU: the plain dots, and the sums over pairs for a TPU."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.dtype(dtype))
