@@ -14,7 +14,6 @@ from mtrl_jax import surgery
 from mtrl_jax.surgery import gram, gram_tpu
 from tests.machinery import tiny
 
-
 SHAPES = [(3,), (3, 70), (3, 6, 5), (10, 3, 3, 4, 5), (14, 6, 5), (1, 6, 5)]
 
 
