@@ -89,7 +89,7 @@ _CHUNK = 128  # programmes that are solved side by side
 
 def most_steps(num_tasks: int) -> int:
     """Steps after which a programme is given up."""
-    return 50 * num_tasks + 1000
+    return 50 * num_tasks + 4000
 
 
 def nonnegative(

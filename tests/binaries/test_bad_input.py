@@ -1,34 +1,10 @@
 """What cannot run is refused by the binary itself: at once, in one sentence, with exit code 2, and
 nothing is written."""
 
-import json
-import pathlib
-import subprocess
-import sys
-from typing import NamedTuple
-
 import pytest
 
 from tests.machinery import commands
 
-# One process that has imported what is slow to import, and a fork of it for each command.
-_EVERY = """
-import json, os, runpy, sys
-import flax.linen, matplotlib.pyplot, optax, tqdm
-import mtrl_jax.benchmark.hosted, mtrl_jax.networks.morph, mtrl_jax.plots, mtrl_jax.sweep
-import mtrl_jax.envs.games, mtrl_jax.envs.maze, mtrl_jax.record
-from mtrl_jax.algorithms import distill, distral, dqn, ppo, sac, soft_q
-for n, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
-    if not (pid := os.fork()):
-        os.mkdir(str(n))
-        os.chdir(str(n))
-        for number, kind in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"../{n}.{kind}", os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = ["binary", *arguments]
-        runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
 _DISTRAL = ("--suite=maze8", "--noalone")
 _GAMES = ("--suite=small_games:catch,rain",)
 
@@ -149,41 +125,14 @@ CASES = [
 ]
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-    left: list[str]
-
-
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory) -> list[Ended]:
-    """How each command ended, in a folder of its own."""
-    folder: pathlib.Path = tmp_path_factory.mktemp("bad")
-    listed = json.dumps([(module, *arguments) for module, arguments, _ in CASES])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _EVERY, listed],
-        env=commands.environment(1),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr
-    return [
-        Ended(
-            int(code),
-            (folder / f"{n}.out").read_text(),
-            (folder / f"{n}.err").read_text(),
-            [path.name for path in (folder / f"{n}").rglob("*")],
-        )
-        for n, code in enumerate(done.stdout.split())
-    ]
+def ended(tmp_path_factory) -> list[commands.Ended]:
+    cases = [(module, *arguments) for module, arguments, _ in CASES]
+    return commands.forked(tmp_path_factory.mktemp("bad"), cases)
 
 
 @pytest.mark.parametrize("n", range(len(CASES)), ids=lambda n: " ".join(CASES[n][:1] + CASES[n][1]))
 def test_refused_at_once_in_one_sentence(n, ended):
-    assert len(ended) == len(CASES)
     code, out, err, left = ended[n]
     assert CASES[n][2] in err
     assert (code, out, left) == (2, "", [])

@@ -15,6 +15,7 @@ from PIL import Image
 from experiments.common import agents, runs
 from mtrl_jax import rollout, serve
 from mtrl_jax.types import Timestep
+from tests.machinery import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Compiling is what these commands spend their time on.
@@ -75,11 +76,10 @@ def host_run(tmp_path_factory):
     )
 
 
-def _one_sentence(done, *words):
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+def _one_sentence(ended, *words):
+    assert (ended.code, ended.out) == (2, ""), ended.err
+    lines = ended.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), ended.err
     for word in words:
         assert str(word) in lines[0]
 
@@ -122,8 +122,6 @@ def test_evaluate_a_functional_run(functional_run):
     other = json.loads((functional_run / "evaluation.json").read_text())
     assert (other["step"], other["actions"]) == (640, "likeliest")
     assert other["task_policy"] != scores["task_policy"]
-    missing = _run("evaluate", f"--workdir={functional_run}", "--step=641")
-    _one_sentence(missing, "step must be that of a checkpoint", "640, 1280", "got 641")
 
 
 _WITHOUT_OPENGL = """
@@ -205,22 +203,6 @@ def test_export_a_run(functional_run, tmp_path):
         np.testing.assert_array_equal(have, np.ravel(want))
 
 
-def test_export_refuses_what_it_cannot_write_or_read(functional_run, host_run, tmp_path):
-    def export(*arguments):
-        return _run("export", *arguments)
-
-    _one_sentence(export(), "--workdir must name")
-    _one_sentence(export(f"--workdir={functional_run}", "--step=641"), "640, 1280", "got 641")
-    _one_sentence(export(f"--workdir={functional_run}", "--step=new"), "--step", "got 'new'")
-    _one_sentence(export(f"--workdir={functional_run}", "--of_seed=2"), "--of_seed", "got 2")
-    _one_sentence(export(f"--workdir={functional_run}", f"--out={host_run}"), "other files")
-    young = tmp_path / "young"
-    young.mkdir()
-    (young / "config.json").write_bytes((host_run / "config.json").read_bytes())
-    _one_sentence(export(f"--workdir={young}"), young, "no checkpoint yet")
-    assert [p.name for p in young.iterdir()] == ["config.json"]
-
-
 def test_plot_compares_runs(functional_run, tmp_path):
     out = tmp_path / "new" / "curves.png"
     done = _run(
@@ -264,54 +246,49 @@ def test_plot_over_cpu_seconds_alone_in_one_panel(functional_run, tmp_path):
     assert out.stat().st_size > 0
 
 
-def test_plot_refuses_what_cannot_be_compared(functional_run, host_run):
-    def plot(*arguments):
-        return _run("plot", *arguments)
-
-    _one_sentence(
-        plot(f"--runs={functional_run},{host_run}"), "different tasks", functional_run, host_run
-    )
-    _one_sentence(
-        plot(f"--runs={functional_run}", "--metric=loss/nothing"), "loss/nothing", "loss/entropy"
-    )
-    _one_sentence(plot(f"--runs={functional_run},{functional_run}/."), "same run", "--labels")
-    _one_sentence(plot(f"--runs={functional_run}", "--labels=a,b"), "--labels", "got 2")
-    _one_sentence(plot(f"--runs={functional_run}", "--suite=maze8"), "flag 'suite'")
-    _one_sentence(plot(), "--runs")
-
-
-def test_evaluate_refuses_what_is_no_run(tmp_path, host_run):
-    def evaluate(*arguments):
-        return _run("evaluate", *arguments)
-
-    (tmp_path / "empty").mkdir()
-    _one_sentence(evaluate(), "--workdir must name")
-    _one_sentence(evaluate(f"--workdir={tmp_path / 'none'}"), tmp_path / "none", "not a directory")
-    _one_sentence(evaluate(f"--workdir={tmp_path / 'empty'}"), "config.json")
-    _one_sentence(evaluate(f"--workdir={host_run}", "--core=lstm"), "'core'")
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
+def test_what_cannot_be_read_written_or_compared_is_refused(functional_run, host_run, tmp_path):
+    empty, foreign, young = (tmp_path / name for name in ("empty", "foreign", "young"))
+    for folder in (empty, foreign, young):
+        folder.mkdir()
     (foreign / "config.json").write_text('{"binary": "something"}')
-    _one_sentence(evaluate(f"--workdir={foreign}"), foreign, "distral")
-    young = tmp_path / "young"
-    young.mkdir()
     (young / "config.json").write_bytes((host_run / "config.json").read_bytes())
-    _one_sentence(evaluate(f"--workdir={young}"), young, "no checkpoint yet")
+    none = tmp_path / "none"
+    cases = {
+        ("evaluate",): ["--workdir must name"],
+        ("evaluate", f"--workdir={none}"): [none, "not a directory"],
+        ("evaluate", f"--workdir={empty}"): ["config.json"],
+        ("evaluate", f"--workdir={host_run}", "--core=lstm"): ["'core'"],
+        ("evaluate", f"--workdir={foreign}"): [foreign, "distral"],
+        ("evaluate", f"--workdir={young}"): [young, "no checkpoint yet"],
+        ("evaluate", f"--workdir={functional_run}", "--step=641"): [
+            "step must be that of a checkpoint",
+            "640, 1280",
+            "got 641",
+        ],
+        ("export",): ["--workdir must name"],
+        ("export", f"--workdir={functional_run}", "--step=641"): ["640, 1280", "got 641"],
+        ("export", f"--workdir={functional_run}", "--step=new"): ["--step", "got 'new'"],
+        ("export", f"--workdir={functional_run}", "--of_seed=2"): ["--of_seed", "got 2"],
+        ("export", f"--workdir={functional_run}", f"--out={host_run}"): ["other files"],
+        ("export", f"--workdir={young}"): [young, "no checkpoint yet"],
+        ("plot",): ["--runs"],
+        ("plot", f"--runs={functional_run},{host_run}"): [
+            "different tasks",
+            functional_run,
+            host_run,
+        ],
+        ("plot", f"--runs={functional_run}", "--metric=loss/nothing"): [
+            "loss/nothing",
+            "loss/entropy",
+        ],
+        ("plot", f"--runs={functional_run},{functional_run}/."): ["same run", "--labels"],
+        ("plot", f"--runs={functional_run}", "--labels=a,b"): ["--labels", "got 2"],
+        ("plot", f"--runs={functional_run}", "--suite=maze8"): ["flag 'suite'"],
+    }
+    own = tmp_path / "own"
+    own.mkdir()
+    for words, ended in zip(cases.values(), commands.forked(own, list(cases)), strict=True):
+        _one_sentence(ended, *words)
+        assert ended.left == []
     assert [p.name for p in young.iterdir()] == ["config.json"]
-    assert list((tmp_path / "empty").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("binary", "own", "absent"),
-    [
-        ("distral", ["--algorithm", "--suite", "--workdir", "--num_seeds"], []),
-        ("evaluate", ["--workdir", "--episodes", "--gifs", "--seed"], ["--suite", "--core"]),
-        ("export", ["--workdir", "--out", "--step", "--actions"], ["--suite", "--episodes"]),
-        ("plot", ["--runs", "--labels", "--metric", "--over", "--out"], ["--suite", "--workdir"]),
-    ],
-)
-def test_help_shows_the_flags_that_count(binary, own, absent):
-    done = _run(binary, "--help")
-    flags = {line.split(":")[0].strip().replace("[no]", "") for line in done.stdout.splitlines()}
-    assert set(own) <= flags and not set(absent) & flags
-    assert f"python -m experiments.{binary}" in done.stdout
+    assert list(empty.iterdir()) == []

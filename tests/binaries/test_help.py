@@ -1,7 +1,6 @@
 """`mtrl` lists every binary, and each says in its help what it is and takes."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -12,48 +11,37 @@ from tests.machinery import commands
 
 FOLDER = commands.ROOT / "experiments"
 
-# One process that has imported what is slow to import, and a fork of it for each binary.
-_EVERY = """
-import os, runpy, sys
-import matplotlib, mtrl_jax.benchmark.hosted, mtrl_jax.sweep, optax
-folder, package, names = sys.argv[1], sys.argv[2], sys.argv[3:]
-for name in names:
-    if not (pid := os.fork()):
-        for number, kind in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{folder}/{name}.{kind}", os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = ["binary", "--help"]
-        runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)
-        os._exit(9)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    print(name, code, flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
-def helps(tmp_path_factory) -> tuple[dict[str, int], pathlib.Path]:
-    """Exit code of `--help` of every binary, and where its output lies."""
-    folder = tmp_path_factory.mktemp("help")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _EVERY, folder, "experiments", *mtrl.BINARIES],
-        env=commands.environment(1),
-        cwd=commands.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    pairs = [line.split() for line in done.stdout.splitlines()]
-    return {name: int(code) for name, code in pairs}, folder
+def helps(tmp_path_factory) -> dict[str, commands.Ended]:
+    """How `--help` of every binary ended."""
+    cases = [(name, "--help") for name in mtrl.BINARIES]
+    ended = commands.forked(tmp_path_factory.mktemp("help"), cases)
+    return dict(zip(mtrl.BINARIES, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", mtrl.BINARIES)
 def test_help_is_no_failure_and_helps(name, helps):
-    codes, folder = helps
-    out, err = ((folder / f"{name}.{kind}").read_text() for kind in ("out", "err"))
-    assert codes[name] == 0 and err == ""
+    code, out, err, left = helps[name]
+    assert (code, err, left) == (0, "", [])
     assert out.startswith(mtrl.summary(name)) and f"python -m experiments.{name}" in out
     _, _, flags = out.partition("\nFlags:\n")
     assert "--workdir:" in flags or "--runs:" in flags
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "absent"),
+    [
+        ("distral", ["--algorithm", "--suite", "--workdir", "--num_seeds"], []),
+        ("evaluate", ["--workdir", "--episodes", "--gifs", "--seed"], ["--suite", "--core"]),
+        ("export", ["--workdir", "--out", "--step", "--actions"], ["--suite", "--episodes"]),
+        ("plot", ["--runs", "--labels", "--metric", "--over", "--out"], ["--suite", "--workdir"]),
+    ],
+)
+def test_help_shows_the_flags_that_count(name, own, absent, helps):
+    lines = helps[name].out.splitlines()
+    flags = {line.split(":")[0].strip().replace("[no]", "") for line in lines}
+    assert set(own) <= flags and not set(absent) & flags
 
 
 def test_the_list_has_every_binary():

@@ -179,9 +179,6 @@ def test_the_checkpoint_before_a_damaged_one_counts_and_the_warning_names_both(t
     assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["5-0"]
 
 
-NUM_DAMAGES = 1000
-
-
 def _random_damage(rng, path):
     """A flipped bit, a cut or a missing file, and what undoes it."""
     whole = path.read_bytes()
@@ -198,14 +195,15 @@ def _random_damage(rng, path):
 
 
 @LEFT_BEHIND
-def test_no_damage_is_silent(tmp_path):
+@pytest.mark.parametrize("damages", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_no_damage_is_silent(damages, tmp_path):
     rng = np.random.default_rng(0)
     save(tmp_path, 1, 5)
     files = sorted(p for p in (tmp_path / "5").rglob("*") if p.is_file())
     sizes = np.array([p.stat().st_size for p in files], float)
     target, whole, seen = checkpoint.abstract(tree()), tree(5), 0
     with checkpoint.open_manager(tmp_path, read_only=True) as manager:
-        for n in range(NUM_DAMAGES):
+        for n in range(damages):
             chances = sizes / sizes.sum() if n % 2 else np.full(len(files), 1 / len(files))
             undo = _random_damage(rng, files[rng.choice(len(files), p=chances)])
             with warnings.catch_warnings(record=True) as caught:
@@ -218,4 +216,4 @@ def test_no_damage_is_silent(tmp_path):
             else:  # bytes that say nothing of the run, a date for instance
                 assert meta["window"] == {"a": [5]}
                 tiny.assert_trees_equal(got, whole)
-    assert seen > NUM_DAMAGES / 4
+    assert seen > damages / 4

@@ -116,7 +116,9 @@ def passed(output: str) -> int:
     return sum(int(n) for n in re.findall(r"^(\d+) passed", output, re.MULTILINE))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r == "An algorithm")) for r in RECIPES]
+)
 def test_five_steps_end_with_tests_that_pass(recipe: str, tmp_path: pathlib.Path) -> None:
     steps = steps_of(recipe)
     assert all(steps)

@@ -110,7 +110,7 @@ def host_run(num_devices, updates=20):
 RUNS = {"functional": functional_run, "host": host_run}
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_functional_path_does_not_depend_on_the_number_of_devices(num_devices):
     start, end, metrics, _ = functional_run(1)
     _, other, other_metrics, seen = functional_run(num_devices)
@@ -128,7 +128,7 @@ def _params(tree):
     return jax.tree.leaves(tree["state"].params)
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("num_devices", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_host_path_does_not_depend_on_the_number_of_devices(num_devices):
     state, metrics, _ = host_run(1)
     other, other_metrics, _ = host_run(num_devices)

@@ -151,7 +151,7 @@ def check(found: dict[str, np.ndarray], most: float = 0.98) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("s", [5, 10])
+@pytest.mark.parametrize("s", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_interval_of_the_report_covers_as_often_as_it_says(s, monkeypatch):
     check(coverage(clear(), s, 500, monkeypatch))
 

@@ -278,7 +278,14 @@ def _errors(suite, config, state, experience):
     return errors
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+# One column and two, with a distilled policy and without; all seven where time is no matter.
+QUICK = ("kl_ent_1col", "kl_2col", "a3c_multitask")
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ALGORITHMS],
+)
 def test_learns_the_known_answers(algorithm):
     suite, config = _suite(), _config(algorithm)
     errors = _errors(suite, config, *_train(suite, config))

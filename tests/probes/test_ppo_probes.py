@@ -89,6 +89,7 @@ class Blind(nn.Module):
         return nn.Dense(self.size)(nn.relu(nn.Dense(16)(x)))
 
 
+@pytest.mark.slow
 def test_one_blind_policy_cannot_solve_opposite_tasks(monkeypatch):
     monkeypatch.setitem(multitask.NETWORKS, "blind", Blind)
     _, _, score = train(aim(), dataclasses.replace(CONFIG, network="blind"))
