@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common import runs
 from mtrl_jax import evaluate, record
-from mtrl_jax.benchmark import regime
+from mtrl_jax.benchmark import cells, regime
 from mtrl_jax.envs import functional, pad, suites
 from mtrl_jax.envs.check import check_suite
 from mtrl_jax.envs.functional import restart, transition
@@ -121,6 +122,17 @@ def test_what_goes_together_is_left_alone():
     together = suites.make("small_games:catch,snake", pad=True)
     assert together.spec.task_names == ("catch", "snake")
     assert together.env == suites.make("small_games:catch,snake").env
+
+
+def test_what_a_run_is_written_down_as_makes_its_suite_again():
+    settings = {"suite": CONTROL, "permute_actions": None}
+    with pytest.raises(ValueError, match="--pad makes one suite"):
+        runs.make_suite(settings)
+    again = runs.make_suite({**settings, "pad": True}).spec
+    assert again.observation_shape == (6,) and again.num_actions == 3
+    # Runs and matrices that are not padded are known by what they were known by before.
+    assert "pad" not in cells.values(cells.Settings(CONTROL))
+    assert cells.values(cells.Settings(CONTROL, pad=True))["pad"] is True
 
 
 # ------------------------------------------------------------------------------- JAX functions
