@@ -16,7 +16,6 @@ A builder takes the track and the overrides `name=value` of its `Config`, and re
 `compiled.Entry`.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from mtrl_jax.benchmark.compiled import Entry, everything, shared_parameters
 from mtrl_jax.losses.distral import ALGORITHMS
 from mtrl_jax.types import Agent, EnvSpec
 
+from ..common.agents import values_of
 from ..common.override import override
 from . import controls, growth, imitation
 
@@ -37,7 +37,7 @@ CONTROLS = ("random", "frozen")
 
 def _configured(config: Any, overrides: Overrides, make: Callable[..., Agent], track: str) -> Entry:
     config = override(config, overrides)
-    settings = {f"config/{k}": v for k, v in dataclasses.asdict(config).items()}
+    settings = {f"config/{k}": v for k, v in values_of(config).items()}
     transfer = shared_parameters if track == "task_id" else everything
 
     def agent(spec: EnvSpec) -> Agent:

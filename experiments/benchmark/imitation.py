@@ -22,6 +22,7 @@ from mtrl_jax.algorithms import distill, dqn, q_network, student, teacher
 from mtrl_jax.benchmark.compiled import Entry, Imitation, Twin
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec
 
+from ..common.agents import values_of
 from ..common.override import override
 
 __all__ = ["STUDENTS", "imitator"]
@@ -91,9 +92,7 @@ def imitator(
         return fresh._replace(params=params, target=params)
 
     def named(prefix, numbers):
-        return json.loads(
-            json.dumps({f"{prefix}/{k}": v for k, v in dataclasses.asdict(numbers).items()})
-        )
+        return json.loads(json.dumps({f"{prefix}/{k}": v for k, v in values_of(numbers).items()}))
 
     imitation = Imitation(
         teachers=lambda spec: dqn.agent(spec, master, collectives=learner.across(1)),

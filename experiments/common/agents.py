@@ -40,6 +40,16 @@ def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     )
 
 
+# Fields of a Config that are saved where they say something, so that older runs, which lack them,
+# go on.
+IF_SET = ("task_weights", "curriculum", "freeze")
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """The fields of an algorithm's `Config` that identify a run, for `config_of` to read."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if v or k not in IF_SET}
+
+
 def config_of(kind: Any, settings: dict[str, Any]) -> Any:
     """The `Config` that config.json holds under `config/`."""
     fields = {field.name for field in dataclasses.fields(kind)}

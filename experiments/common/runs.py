@@ -30,9 +30,6 @@ from .progress import Progress
 
 # Fields of a RunConfig that runs of version 0.1.0 lack.
 LATER = {"keep", "keep_best", "early_episodes", "writers"}
-# Fields of an algorithm's Config that config.json holds where they say something, so that older
-# runs, which lack them, go on.
-IF_SET = {"task_weights", "curriculum", "freeze"}
 
 __all__ = [
     "add_picture",
@@ -63,13 +60,12 @@ def settings_of(
       **more: what else makes it another run.
     """
     count = len(learner.local_devices(run.num_devices))  # whatever it was spelt as
-    numbers = {k: v for k, v in dataclasses.asdict(config).items() if v or k not in IF_SET}
     values = {
         "binary": name,
         **suite,
         **dataclasses.asdict(run),
         "num_devices": count,
-        **{f"config/{k}": v for k, v in numbers.items()},
+        **{f"config/{k}": v for k, v in agents.values_of(config).items()},
         **more,
     }
     return json.loads(json.dumps(values))  # tuples as config.json will hold them

@@ -15,6 +15,7 @@ from mtrl_jax.algorithms import distral
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, FunctionalSuite
 
+from ..common import agents
 from ..common.progress import Progress
 
 
@@ -46,7 +47,7 @@ def settings_of(
         **grid._asdict(),
         "env_steps_a_run": run.total_env_steps,
         "num_envs_per_task": run.num_envs_per_task,
-        **dataclasses.asdict(config),
+        **agents.values_of(config),
     }
     return json.loads(json.dumps(values))
 

@@ -278,7 +278,7 @@ def test_seeds_begin_with_one_run_each_or_all_with_one(source):
     )
     found = of_binaries.beginning(str(source), source.parent / "new", suite.spec, settings, config)
     agent = distral.agent(suite.spec, CONFIG)
-    fresh = jax.vmap(agent.init)(engines.root_key(config))
+    fresh = jax.jit(jax.vmap(agent.init))(engines.root_key(config))
     state = found.state(fresh)
     kernel = np.asarray(old.params.task["policy"]["kernel"])[1:]
     for s in range(2):
