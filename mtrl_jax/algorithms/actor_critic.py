@@ -1,7 +1,8 @@
 """A policy network and a value network for K tasks: from parameters to distributions and values.
 
 Everything is one task's view, for a vmap over tasks; observations are brought to variance 1 by
-statistics that the caller keeps. Policies are `distributions`: Gaussians for continuous actions,
+statistics that the caller keeps, but for images, which each network sees through a torso of its own
+that all tasks share. Policies are `distributions`: Gaussians for continuous actions,
 not squashed (the environment cuts off what lies outside [-1, 1]), categorical for discrete ones.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from mtrl_jax import distributions, learner, normalisers
 from mtrl_jax.distributions import Distribution, Gaussian
-from mtrl_jax.networks import columns, multitask
+from mtrl_jax.networks import columns, multitask, torsos
 from mtrl_jax.ranges import Range
 from mtrl_jax.types import Array, EnvSpec, Key
 
@@ -68,7 +69,8 @@ class ActorCritic(NamedTuple):
     critic's last layer is an affine map of each task's own, `task["critic"]["scale"]` and
     `["shift"]`, `[K]`, learnt like the rest: what `change_units` rescales, whatever the network.
     Both count `gain` times, or Adam, which moves any number by its rate, would take the longer to
-    use new units the further they are from the old.
+    use new units the further they are from the old. Of images `shared["actor"]` and
+    `shared["critic"]` have a "torso" and a "net".
 
     Attributes:
       spec: of the suite.
@@ -77,6 +79,7 @@ class ActorCritic(NamedTuple):
       gain: sqrt(H) for a last hidden layer of H, by whose size a layer's output moves more.
       state_std: whether the network adds to each task's own standard deviation.
       limit: of normalised observations, in standard deviations; 0 leaves them raw.
+      torso: of images, else None.
     """
 
     spec: EnvSpec
@@ -86,6 +89,7 @@ class ActorCritic(NamedTuple):
     gain: float
     state_std: bool
     limit: float
+    torso: torsos.Torso | None = None
 
 
 def make(
@@ -101,13 +105,19 @@ def make(
     outputs start at 0, whatever it is shown: it is uniform or without preference.
 
     Raises:
-      ValueError: for image observations.
+      ValueError: for "separate" and images, whose torsos would be shared.
     """
-    if columns.torso_kind(spec) == "conv":
-        raise ValueError(f"observation must be a vector; got an image {spec.observation_shape}")
+    torso = torsos.choose(spec) if columns.torso_kind(spec) == "conv" else None
+    if torso is not None and network == "separate":
+        raise ValueError(
+            f"network 'separate' shares nothing, but the torso of images {spec.observation_shape} "
+            "is shared"
+        )
     size = spec.action_size * (2 if state_std else 1) or spec.num_actions
     vocabulary = spec.vocabulary
     num_inputs = int(np.prod(spec.observation_shape) if vocabulary is None else vocabulary.sum())
+    if torso is not None:
+        num_inputs = torsos.num_features(torso, spec)
 
     def net(n, scale):
         return multitask.make(
@@ -122,7 +132,7 @@ def make(
         )
 
     actor, critic, gain = net(size, 0.0), net(1, 1.0), math.sqrt(hidden[-1])
-    return ActorCritic(spec, actor, critic, num_inputs, gain, state_std, limit)
+    return ActorCritic(spec, actor, critic, num_inputs, gain, state_std, limit, torso)
 
 
 def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
@@ -137,6 +147,11 @@ def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
     # One program for all tasks, whose own parameters differ; of the shared ones the first draw.
     every = jax.vmap(variables)(jax.random.split(key, nets.spec.num_tasks))
     shared = {n: jax.tree.map(lambda p: p[0], v.get("params", {})) for n, v in every.items()}
+    if nets.torso is not None:
+        observation = jnp.zeros((1, *nets.spec.observation_shape), nets.spec.observation_dtype)
+        for i, n in enumerate(shared):
+            torso: Any = nets.torso.init(jax.random.fold_in(key, i), observation)
+            shared[n] = {"torso": torso["params"], "net": shared[n]}
     task: dict[str, Any] = {n: {"net": v.get("task", {})} for n, v in every.items()}
     if nets.spec.action_size:
         shape = (nets.spec.num_tasks, nets.spec.action_size)
@@ -147,7 +162,10 @@ def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
 
 
 def inputs(nets: ActorCritic, moments: normalisers.Moments, observation: Array) -> Array:
-    """What the networks read, `[B, F]`, of observations `[B, ...]` and moments `[F]`."""
+    """What the networks read, `[B, F]`, of observations `[B, ...]` and moments `[F]`; images stay
+    what they are."""
+    if nets.torso is not None:
+        return observation
     x = observation.reshape(observation.shape[0], -1)
     if nets.spec.vocabulary is not None:
         return columns.one_hot(x, tuple(int(n) for n in nets.spec.vocabulary.flat))
@@ -157,8 +175,7 @@ def inputs(nets: ActorCritic, moments: normalisers.Moments, observation: Array) 
 
 def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Distribution:
     """Of task number `k` at inputs `[B, F]`; `task` holds that task's own parameters."""
-    variables = {"params": shared.get("actor", {}), "task": task["actor"]["net"]}
-    out = nets.actor.apply(variables, x, k).astype(jnp.float32)
+    out = _output(nets, "actor", shared, task, x, k)
     size = nets.spec.action_size
     if not size:
         return distributions.categorical(out, jnp.asarray(nets.spec.action_mask)[k])
@@ -172,9 +189,18 @@ def policy(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Dis
 
 def value(nets: ActorCritic, shared: Any, task: Any, x: Array, k: Array) -> Array:
     """`[B]`, in whatever units it is trained on."""
-    own = task["critic"]
-    out = nets.critic.apply({"params": shared.get("critic", {}), "task": own["net"]}, x, k)
-    return nets.gain * (own["scale"] * out[:, 0].astype(jnp.float32) + own["shift"])
+    own, out = task["critic"], _output(nets, "critic", shared, task, x, k)
+    return nets.gain * (own["scale"] * out[:, 0] + own["shift"])
+
+
+def _output(nets: ActorCritic, which: str, shared: Any, task: Any, x: Array, k: Array) -> Array:
+    """float32 `[B, size]` of the network `which`."""
+    params, net, read = shared.get(which, {}), getattr(nets, which), x
+    if nets.torso is not None:
+        torso: Any = nets.torso.apply({"params": params["torso"]}, x)
+        read, params = torso, params["net"]
+    out: Any = net.apply({"params": params, "task": task[which]["net"]}, read, k)
+    return out.astype(jnp.float32)
 
 
 def change_units(

@@ -342,7 +342,8 @@ def observe(
 ) -> normalisers.Moments:
     """Moments for the next policy: with the observations of a rollout from which one may learn."""
     config, rows = parts.config, rollout.timestep
-    if config.statistics == "none" or parts.spec.vocabulary is not None:
+    raw = parts.spec.vocabulary is not None or parts.nets.torso is not None
+    if config.statistics == "none" or raw:
         return observations
     return normalisers.observe(
         observations,

@@ -64,7 +64,7 @@ def make(spec: EnvSpec, network: str, torso: str, hidden: tuple[int, ...]) -> QN
         1 if blind else spec.num_tasks,
         hidden,
         spec.num_actions,
-        num_inputs=_num_features(chosen, spec),
+        num_inputs=torsos.num_features(chosen, spec),
         task_names=spec.task_names[:1] if blind else spec.task_names,
     )
     return QNetwork(chosen, head, blind, spec)
@@ -74,16 +74,10 @@ def init_params(net: QNetwork, key: Key) -> learner.Params:
     """Fresh parameters."""
     observation = jnp.zeros((1, *net.spec.observation_shape), net.spec.observation_dtype)
     torso = net.torso.init(jax.random.fold_in(key, 0), observation)
-    num_inputs = _num_features(net.torso, net.spec)
+    num_inputs = torsos.num_features(net.torso, net.spec)
     shared, task = multitask.init(net.head, jax.random.fold_in(key, 1), num_inputs)
     halves = {"torso": torso.get("params", {}), "head": shared}
     return learner.Params(halves if jax.tree.leaves(halves) else {}, task)
-
-
-def _num_features(torso: torsos.Torso, spec: EnvSpec) -> int:
-    observation = jax.ShapeDtypeStruct((1, *spec.observation_shape), spec.observation_dtype)
-    features, _ = jax.eval_shape(torso.init_with_output, jax.random.key(0), observation)
-    return features.shape[-1]
 
 
 def values(net: QNetwork, params: learner.Params, observation: Array) -> Array:

@@ -4,6 +4,7 @@ A torso is shared by all tasks. `choose` picks one that fits the observations of
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,7 +13,7 @@ from mtrl_jax.networks.convolution import BlockConv
 from mtrl_jax.networks.layers import scaled
 from mtrl_jax.types import Array, EnvSpec
 
-__all__ = ["TORSOS", "Torso", "choose"]
+__all__ = ["TORSOS", "Torso", "choose", "num_features"]
 
 # (features, kernel size, stride) of each convolution, all without padding.
 TORSOS: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -91,3 +92,10 @@ def choose(spec: EnvSpec, kind: str = "auto") -> Torso:
             )
     classes = () if vocabulary is None else tuple(int(n) for n in vocabulary.flat)
     return Torso(kind, classes)
+
+
+def num_features(torso: Torso, spec: EnvSpec) -> int:
+    """F, of what a torso makes of the observations of `spec`."""
+    observation = jax.ShapeDtypeStruct((1, *spec.observation_shape), spec.observation_dtype)
+    features, _ = jax.eval_shape(torso.init_with_output, jax.random.key(0), observation)
+    return features.shape[-1]

@@ -10,6 +10,7 @@ import pytest
 
 from mtrl_jax import engines, learner, normalisers
 from mtrl_jax.algorithms import ppo, ppo_samples
+from mtrl_jax.envs import suites
 from mtrl_jax.types import Agent, Rollout, Timestep
 from tests.machinery import tiny
 from tests.probes.test_ppo_probes import aim
@@ -341,7 +342,23 @@ def test_bad_configs_are_refused_before_anything_runs(change, message):
         jax.eval_shape(agent.init, jax.random.key(0))
 
 
-def test_images_are_refused():
+def test_images_go_through_a_torso_of_each_network():
+    spec = suites.make("rooms").spec
+    agent = ppo.agent(spec, dataclasses.replace(CONFIG, hidden=(8,)))
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    for name in ("actor", "critic"):
+        parts = state.params.shared[name]
+        assert set(parts["torso"]) == {"conv0", "conv1", "conv2"}
+        assert parts["net"]["dense0"]["kernel"].shape[0] in (256, 256 + spec.num_tasks)
+    rows = jax.ShapeDtypeStruct((2, 3, *spec.observation_shape), spec.observation_dtype)
+    policy = agent.policy_params(state)
+    timestep = Timestep(rows, None, None, None, None, None)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (2, 3)))
+    action, log_prob, _ = jax.eval_shape(agent.act, policy, (), timestep, keys)
+    assert action.shape == log_prob.shape == (2, 3) and action.dtype == np.int32
+
+
+def test_images_behind_separate_networks_are_refused():
     spec = aim().spec._replace(observation_shape=(3, 84, 84), observation_dtype=np.uint8)
-    with pytest.raises(ValueError, match="must be a vector; got an image"):
-        ppo.agent(spec, CONFIG)
+    with pytest.raises(ValueError, match="'separate' shares nothing, but the torso of images"):
+        ppo.agent(spec, dataclasses.replace(CONFIG, network="separate"))

@@ -115,3 +115,27 @@ def test_discrete_cues_of_opposite_meaning_and_a_time_limit_that_is_not_an_end()
         v = actor_critic.value(nets, shared, own, inputs, jnp.int32(k))
         np.testing.assert_allclose(normalisers.restore(v, of(state.returns, k)), 10.0, rtol=0.1)
     np.testing.assert_allclose(metrics["value/mean"][-1], 10.0, rtol=0.1)
+
+
+@pytest.mark.slow
+def test_an_image_says_which_action_is_right():
+    """Both networks see through convolutions, which learn; nothing is told the mean image."""
+    probe = probe_envs.Probe(
+        1,
+        lambda cue, t: jnp.full((1, 32, 32), jnp.where(cue > 0, 200, 50), jnp.uint8),
+        probe_envs._matches,
+    )
+    suite = probe_envs._suite("image", probe, (0.0, 1.0))
+    spec = suite.spec._replace(observation_shape=(1, 32, 32), observation_dtype=np.dtype(np.uint8))
+    suite = suite._replace(spec=spec)
+    state, _, score = train(suite, CONFIG, dispatches=3)
+    assert score.episode_return.min() > 0.9
+    assert (np.asarray(state.observations.batches) == 0).all()
+    fresh = ppo.agent(spec, CONFIG).init(jax.random.key(0))
+    for name in ("actor", "critic"):
+        torso = state.params.shared[name]["torso"]
+        assert set(torso) == {"conv0", "conv1", "conv2"}
+        like = fresh.params.shared[name]["torso"]
+        assert all(
+            (a != b).any() for a, b in zip(*map(jax.tree.leaves, (torso, like)), strict=True)
+        )
