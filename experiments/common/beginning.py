@@ -106,10 +106,10 @@ def _looked_at(
     if not source:
         return Beginning({}, None)
     path = pathlib.Path(source)
-    if runs.newest_step(folder):
-        return Beginning({"begin_from": str(path), "begin_from_step": step}, None)
     if path.resolve() == folder.resolve():
         raise ValueError(f"--begin_from: {path} is this run's own directory; name another run's")
+    if runs.newest_step(folder):
+        return Beginning({"begin_from": str(path), "begin_from_step": step}, None)
     try:
         other = _Other.of(path)
         step = step or runs.newest_step(path)

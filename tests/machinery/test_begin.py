@@ -317,7 +317,6 @@ def test_what_cannot_begin_is_refused_in_one_sentence(source, tmp_path, monkeypa
     folder = tmp_path / ("own" if path == "own" else "new")
     if path == "own":
         shutil.copytree(source, "own")
-        shutil.rmtree("own/checkpoints")
     with pytest.raises(ValueError, match=words) as raised:
         of_binaries.beginning(path, folder, spec, settings, tiny.RUN)
     assert "\n" not in str(raised.value)
