@@ -35,6 +35,7 @@ ROAD = (
 SIDE_ROOMS = {
     "experiments/common/beginning.py": "--begin_from; without it nothing",
     "experiments/common/binary.py": "flags are parsed, errors become sentences",
+    "experiments/common/compile_cache.py": "where compiled programs are kept",
     "experiments/common/given.py": "lists and numbers of flags, looked at before anything runs",
     "experiments/common/override.py": "--config_overrides",
     "experiments/common/progress.py": "the progress bar",
@@ -45,6 +46,7 @@ SIDE_ROOMS = {
     "mtrl_jax/by_name.py": "options of what is named, and what users bring by name",
     "mtrl_jax/checkpoint.py": "saving and restoring",
     "mtrl_jax/curriculum.py": "weights of tasks; here none",
+    "mtrl_jax/dispatch.py": "a scan of the road's next two files: rollout.unroll, agent.update",
     "mtrl_jax/envs/check.py": "whether a suite is what its spec says",
     "mtrl_jax/envs/functional.py": "many environments as one; each is as maze.py has it",
     "mtrl_jax/envs/suites.py": "the table of suites by name",
@@ -53,6 +55,7 @@ SIDE_ROOMS = {
     "mtrl_jax/freeze.py": "which parameters stay as they are; here none",
     "mtrl_jax/losses/distral/table1.py": "the coefficients of each algorithm by name",
     "mtrl_jax/metrics.py": "what is logged",
+    "mtrl_jax/pace.py": "how many dispatches are on their way; one, on a CPU",
     "mtrl_jax/ranges.py": "what numbers may be",
     "mtrl_jax/processes.py": "several processes; one does nothing there",
     "mtrl_jax/surgery/checks.py": "argument checks",
