@@ -165,6 +165,10 @@ def test_rooms_begin_beyond_the_agents_touch_and_without_heaps():
     np.testing.assert_array_equal(there.sum(1), state.num_objects)
     apart = np.linalg.norm(places - agent[:, None], axis=-1)
     assert apart[there].min() > rooms.TOUCH
+    cell, cells = (
+        ((x - rooms.LOW) // ((rooms.HIGH - rooms.LOW) / 3)).clip(0, 2) for x in (agent, places)
+    )
+    assert not (cell[:, None] == cells).all(2).any()  # a third of the floor each way is the agent's
     assert (places > 0.05).all() and (places < 0.95).all()
     between = np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
     between = between[:, *np.triu_indices(6, 1)]

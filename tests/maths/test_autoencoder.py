@@ -88,6 +88,10 @@ def test_shapes_and_counts_of_the_papers_two_networks(side):
     dae = autoencoder.make(shape, 100, (), gaussian_latents=False)
     params = jax.eval_shape(lambda key: autoencoder.init(dae, key, shape), jax.random.key(0))
     assert _numbers(params["encoder"]) == convs + first * 100 + 100
+    mirror = autoencoder.make(shape, 5, (16, 24)).decoder
+    z = jax.ShapeDtypeStruct((1, 5), jnp.float32)
+    dense = jax.eval_shape(mirror.init, jax.random.key(0), z)["params"]
+    assert dense["dense0"]["kernel"].shape == (5, 24) and dense["dense1"]["bias"].shape == (16,)
     out = jax.eval_shape(
         lambda p: dae.decoder.apply({"params": p["decoder"]}, jnp.zeros((2, 100))), params
     )
