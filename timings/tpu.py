@@ -68,18 +68,23 @@ def surgery_step(tx):
     return step
 
 
-def compiled(step, tx, k, device):
-    """The compiled step, and the seconds of a processor that took."""
+def shapes(tx, k):
+    """Of parameters, an optimiser's state and a batch: what a step takes."""
     params = jax.eval_shape(network, jax.random.key(0))
     batch = tuple(jax.ShapeDtypeStruct((k, BATCH, n), jnp.float32) for n in (WIDTHS[0], WIDTHS[-1]))
+    return params, jax.eval_shape(tx.init, params), batch
+
+
+def compiled(step, tx, k, device):
+    """The compiled step, and the seconds of a processor that took."""
     sharding = jax.sharding.SingleDeviceSharding(device)
 
     def place(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    shapes = jax.tree.map(place, (params, jax.eval_shape(tx.init, params), batch))
+    placed = jax.tree.map(place, shapes(tx, k))
     start = time.process_time()
-    program = jax.jit(step).lower(*shapes).compile()
+    program = jax.jit(step).lower(*placed).compile()
     return program, time.process_time() - start
 
 
