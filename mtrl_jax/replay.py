@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _LANES = 128  # numbers in a row of a tile of a TPU
+_ROWS = 8  # and rows in a tile
 _ROW = 8192  # numbers in a row of several items, where fewer do not fill tiles
 
 
@@ -221,11 +222,17 @@ def _per_row(n: int, capacity: int) -> int:
     its tiles best, the least of equal ones.
 
     Compiled, not run (libtpu 0.0.42, v5e): an item that is one of several in a row of whole tiles
-    is read and written in place, one that fills its last tile in part is not.
+    is read and written in place, one that fills its last tile in part is not. Where no row fills
+    its tiles, whole tiles of rows keep the compiler from another layout of the state.
     """
     most = max(_ROW // max(n, 1), _LANES // math.gcd(n, _LANES))
     divisors = [p for p in range(1, most + 1) if capacity % p == 0]
-    return min(divisors, key=lambda p: -(-p * n // _LANES) * _LANES / max(p * n, 1))
+
+    def cost(p: int) -> tuple[bool, float]:
+        whole = -(-p * n // _LANES) * _LANES
+        return whole != p * n and capacity // p % _ROWS != 0, whole / max(p * n, 1)
+
+    return min(divisors, key=cost)
 
 
 def _capacity(state: ReplayState) -> int:

@@ -142,7 +142,7 @@ def test_a_donated_state_is_not_copied():
     [
         ((8, 8), 20_000, 128),  # a small game: two boards a row
         ((148,), 20_000, 32 * 148),  # MiniGrid
-        ((39,), 100_000, 200 * 39),  # Meta-World: no number of them fills its tiles, this nearly
+        ((39,), 100_000, 100 * 39),  # Meta-World: no number of them fills its tiles, this nearly
         ((4, 84, 84), 1_000, 2 * 28_224),
         ((), 100_000, 6250),
         ((64,), 10_007, 64),  # a prime: nothing lies side by side
