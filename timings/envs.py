@@ -1,9 +1,9 @@
 """How fast environments step by themselves: `python -m timings.envs`.
 
 Functional: `maze8` in a scan with both auto-resets, beside the forward pass of a small network
-over the same batch. Host: the pool, with one and two groups, beside the bare envpool calls.
-Variants alternate in one process; medians of `--rounds` are printed, in environment steps per
-second summed over tasks and environments.
+over the same batch; frames of `rooms` at 32 and at 64 pixels. Host: the pool, with one and two
+groups, beside the bare envpool calls. Variants alternate in one process; medians of `--rounds` are
+printed, in environment steps per second summed over tasks and environments.
 """
 
 import argparse
@@ -34,32 +34,34 @@ def alternate(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
     return {name: float(np.median(times[1:])) for name, times in seconds.items()}
 
 
+def stepping(
+    suite: FunctionalSuite, reset: Any, step: Any, num_envs: int
+) -> tuple[Any, Callable[[], Any]]:
+    """First observations of `num_envs` environments a task, and `STEPS` steps of all of them."""
+    spec, key = suite.spec, jax.random.key(0)
+    index = jnp.arange(spec.num_tasks * num_envs).reshape(spec.num_tasks, num_envs)
+
+    def body(state: Any, t: Any) -> Any:
+        keys = environment_keys(jax.random.fold_in(key, t), index)
+        state, row = step(keys, state, (index + t) % spec.num_actions, suite.tasks)
+        return state, (row.reward.sum(), row.observation.sum(dtype=jnp.int32))
+
+    state, row = reset(environment_keys(key, index), suite.tasks)
+    run = jax.jit(lambda state: jax.lax.scan(body, state, jnp.arange(1, STEPS + 1)))
+    return row.observation, lambda: jax.block_until_ready(run(state))
+
+
+def rates(variants: dict[str, Callable[[], Any]], rounds: int, steps: int) -> dict[str, float]:
+    return {name: steps / s for name, s in alternate(variants, rounds).items()}
+
+
 def functional(num_envs: int, rounds: int, width: int = 128) -> dict[str, float]:
     """maze8: stepping alone, both ways, and a three-layer network per task alone."""
     suite = suites.make("maze8")
     assert isinstance(suite, FunctionalSuite)
     num_tasks, classes = suite.spec.num_tasks, int(suite.spec.vocabulary.max())  # type: ignore[union-attr]
-    index = jnp.arange(num_tasks * num_envs).reshape(num_tasks, num_envs)
     reset, step = auto_reset(suite.env)
-    single = (
-        jax.vmap(jax.vmap(reset, (0, None))),
-        jax.vmap(jax.vmap(step, (0, 0, 0, None))),
-    )
-    batched = auto_reset_batch(suite.env)
-    key = jax.random.key(0)
-
-    def stepping(reset: Any, step: Any) -> Callable[[], Any]:
-        def body(state: Any, t: Any) -> Any:
-            keys = environment_keys(jax.random.fold_in(key, t), index)
-            state, row = step(keys, state, (index + t) % suite.spec.num_actions, suite.tasks)
-            return state, (row.reward.sum(), row.observation.sum(dtype=jnp.int32))
-
-        state, row = reset(environment_keys(key, index), suite.tasks)
-        run = jax.jit(lambda state: jax.lax.scan(body, state, jnp.arange(1, STEPS + 1)))
-        observations.append(row.observation)
-        return lambda: jax.block_until_ready(run(state))
-
-    observations: list[Any] = []
+    single = jax.vmap(jax.vmap(reset, (0, None))), jax.vmap(jax.vmap(step, (0, 0, 0, None)))
     sizes = (suite.spec.observation_shape[0] * classes, width, width, suite.spec.num_actions + 1)
     layers = [jnp.full((num_tasks, a, b), 0.01) for a, b in itertools.pairwise(sizes)]
 
@@ -70,14 +72,27 @@ def functional(num_envs: int, rounds: int, width: int = 128) -> dict[str, float]
         # The next pass depends on this one, so that no pass can be left out.
         return (observation + (x[..., :1] > 9).astype(jnp.uint8)) % classes, x.sum()
 
-    variants = {
-        "auto_reset": stepping(*single),
-        "auto_reset_batch": stepping(*batched),
-    }
+    observation, one_by_one = stepping(suite, *single, num_envs)
+    _, batched = stepping(suite, *auto_reset_batch(suite.env), num_envs)
     network = jax.jit(lambda x: jax.lax.scan(forward, x, None, STEPS))
-    variants["network forward"] = lambda: jax.block_until_ready(network(observations[0]))
-    steps = STEPS * num_tasks * num_envs
-    return {name: steps / s for name, s in alternate(variants, rounds).items()}
+    variants = {
+        "auto_reset": one_by_one,
+        "auto_reset_batch": batched,
+        "network forward": lambda: jax.block_until_ready(network(observation)),
+    }
+    return rates(variants, rounds, STEPS * num_tasks * num_envs)
+
+
+def frames(num_envs: int, rounds: int) -> dict[str, float]:
+    """rooms: frames at both sizes, resets and drawing included."""
+    variants, num_tasks = {}, 0
+    for size in (32, 64):
+        suite = suites.make(f"rooms:size={size}")
+        assert isinstance(suite, FunctionalSuite)
+        num_tasks = suite.spec.num_tasks
+        _, run = stepping(suite, *auto_reset_batch(suite.env), num_envs)
+        variants[f"{size} x {size}"] = run
+    return rates(variants, rounds, STEPS * num_tasks * num_envs)
 
 
 def host(name: str, num_envs: int, rounds: int) -> dict[str, float]:
@@ -117,8 +132,7 @@ def host(name: str, num_envs: int, rounds: int) -> dict[str, float]:
                 pool._recv()
 
     variants = {"bare envpool": run_bare, "one group": through(1), "two groups": through(2)}
-    steps = STEPS * num_tasks * num_envs
-    return {label: steps / s for label, s in alternate(variants, rounds).items()}
+    return rates(variants, rounds, STEPS * num_tasks * num_envs)
 
 
 def main() -> None:
@@ -129,10 +143,11 @@ def main() -> None:
     print(f"{arguments.num_envs} environments a task, {STEPS} steps, medians of {arguments.rounds}")
     tables = {
         "maze8": functional(arguments.num_envs, arguments.rounds),
+        "rooms": frames(arguments.num_envs, arguments.rounds),
         "minigrid_ladder": host("minigrid_ladder", arguments.num_envs, arguments.rounds),
     }
-    for suite, rates in tables.items():
-        for label, rate in rates.items():
+    for suite, found in tables.items():
+        for label, rate in found.items():
             print(f"{suite:>16}  {label:<18} {rate:>12,.0f} steps/s")
 
 
