@@ -127,7 +127,7 @@ def test_five_steps_end_with_tests_that_pass(recipe: str, tmp_path: pathlib.Path
     assert passed(result.stdout) >= RECIPES[recipe], result.stdout
 
 
-@pytest.mark.parametrize("left_out", [2, 4])
+@pytest.mark.parametrize("left_out", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_step_left_out_is_noticed(left_out: int, tmp_path: pathlib.Path) -> None:
     steps = steps_of("A method of surgery")
     result = follow(tmp_path, steps[: left_out - 1] + steps[left_out:])

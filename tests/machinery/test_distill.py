@@ -322,6 +322,7 @@ def test_a_body_of_another_width_is_not_transferred():
 # ----------------------------------------------------------------------------------------- engines
 
 
+@pytest.mark.slow
 def test_on_a_host_suite_two_devices_learn_what_one_does():
     states = []
     for devices in (1, 2):

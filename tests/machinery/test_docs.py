@@ -10,6 +10,8 @@ import sys
 import pytest
 from pages import DOCS, ROOT, python_blocks, run, texts
 
+from tests.machinery import tiny
+
 TEXTS = texts()
 # Its blocks add what they name: test_contributing.py does as they say.
 TEXTS["CONTRIBUTING.md"] = re.sub(
@@ -25,6 +27,12 @@ WITH_PYTHON.remove("docs/package.md")  # its block is the README's: test_wheel.p
 # In test_surgery_docs, test_export, and below.
 ASKED_MORE = ("docs/surgery.md", "docs/serving.md", "docs/environments.md")
 COMMAND = re.compile(r"(?:python -m )?\b((?:experiments|timings)(?:\.\w+)+)((?:\\\n|[^\n`])*)")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 @pytest.mark.parametrize("page", sorted(set(WITH_PYTHON) - set(ASKED_MORE)))

@@ -196,6 +196,7 @@ def run(num_devices, dispatches=2):
     return go_on(engine_of(num_devices), dispatches)
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_update_of_one():
     (one, rows), (eight, other) = run(1), run(8)
     assert one["state"].updates == 5 * 3  # of six updates the first only fills the replay

@@ -9,8 +9,15 @@ import pytest
 
 from mtrl_jax.envs import rooms, suites
 from mtrl_jax.envs.rooms import Rooms
+from tests.machinery import tiny
 
 ALL = rooms.conjunctions("all")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 @pytest.fixture(scope="module")

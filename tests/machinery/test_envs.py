@@ -25,11 +25,17 @@ from mtrl_jax.envs.functional import (
 from mtrl_jax.envs.gymnax import gymnax_suite
 from mtrl_jax.envs.pool import environment_seeds
 from mtrl_jax.types import FunctionalSuite, HostSuite, Timestep
-from tests.machinery import gymnax_envs
+from tests.machinery import gymnax_envs, tiny
 from tests.machinery.gymnax_envs import NAMES, TASKS
 from tests.probes.probe_envs import PROBES
 
 SEED = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 class Ragged(NamedTuple):

@@ -9,8 +9,15 @@ import pytest
 from scipy.spatial import cKDTree
 
 from mtrl_jax import episodic, returns
+from tests.machinery import tiny
 
 N, D, M = 16, 3, 24  # a batch may be larger than the table
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 @functools.cache

@@ -231,6 +231,7 @@ def go_on(engine, dispatches, load=None, start=0):
     return jax.tree.map(copy, engine.save(carry)), rows
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_update_of_one():
     one, rows = run(1)
     eight, other = run(8)

@@ -7,8 +7,15 @@ import pytest
 from pages import DOCS, python_blocks, run
 
 from mtrl_jax import surgery
+from tests.machinery import tiny
 
 PAGE = (DOCS / "surgery.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 @pytest.fixture(scope="module")

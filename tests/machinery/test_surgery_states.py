@@ -11,8 +11,15 @@ import optax
 import pytest
 
 from mtrl_jax import surgery
+from tests.machinery import tiny
 
 PARAMS = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(2)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
 
 
 def states(name):

@@ -143,7 +143,7 @@ def check(k, times, radii):
         assert (loss.max(1) <= common).all()
 
 
-@pytest.mark.parametrize("k", [2, 3, 5, 8])
+@pytest.mark.parametrize("k", [2, 3, 5, pytest.param(8, marks=pytest.mark.slow)])
 def test_cagrad_does_what_the_ball_allows(k):
     check(k, 1, (0.5, 1.0, 2.0) if k < 8 else (0.5, 1.01))
 

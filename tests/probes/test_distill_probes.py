@@ -131,6 +131,7 @@ def test_features_are_predicted_from_the_students():
     assert metrics["loss/features"].max() < 0.05
 
 
+@pytest.mark.slow
 def test_each_seed_follows_its_own_teachers_but_one_output_layer_only_where_tasks_agree():
     """Set 0 answers as the tasks want, which are opposite; set 1 answers all cues alike."""
     suite = probe_envs.action_and_cue((0.0, 1.0))
