@@ -18,6 +18,7 @@ import numpy as np
 from mtrl_jax import by_name, learner, processes, ranges, rollout, writers
 from mtrl_jax.dispatch import program_of, split_tasks, stream, with_episodes
 from mtrl_jax.envs.check import check_shapes
+from mtrl_jax.envs.functional import strong
 from mtrl_jax.ranges import Count, CountOr0, Seed, Steps
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, FunctionalSuite, HostSuite, Key, Metrics
 
@@ -191,7 +192,8 @@ def _functional(config: RunConfig, suite: FunctionalSuite, agent: Agent) -> Engi
 
     def init(key):
         loop = rollout.init_env_loop(suite, stream(key, "reset"), env_index, agent.init_actor)
-        return agent.init(stream(key, "params")), loop
+        # A weak type would be a strong one after the first dispatch, and compile everything again.
+        return strong((agent.init(stream(key, "params")), loop))
 
     def put(state, loop):
         return learner.replicate(state, devices), learner.shard(loop, devices, axis)
@@ -332,7 +334,7 @@ def _host(config: RunConfig, suite: HostSuite, agent: Agent) -> Engine:
         return carry, values
 
     return Engine(
-        start=lambda: begin(jax.jit(agent.init)(stream(root, "params"))),
+        start=lambda: begin(jax.jit(lambda key: strong(agent.init(key)))(stream(root, "params"))),
         advance=advance,
         launch=advance,
         read=lambda metrics: metrics,

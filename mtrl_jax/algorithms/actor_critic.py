@@ -156,7 +156,7 @@ def init_params(nets: ActorCritic, key: Key, std: float) -> learner.Params:
     if nets.spec.action_size:
         shape = (nets.spec.num_tasks, nets.spec.action_size)
         task["actor"]["std"] = jnp.full(shape, _raw_std(std), jnp.float32)
-    task["critic"]["scale"] = jnp.full(nets.spec.num_tasks, 1.0 / nets.gain)
+    task["critic"]["scale"] = jnp.full(nets.spec.num_tasks, 1.0 / nets.gain, jnp.float32)
     task["critic"]["shift"] = jnp.zeros(nets.spec.num_tasks)
     return learner.Params(shared if jax.tree.leaves(shared) else {}, task)
 
