@@ -1,4 +1,5 @@
-"""Weights of the tasks' losses: fixed ones, or such that follow how the tasks go.
+"""Weights of the tasks: fixed ones of their losses, or such that follow how the tasks go, of losses
+or of how many environments step.
 
 With weights w `[K]` of mean 1 the shared parameters descend
 
@@ -24,14 +25,23 @@ Learning*, arXiv 1707.00183, explore with, and `progress` the absolute learning 
 Kanitscheider et al. 2021, arXiv 2106.14876 (two averages, one slower), without what they do for
 small success rates. For r = 1 it is, up to a factor that all tasks share, |Q| of the former's
 online algorithm, Q <- s (x_t - x_tm1) + (1 - s) Q: that sum telescopes to s / (1 - s) (x_t -
-slow_t). Both papers draw tasks with these probabilities; here they weigh losses, and every task
-steps as many environments as ever.
+slow_t).
+
+Both papers draw tasks with these probabilities. Here, of `over`, "losses" weighs losses, and every
+task steps as many environments as ever; with "environments" losses weigh the same, and of task k
+only the first
+
+    E_k = max(1, round(E w_k / max_j w_j))
+
+of E environments step in the next rollout. The others rest: they keep their state, and what the
+rollout has of them is not valid (`types.Timestep`), so that nothing learns from it.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,9 +51,12 @@ from mtrl_jax.types import Array, EnvSpec, Metrics
 
 __all__ = [
     "KINDS",
+    "OVER",
     "Plan",
     "Rule",
     "State",
+    "all_to_stepping",
+    "environments",
     "fixed",
     "init",
     "logged",
@@ -51,10 +64,13 @@ __all__ = [
     "observe",
     "observer",
     "parse",
+    "scaled",
+    "stepping",
     "weights",
 ]
 
 KINDS = ("success", "progress")
+OVER = ("losses", "environments")
 _Rate = Annotated[float, Range(0, 1, open_low=True)]
 
 
@@ -66,12 +82,14 @@ class Rule(NamedTuple):
       rate: r, of the fast average, for each episode.
       slow: s, of the slow one.
       floor: least weight, of a mean of 1.
+      over: what weighs, one of `OVER`.
     """
 
     kind: Annotated[str, OneOf(KINDS)]
     rate: _Rate = 0.02
     slow: _Rate = 0.002
     floor: _Rate = 0.2
+    over: Annotated[str, OneOf(OVER)] = "losses"
 
 
 class State(NamedTuple):
@@ -226,9 +244,35 @@ def weights(plan: Plan, state: State | tuple[()]) -> Array | np.ndarray | None:
     Without a gradient. A task of which no episode has ended yet counts as failing (`success`), or
     as the mean of the others (`progress`). Where all p are 0, weights are 1.
     """
-    rule = plan.rule
-    if rule is None or not isinstance(state, State):
+    if plan.rule is None or not isinstance(state, State):
         return plan.fixed
+    return _moved(plan, state) if plan.rule.over == "losses" else None
+
+
+def environments(plan: Plan, state: State | tuple[()], num_envs: int) -> Array | None:
+    """How many of E = `num_envs` environments of each task step, int32 `[K]`; None: always all."""
+    if plan.rule is None or plan.rule.over == "losses" or not isinstance(state, State):
+        return None
+    w = _moved(plan, state)
+    return jnp.maximum(jnp.round(num_envs * w / w.max()), 1.0).astype(jnp.int32)
+
+
+def all_to_stepping(plan: Plan, state: State | tuple[()], num_envs: int) -> Array | None:
+    """E / E_k, float32 `[K]`; None: 1. It makes of a mean over all environments, to which one that
+    rests adds 0, one over those that step."""
+    stepping = environments(plan, state, num_envs)
+    return None if stepping is None else num_envs / stepping
+
+
+def scaled(found: Any, factor: Array | None) -> Any:
+    """A task's loss and metrics, times what `all_to_stepping` says of it."""
+    return found if factor is None else jax.tree.map(lambda x: x * factor, found)
+
+
+def _moved(plan: Plan, state: State) -> Array:
+    """The weights of a rule, float32 `[K]`."""
+    rule = plan.rule
+    assert rule is not None
     seen = state.episodes > 0
     if rule.kind == "success":
         p = jnp.where(seen, 1.0 - state.fast, 1.0)
@@ -253,8 +297,15 @@ def observer(plan: Plan) -> Callable[[Any, Metrics], Any] | None:
     return see
 
 
+def stepping(plan: Plan) -> Callable[[Any, int], Array | None] | None:
+    """For `types.Agent.environments`: of an agent whose state has a field `curriculum`."""
+    if plan.rule is None or plan.rule.over == "losses":
+        return None
+    return lambda state, num_envs: environments(plan, state.curriculum, num_envs)
+
+
 def logged(plan: Plan, state: State | tuple[()]) -> Metrics:
     """`curriculum/weight` and `/score` `[K]` for the log, {} where nothing moves."""
     if plan.rule is None or not isinstance(state, State):
         return {}
-    return {"curriculum/weight": weights(plan, state), "curriculum/score": state.fast}
+    return {"curriculum/weight": _moved(plan, state), "curriculum/score": state.fast}

@@ -31,10 +31,17 @@ def program_of(
         def one(carry, u):
             state, loop = carry
             key = jax.random.fold_in(stream(root, "rollout"), u)
+            active = rollout.stepping(agent, state, loop.env_index, collectives.size)
             loop, experience = rollout.unroll(
-                games, agent.act, agent.policy_params(state), loop, key, agent.unroll_length
+                games, agent.act, agent.policy_params(state), loop, key, agent.unroll_length, active
             )
             state, values = agent.update(state, experience)
+            if active is not None:
+                count = collectives.sum(active.sum(1, dtype=jnp.float32))
+                values |= {
+                    "curriculum/environments": count,
+                    "curriculum/steps": count * agent.unroll_length,
+                }
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)
             state, values = with_episodes(agent, state, values, collectives.sum(episodes))
             return (state, loop._replace(stats=stats)), values

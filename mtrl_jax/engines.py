@@ -31,7 +31,8 @@ class RunConfig:
     """How long and on what a run goes. Counts are environment steps over all tasks and
     environments.
 
-    Reset rows count as steps: they cost as much. Totals are rounded up to whole dispatches.
+    Reset rows count as steps, and rows of environments that rest (`curriculum`): they cost as much.
+    Totals are rounded up to whole dispatches.
     """
 
     total_env_steps: Steps
@@ -117,6 +118,17 @@ def check(
             "num_seeds must be 1 on a host suite (only a functional suite runs several seeds as "
             f"one program); got {config.num_seeds}"
         )
+    if agent is not None and agent.environments is not None:
+        if host:
+            raise ValueError(
+                "curriculum over=environments must be over=losses on a host suite, whose "
+                "environments all step together"
+            )
+        if config.num_envs_per_task < 2:
+            raise ValueError(
+                "num_envs_per_task must be at least 2 for a curriculum over=environments, which "
+                f"lets some of them rest; got {config.num_envs_per_task}"
+            )
     if agent is not None and agent.num_devices != num_devices:
         raise ValueError(
             f"agent must be made with the collectives of the run's {num_devices} devices "

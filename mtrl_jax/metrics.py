@@ -174,7 +174,8 @@ def accumulate(window: dict[str, Any], values: Metrics, spec: EnvSpec, step: int
 
 
 def log_row(window: dict[str, Any], spec: EnvSpec, num_seeds: int) -> dict[str, Any]:
-    """Means over the window: `task/<name>/...` for what is per task, the rest as it is.
+    """Means over the window, and sums of counts: `task/<name>/...` for what is per task, the rest
+    as it is.
 
     Args:
       window: of `accumulate`, of one update at least.
@@ -187,6 +188,8 @@ def log_row(window: dict[str, Any], spec: EnvSpec, num_seeds: int) -> dict[str, 
     with np.errstate(invalid="ignore", divide="ignore"):  # no episode ended: nan, null in the file
         means = {k: v / (count if k.startswith("episode/") else updates) for k, v in window.items()}
     means = {**means, "episode/count": count}
+    if "curriculum/steps" in window:
+        means["curriculum/steps"] = window["curriculum/steps"]
     if not spec.has_success:
         del means["episode/success"]
     for name, value in means.items():

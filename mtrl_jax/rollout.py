@@ -138,11 +138,35 @@ def init_env_loop(
     )
 
 
+def stepping(
+    agent: Agent, state: ArrayTree, env_index: Array, num_devices: int = 1
+) -> Array | None:
+    """Which environments step in the next rollout, bool `[K, E]`, or None: all.
+
+    By their global numbers, so that it does not depend on how many devices share them.
+    """
+    if agent.environments is None:
+        return None
+    num_envs = env_index.shape[1] * num_devices
+    return env_index % num_envs < agent.environments(state, num_envs)[:, None]
+
+
 def unroll(
-    suite: FunctionalSuite, act: Act, policy: ArrayTree, loop: EnvLoop, key: Key, num_steps: int
+    suite: FunctionalSuite,
+    act: Act,
+    policy: ArrayTree,
+    loop: EnvLoop,
+    key: Key,
+    num_steps: int,
+    active: Array | None = None,
 ) -> tuple[EnvLoop, Rollout]:
-    """T = `num_steps` steps of every environment inside one scan; `key` belongs to this rollout."""
+    """T = `num_steps` steps of every environment inside one scan; `key` belongs to this rollout.
+
+    Where `active`, bool `[K, E]`, is False, an environment rests: its state, its row and the
+    agent's memory stay to the bit, and rows 1 to T repeat its row without being valid.
+    """
     _, step = functional.auto_reset_batch(suite.env)
+    select = jax.vmap(jax.vmap(jnp.where))
 
     def one(carry, t):
         env_state, timestep, actor_state = carry
@@ -150,13 +174,18 @@ def unroll(
         pair = jax.vmap(jax.vmap(jax.random.split))(keys)
         action, log_prob, new_actor = act(policy, actor_state, timestep, pair[..., 0])
         env_state, new_timestep = step(pair[..., 1], env_state, action, suite.tasks)
-        return (env_state, new_timestep, new_actor), (timestep, action, log_prob)
+        after = (env_state, new_timestep, new_actor)
+        if active is not None:
+            after = jax.tree.map(lambda new, old: select(active, new, old), after, carry)
+        return after, (timestep, action, log_prob)
 
     carry = (loop.env_state, loop.timestep, loop.actor_state)
     (env_state, last, actor_state), (rows, action, log_prob) = jax.lax.scan(
         one, carry, jnp.arange(num_steps)
     )
     timestep = jax.tree.map(lambda r, x: jnp.concatenate([r, x[None]]), rows, last)
+    if active is not None:
+        timestep = timestep._replace(valid=timestep.valid.at[1:].min(active))
     rollout = Rollout(timestep, action, log_prob, loop.actor_state)
     return loop._replace(env_state=env_state, timestep=last, actor_state=actor_state), rollout
 

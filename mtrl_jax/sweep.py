@@ -61,8 +61,15 @@ def run(
         def one(carry, u):
             state, loop = carry
             drawn = jax.random.fold_in(engines.stream(key, "rollout"), u)
+            active = rollout.stepping(agent, state, env_index)
             loop, experience = rollout.unroll(
-                suite, agent.act, agent.policy_params(state), loop, drawn, agent.unroll_length
+                suite,
+                agent.act,
+                agent.policy_params(state),
+                loop,
+                drawn,
+                agent.unroll_length,
+                active,
             )
             state, _ = agent.update(state, experience)
             stats, episodes = rollout.episode_statistics(loop.stats, experience.timestep)

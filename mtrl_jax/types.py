@@ -38,7 +38,8 @@ class Timestep(NamedTuple):
         so that truncation bootstraps.
       first: bool, True on a reset row.
       valid: bool, False exactly where the transition into this row is not the environment's answer
-        to the action sent (reset rows). Nothing may learn from such a transition.
+        to the action sent (reset rows, and rows of an environment that rests). Nothing may learn
+        from such a transition.
       success: bool, the environment says that the task was solved by this transition.
     """
 
@@ -213,6 +214,8 @@ class Agent(NamedTuple):
       num_devices: D that `update` was made for; a run on another number refuses the agent.
       observe: None, or `(state, episodes) -> state`, called behind every update with the sums over
         the episodes that ended in its rollout (`rollout.episode_statistics`, of all devices).
+      environments: None, or `(state, E) -> int32 [K]`: of each task's E environments, how many step
+        in the next rollout, the first ones; the others rest. Functional suites only.
     """
 
     init: Any
@@ -227,3 +230,4 @@ class Agent(NamedTuple):
     overlap: bool = True
     num_devices: int = 1
     observe: Any = None
+    environments: Any = None

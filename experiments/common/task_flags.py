@@ -36,8 +36,9 @@ _CURRICULUM = flags.DEFINE_string(
     "curriculum",
     "",
     "What moves those weights while training: success (towards tasks that fail) or progress "
-    "(towards tasks whose scores change), with :rate=, :slow= and :floor= behind it. All tasks "
-    "step as many environments as ever.",
+    "(towards tasks whose scores change), with :rate=, :slow= and :floor= behind it. With "
+    ":over=environments they say how many environments of a task step in the next rollout, while "
+    "the others rest, and losses weigh the same; --total_env_steps counts those that rest too.",
 )
 
 

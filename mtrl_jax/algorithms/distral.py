@@ -198,6 +198,7 @@ def agent(
         overlap=config.overlap,
         num_devices=collectives.size,
         observe=curriculum.observer(parts.weights),
+        environments=curriculum.stepping(parts.weights),
     )
 
 
@@ -216,7 +217,6 @@ def init_params(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> learn
     observation = jnp.zeros((1, 1, *spec.observation_shape), spec.observation_dtype)
     row = jnp.zeros((1, 1))
     carry = columns.initial_carry(parts.config.core, parts.config.core_size, (1,))
-
     args = (observation, columns.no_action(spec, (1, 1)), row, row > 0, carry)
     # One program for all columns, which differ in nothing but their heads: compiling is what init
     # costs.
@@ -264,12 +264,14 @@ def act(
 
 def update(parts: _Parts, state: State, batch: _Batch) -> tuple[State, Metrics]:
     """One gradient step on a rollout; metrics `[K]`."""
+    num_envs = batch.action.shape[2] * parts.collectives.size
+    ratio = curriculum.all_to_stepping(parts.weights, state.curriculum, num_envs)
     params, opt_state, metrics = learner.gradient_step(
-        lambda shared, task, one: loss(parts, shared, task, one),
+        lambda shared, task, one: curriculum.scaled(loss(parts, shared, task, one[0]), one[1]),
         parts.transforms,
         state.params,
         state.opt_state,
-        batch,
+        (batch, ratio),
         parts.collectives,
         curriculum.weights(parts.weights, state.curriculum),
     )

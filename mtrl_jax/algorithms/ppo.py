@@ -176,6 +176,7 @@ def agent(
         overlap=config.overlap,
         num_devices=collectives.size,
         observe=curriculum.observer(parts.weights),
+        environments=curriculum.stepping(parts.weights),
     )
 
 

@@ -232,7 +232,7 @@ def test_progress_with_a_fast_rate_of_one_is_matiisens_online_algorithm():
         ("progress:rate=nan", True, K, "rate must be a number; got 'nan'"),
         ("progress:rate=0", True, K, "rate must lie in .0, 1.; got 0"),
         ("progress:floor=2", True, K, "floor must lie in"),
-        ("progress:speed=1", True, K, "has the options rate, slow, floor; got speed"),
+        ("progress:speed=1", True, K, "has the options rate, slow, floor, over; got speed"),
         ("progress", True, 1, "needs at least two tasks"),
     ],
 )
