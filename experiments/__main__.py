@@ -35,6 +35,7 @@ BINARIES = {
     "plot": "jaxenvs",
     "supervised": "supervised",
     "morph": "supervised",
+    "beta_vae": "jaxenvs",
 }
 
 

@@ -120,6 +120,10 @@ CASES = [
         ("--agent=ppo", "--config_overrides=minibatches=7"),
         "minibatches must divide unroll_length = 64; got 7",
     ),
+    ("beta_vae", ("--suite=small_games:catch",), "must show images, uint8 (C, H, W); got "),
+    ("beta_vae", ("--images=none.npz",), "--images: none.npz cannot be read as .npz: "),
+    ("beta_vae", ("--images=x.npz", "--suite=rooms"), "--images and --suite exclude each other"),
+    ("beta_vae", ("--beta=nan",), "beta must not be negative; got nan"),
     ("benchmark.report", ("--results=x", "--out=x.png"), "--out must end in .html; got x.png"),
     ("evaluate", ("--workdir=.", "--seed=99999999999"), "--seed must be at most 2147483647"),
 ]
