@@ -79,6 +79,7 @@ def write(
             "dtype": np.dtype(spec.observation_dtype).name,
             "normaliser": "inside: give what the environment gives",
             **_has("elements", spec, spec.observation_mask),
+            **_own_shapes(spec, spec.observation_mask),
         },
         "action": _action(spec),
         "actions": "likeliest" if greedy else "drawn",
@@ -179,7 +180,8 @@ def _reads(function: Any, arguments: serve.Arguments) -> list[str]:
 def _action(spec: EnvSpec) -> dict[str, Any]:
     if spec.action_size:
         kind = {"kind": "continuous", "size": spec.action_size, "low": -1.0, "high": 1.0}
-        return kind | _has("coordinates", spec, spec.coordinate_mask)
+        mask = spec.coordinate_mask
+        return kind | _has("coordinates", spec, mask) | _own_shapes(spec, mask)
     return {
         "kind": "discrete",
         "number": spec.num_actions,
@@ -193,4 +195,13 @@ def _has(name: str, spec: EnvSpec, mask: np.ndarray | None) -> dict[str, dict[st
         return {}
     return {
         name: {t: np.flatnonzero(m).tolist() for t, m in zip(spec.task_names, mask, strict=True)}
+    }
+
+
+def _own_shapes(spec: EnvSpec, mask: np.ndarray | None) -> dict[str, dict[str, list[int]]]:
+    """By task, the shape of what it has of something padded; nothing without a mask."""
+    if mask is None:
+        return {}
+    return {
+        "own_shape": {t: [int(m.sum())] for t, m in zip(spec.task_names, mask, strict=True)},
     }

@@ -14,6 +14,7 @@ are positional, those of `arguments`; its results the actions `[K, E, ...]`, the
 """
 
 import json
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -90,7 +91,8 @@ class Policy(NamedTuple):
         all but `task` may be traced.
 
         Args:
-          observation: `[B, ...]`, as the environment gives it.
+          observation: `[B, ...]`, as the environment gives it. Of a padded suite: rows of one task
+            (or of several of one shape) as it has them, or any rows padded, as `policy.json` says.
           task: name or number of the task of all rows, or a sequence of B.
           memory: None where every row begins an episode, then what the last call returned.
           key: `jax.random.key(n)`, another for each call; None where nothing is drawn.
@@ -99,21 +101,24 @@ class Policy(NamedTuple):
           first: bool `[B]`, rows that begin an episode; none of them with a memory, all without.
 
         Returns:
-          int32 `[B]`, or float32 `[B, A]`, which the environment is to cut off to [-1, 1]; and the
-          memory, leaves `[B, ...]`, () where the policy has none.
+          int32 `[B]`, or float32 `[B, A]`, which the environment is to cut off to [-1, 1]; A is of
+          the task itself, unless rows are of tasks that differ in it. And the memory, leaves
+          `[B, ...]`, () where the policy has none.
 
         Raises:
           ValueError: naming the argument, what came and what was expected.
         """
-        observation = _observation(self.description, observation)
-        rows = len(observation)
-        tasks = _tasks(self.task_names, task, rows)
+        rows = _rows(observation)
+        tasks = _tasks(self.task_names, task, rows) if rows else np.zeros(0, int)
+        observation = _observation(self.description, observation, tasks)
         memory, first = _memory(self.start, memory, first, tasks)
         reward = _reward("reward" in self.reads, reward, first)
         index, slot = _deal(tasks, len(self.task_names))
         dealt = _take((observation, reward, first, memory, _row_keys(self.reads, key, rows)), index)
         action, _, memory = self.function(self.parameters, *dealt)
-        return _back((action, memory), slot)
+        action, memory = _back((action, memory), slot)
+        coordinates = _own(self.description, "action", "coordinates", tasks)
+        return action if coordinates is None else action[:, np.array(coordinates)], memory
 
 
 def load(path: str | pathlib.Path, policy: str = "task_policy") -> Policy:
@@ -205,13 +210,43 @@ def _array(name: str, x: Any, shape: tuple[int | None, ...], dtype: Any, axes: s
     return array.astype(dtype)
 
 
-def _observation(description: dict[str, Any], observation: Any) -> Any:
+def _rows(observation: Any) -> int:
+    """B; 0 of what is no observation, which `_observation` refuses."""
+    try:
+        return int((*np.shape(observation), 0)[0])
+    except ValueError:  # ragged
+        return 0
+
+
+def _own(description: dict[str, Any], what: str, places: str, tasks: np.ndarray) -> Any:
+    """Places that the tasks of all rows have of a padded observation or action, or None: all, or
+    tasks that differ in them."""
+    by_task = description[what].get(places)
+    if by_task is None or not len(tasks):
+        return None
+    each = [by_task[description["tasks"][k]] for k in np.unique(tasks)]
+    return each[0] if all(one == each[0] for one in each) else None
+
+
+def _observation(description: dict[str, Any], observation: Any, tasks: np.ndarray) -> Any:
     shape, dtype = description["observation"]["shape"], description["observation"]["dtype"]
     axes = f"[B, {', '.join(map(str, shape))}]" if shape else "[B]"
-    array = _array("observation", observation, (None, *shape), np.dtype(dtype), axes)
-    if not len(array):
-        raise ValueError("observation must hold at least one row; got none")
-    return array
+    own = _own(description, "observation", "elements", tasks)
+    came = tuple(np.shape(observation))[1:] if len(tasks) else ()
+    if own is not None:
+        axes = f"[B, {len(own)}], as the task has it, or padded {axes}"
+    if own is None or came == tuple(shape) or math.prod(came) != len(own):
+        array = _array("observation", observation, (None, *shape), np.dtype(dtype), axes)
+        if not len(array):
+            raise ValueError("observation must hold at least one row; got none")
+        return array
+    array = _array("observation", observation, (None, *came), np.dtype(dtype), axes)
+    xp = jnp if isinstance(array, jax.Array) else np
+    rows = len(tasks)
+    source = np.full(math.prod(shape), len(own))  # the zero behind a row, but for its own places
+    source[own] = np.arange(len(own))
+    array = xp.concatenate([array.reshape(rows, -1), xp.zeros((rows, 1), array.dtype)], 1)
+    return array[:, source].reshape(rows, *shape)
 
 
 def _tasks(names: tuple[str, ...], task: Any, rows: int) -> np.ndarray:

@@ -17,7 +17,8 @@ import pytest
 
 from mtrl_jax import evaluate, export, rollout, serve
 from mtrl_jax.algorithms import distral, dqn, ppo, sac
-from mtrl_jax.types import EnvSpec, Timestep
+from mtrl_jax.envs import pad
+from mtrl_jax.types import EnvSpec, FunctionalSuite, Timestep
 from tests.machinery import pages, tiny
 
 pytest.importorskip("flatbuffers", reason="python -m pip install flatbuffers")
@@ -37,6 +38,17 @@ BOX = VECTOR._replace(num_actions=0, action_mask=np.ones((K, 0), bool), action_s
 BOARD = VECTOR._replace(
     observation_shape=(3, 2), observation_dtype=np.dtype(np.uint8), vocabulary=np.full((3, 2), 6)
 )
+ONE = BOX._replace(
+    task_names=("reach",), action_mask=np.ones((1, 0), bool), episode_limit=np.full(1, 9)
+)
+TWO = BOX._replace(
+    task_names=("push", "pull"),
+    observation_shape=(3,),
+    action_mask=np.ones((2, 0), bool),
+    episode_limit=np.full(2, 9),
+    action_size=1,
+)
+PADDED = pad.join([FunctionalSuite(s, None, np.zeros(s.num_tasks)) for s in (ONE, TWO)]).spec
 DISTRAL = functools.partial(distral.Config, hidden=(8, 8), entropy_cost=0.1)
 # Spec, agent, rows a task, and whether the likeliest actions are exported (None: the agent's way).
 AGENTS: dict[str, tuple[EnvSpec, Any, int, bool | None]] = {
@@ -54,6 +66,7 @@ AGENTS: dict[str, tuple[EnvSpec, Any, int, bool | None]] = {
     "ppo": (VECTOR, ppo.agent(VECTOR, ppo.Config(hidden=(8, 8))), 4, False),
     "ppo-board": (BOARD, ppo.agent(BOARD, ppo.Config(hidden=(8,), network="moore")), 4, None),
     "ppo-continuous": (BOX, ppo.agent(BOX, ppo.Config(hidden=(8, 8), state_std=True)), 4, False),
+    "ppo-padded": (PADDED, ppo.agent(PADDED, ppo.Config(hidden=(8, 8))), 2, False),
     "ppo-likeliest": (BOX, ppo.agent(BOX, ppo.Config(hidden=(8, 8), network="care")), 1, None),
     "dqn": (BOARD, dqn.agent(BOARD, dqn.Config(hidden=(8,), network="multihead")), 3, None),
     "dqn-drawn": (VECTOR, dqn.agent(VECTOR, dqn.Config(hidden=(8,))), 3, False),
@@ -167,6 +180,37 @@ def test_rows_of_any_tasks_in_any_order(folders):
             np.testing.assert_allclose(alone[0], together[n], rtol=1e-5)
     inside = jax.jit(lambda x: served.act(x, names)[0])(observation.astype(np.float32))
     np.testing.assert_allclose(inside, together, rtol=1e-5)
+
+
+def test_of_a_padded_run_each_task_gives_and_gets_what_is_its_own(folders):
+    spec, agent, envs, greedy = AGENTS["ppo-padded"]
+    served = serve.load(folders("ppo-padded"))
+    about = served.description
+    assert about["observation"]["own_shape"] == {"reach": [5], "push": [3], "pull": [3]}
+    assert about["action"]["own_shape"] == {"reach": [2], "push": [1], "pull": [1]}
+    act = jax.jit(rollout.acting(agent, greedy=greedy))
+    row, key = rows_of(spec, envs, 0), jax.random.key(3)
+    seen = row.observation * spec.observation_mask[:, None]
+    number = np.arange(envs)  # a call's rows are of one task
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(number)
+    keys = jnp.stack([keys] * K)
+    want, *_ = act(learnt("ppo-padded"), (), row._replace(observation=seen), keys)
+    for k, (task, size, width) in enumerate([("reach", 5, 2), ("push", 3, 1), ("pull", 3, 1)]):
+        for own in (seen[k, :, :size], seen[k, :, :size].reshape(envs, 1, size), seen[k]):
+            action, _ = served.act(own, task, None, key)
+            assert action.shape == (envs, width)
+            np.testing.assert_array_equal(action, want[k, :, :width])
+    inside = jax.jit(lambda x: served.act(x, "push", None, key)[0])(seen[1, :, :3])
+    np.testing.assert_allclose(inside, want[1, :, :1], rtol=1e-5)
+    both, _ = served.act(seen[1, :, :3], ["push", "pull"], None, key)  # of one shape
+    assert both.shape == (2, 1)
+    np.testing.assert_allclose(both[0], want[1, 0, :1], rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"float32 \[B, 3\], as the task has it, or padded \[B, 5\]; .*\[2, 4\]"
+    ):
+        served.act(seen[1, :, :4], "push", None, key)
+    with pytest.raises(ValueError, match=r"must be float32 \[B, 5\]; got float32 \[2, 3\]"):
+        served.act(seen[1, :, :3], ["reach", "push"], None, key)
 
 
 def test_the_description_says_what_is_needed(folders):
