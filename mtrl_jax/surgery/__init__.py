@@ -15,6 +15,7 @@ Needs jax and optax only. One method a file; what they share is `make_transform`
 import difflib
 from collections.abc import Callable
 
+from mtrl_jax.surgery.a_gem import a_gem
 from mtrl_jax.surgery.aligned_mtl import aligned_mtl, aligned_mtl_weights
 from mtrl_jax.surgery.cagrad import cagrad, cagrad_weights
 from mtrl_jax.surgery.config import config, config_weights
@@ -95,6 +96,7 @@ __all__ = [
     "Solution",
     "SurgeryState",
     "Transform",
+    "a_gem",
     "aligned_mtl",
     "aligned_mtl_weights",
     "all_diagnostics",

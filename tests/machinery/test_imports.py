@@ -28,7 +28,7 @@ LAYERS = (
         "writers",
         "curriculum",
     },
-    {"losses", "rollout", "plots", "replay", "episodic", "freeze"},
+    {"losses", "rollout", "plots", "replay", "episodic", "freeze", "packnet"},
     {"dispatch"},
     {"algorithms", "engines", "evaluate", "export", "record", "begin"},
     {"evaluations", "pace", "sweep"},
