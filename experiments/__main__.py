@@ -26,6 +26,7 @@ BINARIES = {
     "metaworld": "rl",
     "metaworld.compare": "rl",
     "dqn": "rl",
+    "episodic": "rl",
     "distill": "jaxenvs",
     "distill.actor_mimic": "jaxenvs",
     "benchmark": "rl",

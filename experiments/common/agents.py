@@ -6,31 +6,39 @@ from typing import Any
 
 import jax
 
-from mtrl_jax import learner, replay
-from mtrl_jax.algorithms import distral, dqn, experience, ppo, sac
+from mtrl_jax import episodic, learner, replay
+from mtrl_jax.algorithms import distral, dqn, experience, mfec, ppo, sac
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, EnvSpec
 
 # A module with a `Config` and an `agent(spec, config, num_updates, collectives)`, for each
 # algorithm of experiments.metaworld.
 ON_METAWORLD: dict[str, Any] = {"ppo": ppo, "sac": sac}
+# The same for experiments.episodic.
+EPISODIC: dict[str, Any] = {"mfec": mfec}
 
 
 def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     """What an agent cannot know: on how many devices it is to run.
 
     Raises:
-      ValueError: the devices do not divide a batch, or their rings do not fit into one memory.
+      ValueError: the devices do not divide a batch, or their rings or tables do not fit into one
+        memory.
     """
-    if not isinstance(config, sac.Config | dqn.Config):
+    if not isinstance(config, sac.Config | dqn.Config | mfec.Config):
         return
     local = learner.local_devices(run.num_devices)
+    copies = len(local) if local[0].platform == "cpu" else 1
+    if isinstance(config, mfec.Config):
+        tables = (spec.num_tasks, spec.num_actions)
+        dim = mfec.embedding_of(spec, config).dim
+        episodic.check_memory(config.capacity, dim, tables, copies * run.num_seeds + 2)
+        return
     everywhere = len(local) * jax.process_count()
     if config.batch_size % everywhere:
         raise ValueError(
             f"batch_size must be a multiple of {everywhere} devices; got {config.batch_size}"
         )
-    copies = len(local) if local[0].platform == "cpu" else 1
     if isinstance(config, sac.Config):
         experience.check_memory(spec, config.capacity, copies)
         return
@@ -64,6 +72,7 @@ BINARIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "distral": lambda settings: distral,
     "metaworld": lambda settings: ON_METAWORLD[settings["algorithm"]],
     "dqn": lambda settings: dqn,
+    "episodic": lambda settings: EPISODIC[settings["algorithm"]],
 }
 
 

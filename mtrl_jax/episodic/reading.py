@@ -57,7 +57,8 @@ def nearest(table: Table, query: Array, k: int, recall: float = 1.0) -> Neighbou
     check_range("recall", recall, 0.0, 1.0, open_low=True)
     query = jax.lax.stop_gradient(tables.plain(query))
     keys = jax.lax.stop_gradient(table.keys)
-    score = jnp.matmul(query, keys.T, precision=jax.lax.Precision.HIGHEST)
+    # Keys on the left: of few queries under a vmap over tables XLA:CPU takes a third of the time.
+    score = jnp.matmul(keys, query.T, precision=jax.lax.Precision.HIGHEST).T
     score -= table.half_norms[None]
     score = jnp.where(tables.same_bits(table, query), jnp.inf, score)
     # Twice as many as asked for, since the order of scores is that of distances up to rounding.

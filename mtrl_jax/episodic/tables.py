@@ -11,6 +11,7 @@ from mtrl_jax.ranges import Count, Steps, check_value
 from mtrl_jax.types import Array
 
 __all__ = [
+    "FREE",
     "Table",
     "check_memory",
     "filled",
@@ -22,6 +23,8 @@ __all__ = [
     "same_bits",
     "size",
 ]
+
+FREE = np.finfo(np.float32).max  # more than any key's; finite, as everything in a state should be
 
 # Of the hash: a factor and a summand for each of two words and each coordinate.
 _ODD, _SHIFT = np.random.Generator(np.random.Philox(1606)).integers(
@@ -35,7 +38,7 @@ class Table(NamedTuple):
     Attributes:
       keys: float32 `[N, D]`.
       values: float32 `[N]`.
-      half_norms: float32 `[N]`, |key|^2 / 2; infinity where a slot is not used.
+      half_norms: float32 `[N]`, |key|^2 / 2; `FREE` where a slot is not used.
       hashes: uint32 `[2, N]`, of the keys' bits.
       used: int32 `[N]`, the tick of the last use, modulo 2^32.
       clock: int32 `[]`, ticks so far: one for each key that was written or touched.
@@ -65,7 +68,7 @@ def init(capacity: int, dim: int, lead: tuple[int, ...] = ()) -> Table:
     return Table(
         jnp.zeros((*shape, dim)),
         jnp.zeros(shape),
-        jnp.full(shape, jnp.inf),
+        jnp.full(shape, FREE),
         jnp.zeros((*lead, 2, capacity), jnp.uint32),
         jnp.zeros(shape, jnp.int32),
         jnp.zeros(lead, jnp.int32),
@@ -79,7 +82,7 @@ def size(table: Table) -> Array:
 
 def filled(table: Table) -> Array:
     """bool `[N]`, slots that hold a key."""
-    return table.half_norms < jnp.inf
+    return table.half_norms < FREE
 
 
 def plain(keys: Array) -> Array:

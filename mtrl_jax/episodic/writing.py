@@ -14,6 +14,7 @@ __all__ = ["move", "touch", "write_max", "write_towards"]
 
 _LONG_AGO = 2**30  # ticks after which ages are not told apart
 _UNUSED = 2**31 - 1
+_LEAST_NORMAL, _INFINITY = 0x00800000, 0x7F800000  # of float32
 
 
 def touch(table: Table, index: Array, valid: Array | None = None) -> Table:
@@ -74,7 +75,7 @@ def move(table: Table, index: Array, key_steps: Array, value_steps: Array) -> Ta
     """
     keys = table.keys.at[index].add(key_steps)
     moved = tables.plain(keys[index])
-    half_norm = jnp.where(tables.filled(table)[index], tables.half_norm(moved), jnp.inf)
+    half_norm = jnp.where(tables.filled(table)[index], tables.half_norm(moved), tables.FREE)
     return table._replace(
         keys=keys.at[index].set(moved),
         values=table.values.at[index].add(value_steps),
@@ -97,7 +98,7 @@ def _write(
     assert_shape("[M]", (m,), values=values, valid=valid)
     assert_bool(valid=valid)
     keys, values = tables.plain(keys), jnp.asarray(values).astype(jnp.float32)
-    valid &= jnp.isfinite(tables.half_norm(keys)) & jnp.isfinite(values)
+    valid &= (tables.half_norm(keys) < tables.FREE) & jnp.isfinite(values)
     # Equal keys next to each other, in order; what is not valid behind all others.
     high, low = tables.hash_of(keys)
     order = jnp.lexsort((jnp.arange(m), low, high, ~valid)).astype(jnp.int32)
@@ -123,7 +124,8 @@ def _write(
     age = _age(table)
     new_age = jnp.where(ends & ~known, m - 1 - order, _UNUSED)
     best = jnp.argsort(new_age)[: min(m, n)]
-    oldest_age, oldest = jax.lax.top_k(age, min(m, n))
+    oldest = jax.lax.top_k(_ordered(age), min(m, n))[1]
+    oldest_age = age[oldest]
     slot = jnp.where(new_age[best] < oldest_age, oldest, n)
     return Table(
         table.keys.at[slot].set(keys[best], mode="drop"),
@@ -139,8 +141,12 @@ def _find(table: Table, keys: Array) -> Array:
     """int32 `[M]`, slots of the keys, N where they are not. Of two that share a hash of 64 bits
     one is overlooked."""
     n = table.values.shape[0]
-    slots = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (keys.shape[0], n))
-    slot = jnp.where(tables.same_bits(table, keys), slots, -1).max(1)
+
+    def one(hashes):  # a key at a time: XLA:CPU would write all [M, N] comparisons down
+        same = (table.hashes == hashes[:, None]).all(0) & tables.filled(table)
+        return jnp.where(same, jnp.arange(n, dtype=jnp.int32), -1).max()
+
+    slot = jax.lax.map(one, tables.hash_of(keys).T)
     there = (slot >= 0) & (table.keys[slot] == keys).all(1)
     return jnp.where(there, slot, n)
 
@@ -151,6 +157,13 @@ def _use(table: Table, slot: Array, order: Array, ticks: int) -> Table:
     age = jnp.minimum(clock - table.used, _LONG_AGO)
     age = age.at[slot].min(ticks - 1 - order, mode="drop")
     return table._replace(used=clock - age, clock=clock)
+
+
+def _ordered(age: Array) -> Array:
+    """Floats in the order of ages: normal ones that have the same bits. XLA:CPU finds the largest
+    of them in a fortieth of the time that it takes with integers."""
+    bits = jnp.where(age < _UNUSED, age + _LEAST_NORMAL, _INFINITY)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _age(table: Table) -> Array:

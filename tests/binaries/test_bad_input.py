@@ -56,6 +56,13 @@ CASES = [
     ("dqn", (*_GAMES, "--task_weights=nan,1"), "task_weights must not be negative; got nan"),
     ("dqn", (*_GAMES, "--freeze=conv"), "freeze: 'conv' names no parameter; there are shared/head"),
     ("dqn", (*_GAMES, "--begin_from=nowhere"), "--begin_from: nowhere: is not a directory"),
+    (
+        "episodic",
+        (*_GAMES, "--config_overrides=capacity=10"),
+        "neighbours must not exceed capacity = 10; got 11",
+    ),
+    ("episodic", (*_GAMES, "--config_overrides=capacity=2000000000"), "GiB are free; at most"),
+    ("episodic", ("--suite=mt10",), "suite must have discrete actions for MFEC"),
     ("evaluate", ("--workdir=.", "--step=-1"), "--step must be "),
     (
         "evaluate",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtrl_jax import episodic
+from mtrl_jax.episodic import tables
 
 N, D, M = 16, 3, 24  # a batch may be larger than the table
 
@@ -54,8 +55,7 @@ def filled(keys, values, capacity):
 
 def contents(table):
     """{bytes of the key: value}."""
-    keys, values, half = (np.asarray(x) for x in (table.keys, table.values, table.half_norms))
-    used = np.isfinite(half)
+    keys, values, used = map(np.asarray, (table.keys, table.values, tables.filled(table)))
     stored = {keys[i].tobytes(): values[i] for i in np.flatnonzero(used)}
     assert len(stored) == used.sum() == int(episodic.size(table))  # no key twice
     return stored

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from mtrl_jax import episodic
+from mtrl_jax.episodic import tables
 from tests.machinery import tiny
 from tests.machinery.episodic_tables import D, M, N, contents, filled, read, writer
 
@@ -171,7 +172,7 @@ def test_a_gradient_step_moves_what_was_read():
     table = filled(keys, np.float32([1, 2, 3]), N)
     slot = int(read(table, [[4, 0, 0]], 4)[0].slot[0, 0])
     steps = np.float32([[1, 0, 0], [0, 0, 2]])
-    free = int(np.flatnonzero(np.isinf(table.half_norms))[0])
+    free = int(np.flatnonzero(~tables.filled(table))[0])
     index, steps = np.array([slot, slot, free]), np.float32([*steps, [9, 9, 9]])
     moved = jax.jit(episodic.move)(table, index, steps, np.float32([1, 5, 9]))
     found, _ = read(moved, [[5, 0, 2], [4, 0, 0]], 4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtrl_jax import episodic, returns
+from mtrl_jax.episodic import tables
 from tests.machinery import tiny
 from tests.machinery.episodic_tables import D, M, N, contents, filled, read, toucher, writer
 
@@ -65,7 +66,7 @@ def _episodes(rule, episodes, start=0, seed=0):
         hits += len(before & {k.tobytes() for k in keys[valid]})
         evictions += len(before - set(plain.value))
         index = rng.integers(0, N, 3)
-        there = np.asarray(table.half_norms)[index] < np.inf
+        there = np.asarray(tables.filled(table))[index]
         table = toucher(table, index, there)
         stored = np.asarray(table.keys)
         # A tick goes by for what is not valid, too.
