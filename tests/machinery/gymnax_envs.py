@@ -95,3 +95,17 @@ class Pushed(New):
 
 TASKS = (Params(), Params(goal=5, step=0.5), Params(goal=99, max_steps_in_episode=3))
 NAMES = ("near", "far", "never")
+
+
+class Wide(New):
+    """Three observations, and a third action, to stand still."""
+
+    observations: Any = Box(-9.0, 9.0, (3,))
+    actions: Any = Discrete(3)
+
+    def _observe(self, state, params):
+        return jnp.append(super()._observe(state, params), params.goal * 1.0)
+
+    def _walk(self, state, action, params):
+        after, reward, info = super()._walk(state, action, params)
+        return after.replace(place=jnp.where(action == 2, state.place, after.place)), reward, info

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax.envs import suites
-from mtrl_jax.envs.functional import auto_reset
+from mtrl_jax.envs import pad, suites
+from mtrl_jax.envs.functional import auto_reset, auto_reset_batch
 from mtrl_jax.envs.gymnax import gymnax_suite
 from tests.machinery import gymnax_envs, tiny
 from tests.machinery.gymnax_envs import NAMES, TASKS
@@ -149,6 +149,45 @@ def test_the_librarys_own_environments(name, task, discrete):
     own = actions if discrete else actions * 2.0  # Pendulum's torque
     assert_rows(rows, by_hand(env, params, own, keys))
     assert rows.first[1:].any()
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_padded_rows_are_those_of_each_environment_by_hand(library):
+    """An agent's program runs this: all tasks, all environments, one step."""
+    if library:
+        gymnax = pytest.importorskip("gymnax", reason="python -m pip install gymnax")
+        suite = suites.make("gymnax:CartPole-v1,Acrobot-v1:max_steps_in_episode=9", pad=True)
+        games = [gymnax.make(name) for name in ("CartPole-v1", "Acrobot-v1")]
+        games = [(env, params.replace(max_steps_in_episode=9)) for env, params in games]
+    else:
+        games = [(gymnax_envs.New(), TASKS[0]), (gymnax_envs.Wide(), TASKS[1])]
+        suite = pad.join([gymnax_suite(env, [p], [type(env).__name__]) for env, p in games])
+    spec = suite.spec
+    sizes = (4, 6) if library else (2, 3)
+    assert spec.observation_shape == (sizes[1],) and spec.num_actions == 3
+    np.testing.assert_array_equal(spec.observation_mask.sum(1), sizes)
+    np.testing.assert_array_equal(spec.action_mask.sum(1), [2, 3])
+    t = 20
+    keys = jax.random.split(jax.random.key(0), (t + 1, 2, 1))
+    actions = np.random.default_rng(0).integers(0, 3, (t, 2, 1)).astype(np.int32)
+    reset, step = auto_reset_batch(suite.env)
+
+    @jax.jit
+    def run(keys, actions):
+        state, first = reset(keys[0], suite.tasks)
+        _, rows = jax.lax.scan(
+            lambda state, x: step(x[0], state, x[1], suite.tasks), state, (keys[1:], actions)
+        )
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rows)
+
+    rows = jax.tree.map(np.asarray, run(keys, actions))
+    for k, (env, params) in enumerate(games):
+        mine = jax.tree.map(lambda x, k=k: x[:, k, 0], rows)
+        own = actions[:, k, 0]
+        own = np.where(spec.action_mask[k, own], own, 0)  # one that it does not have is sent as 0
+        assert not mine.observation[:, sizes[k] :].any() and mine.first[1:].any()
+        mine = mine._replace(observation=mine.observation[:, : sizes[k]])
+        assert_rows(mine, by_hand(env, params, own, keys[:, k, 0]))
 
 
 @pytest.mark.parametrize(
