@@ -26,6 +26,7 @@ DOOM_PREFIX = "doom:"
 GAMES_PREFIX = "small_games:"
 GYMNASIUM_PREFIX = "gymnasium:"
 GYMNAX_PREFIX = "gymnax:"
+JUMANJI_PREFIX = "jumanji:"
 
 MINIGRID_LADDER = (
     "MiniGrid-Empty-Random-6x6-v0",
@@ -88,6 +89,14 @@ def _gymnax(*env_ids: str, **params: Any) -> FunctionalSuite:
             f"gymnax: is of one id, whose parameters are tasks; got {len(env_ids)} ({PAD})"
         )
     return make_suite(*env_ids, **params)
+
+
+def _jumanji(*env_ids: str, **options: Any) -> FunctionalSuite:
+    from mtrl_jax.envs.jumanji import make_suite
+
+    if len(env_ids) != 1:
+        raise ValueError(f"jumanji: is of one id; got {len(env_ids)} ({PAD})")
+    return make_suite(*env_ids, **options)
 
 
 def _atari(name: str) -> HostSuite:
@@ -219,6 +228,11 @@ _PREFIXES = {
         "<id> one of gymnax's environments in pure JAX (several with --pad), with lists of "
         "parameters for tasks, for example gymnax:CartPole-v1:length=[.25,.5]",
         _gymnax,
+    ),
+    JUMANJI_PREFIX: _Row(
+        "<id> one of Jumanji's environments in pure JAX (several with --pad), for example "
+        "jumanji:Snake-v1, with options of jumanji.make as :name=value",
+        _jumanji,
     ),
 }
 

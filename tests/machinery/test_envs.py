@@ -339,7 +339,9 @@ FOR_EXAMPLE = {
     "doom:": "basic",
     "gymnasium:": "CartPole-v1",
 }
-OF_THE_TABLE = [name for name in suites.list_suites() if not name.startswith(("<", "gymnax:"))]
+OF_THE_TABLE = [
+    name for name in suites.list_suites() if not name.startswith(("<", "gymnax:", "jumanji:"))
+]
 
 
 @pytest.mark.parametrize("name", OF_THE_TABLE)
