@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from mtrl_jax import episodic, learner, replay
-from mtrl_jax.algorithms import distral, dqn, experience, mfec, ppo, sac
+from mtrl_jax.algorithms import distral, dqn, experience, mfec, nec, ppo, sac
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.types import Agent, EnvSpec
 
@@ -15,7 +15,7 @@ from mtrl_jax.types import Agent, EnvSpec
 # algorithm of experiments.metaworld.
 ON_METAWORLD: dict[str, Any] = {"ppo": ppo, "sac": sac}
 # The same for experiments.episodic.
-EPISODIC: dict[str, Any] = {"mfec": mfec}
+EPISODIC: dict[str, Any] = {"mfec": mfec, "nec": nec}
 
 
 def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
@@ -25,14 +25,15 @@ def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
       ValueError: the devices do not divide a batch, or their rings or tables do not fit into one
         memory.
     """
-    if not isinstance(config, sac.Config | dqn.Config | mfec.Config):
+    if not isinstance(config, sac.Config | dqn.Config | mfec.Config | nec.Config):
         return
     local = learner.local_devices(run.num_devices)
     copies = len(local) if local[0].platform == "cpu" else 1
+    every = copies * run.num_seeds + 2  # while a run starts or saves, two more are on their way
+    tables = (spec.num_tasks, spec.num_actions)
     if isinstance(config, mfec.Config):
-        tables = (spec.num_tasks, spec.num_actions)
         dim = mfec.embedding_of(spec, config).dim
-        episodic.check_memory(config.capacity, dim, tables, copies * run.num_seeds + 2)
+        episodic.check_memory(config.capacity, dim, tables, every)
         return
     everywhere = len(local) * jax.process_count()
     if config.batch_size % everywhere:
@@ -42,10 +43,10 @@ def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     if isinstance(config, sac.Config):
         experience.check_memory(spec, config.capacity, copies)
         return
-    # While a run starts or saves, two more copies are on their way.
-    replay.check_memory(
-        dqn.item_spec(spec), spec.num_tasks, config.replay_size, copies * run.num_seeds + 2
-    )
+    if isinstance(config, nec.Config):
+        episodic.check_memory(config.capacity, config.dim, tables, every)
+    item = (nec if isinstance(config, nec.Config) else dqn).item_spec(spec)
+    replay.check_memory(item, spec.num_tasks, config.replay_size, every)
 
 
 # Fields of a Config that are saved where they say something, so that older runs, which lack them,

@@ -1,7 +1,7 @@
 r"""Trains episodic control: actions that were followed by the most in the most similar situations.
 
     python -m experiments.episodic                                  # MFEC on twelve small games
-    python -m experiments.episodic --suite=small_games:catch,snake --num_seeds=5
+    python -m experiments.episodic --suite=small_games:catch,snake --algorithm=nec --num_seeds=5
     python -m experiments.episodic --suite=atari42:MsPacman-v5      # 42 x 42 pixels, for CPUs
 
 The same command continues a run that was stopped, killed or given more --total_env_steps.
@@ -16,7 +16,11 @@ from ..common.override import override
 from .presets import SMALL_GAMES, preset_of
 
 _ALGORITHM = flags.DEFINE_enum(
-    "algorithm", "mfec", list(agents.EPISODIC), "Model-free episodic control (MFEC)."
+    "algorithm",
+    "mfec",
+    list(agents.EPISODIC),
+    "Model-free episodic control (mfec), which learns nothing by gradient, or neural episodic "
+    "control (nec), whose keys are a network's.",
 )
 
 

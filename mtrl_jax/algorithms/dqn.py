@@ -244,8 +244,9 @@ def init(parts: _Parts, key: Key) -> State:
     )
 
 
-def epsilon_at(config: Config, steps: Array) -> Array:
-    """From 1 to `config.epsilon` in a straight line over `config.epsilon_steps`."""
+def epsilon_at(config: Any, steps: Array) -> Array:
+    """From 1 to `config.epsilon` in a straight line over `config.epsilon_steps`; of any `Config`
+    that has these."""
     done = jnp.minimum(steps / config.epsilon_steps, 1.0)
     return 1.0 + done * (config.epsilon - 1.0)
 

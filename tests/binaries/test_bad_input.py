@@ -63,6 +63,11 @@ CASES = [
     ),
     ("episodic", (*_GAMES, "--config_overrides=capacity=2000000000"), "GiB are free; at most"),
     ("episodic", ("--suite=mt10",), "suite must have discrete actions for MFEC"),
+    (
+        "episodic",
+        (*_GAMES, "--algorithm=nec", "--config_overrides=capacity=2000000000"),
+        "GiB are free; at most",
+    ),
     ("evaluate", ("--workdir=.", "--step=-1"), "--step must be "),
     (
         "evaluate",

@@ -14,8 +14,12 @@ TINY = (
     "--eval_every=1000000",
     "--eval_episodes=1",
     "--log_every=80",
-    "--config_overrides=unroll_length=4,capacity=64,dim=4,neighbours=3",
 )
+NUMBERS = {
+    "mfec": "unroll_length=4,capacity=64,dim=4,neighbours=3",
+    "nec": "unroll_length=4,capacity=64,dim=4,neighbours=3,hidden=4,replay_size=64,min_replay=16,"
+    "batch_size=4",
+}
 
 
 def run(*args, module="experiments.episodic"):
@@ -24,9 +28,10 @@ def run(*args, module="experiments.episodic"):
     return out
 
 
-@pytest.mark.parametrize("algorithm", ["mfec"])
+@pytest.mark.parametrize("algorithm", ["mfec", pytest.param("nec", marks=pytest.mark.slow)])
 def test_a_run_is_reported_continued_and_recorded(tmp_path, algorithm):
     args = (*TINY, f"--workdir={tmp_path}", f"--algorithm={algorithm}", "--num_seeds=2")
+    args = (*args, f"--config_overrides={NUMBERS[algorithm]}")
     out = run(*args, f"--total_env_steps={PER_DISPATCH}")
     assert f"best actions, policies after {PER_DISPATCH} environment steps:" in out
     results = json.loads((tmp_path / "results.json").read_text())

@@ -59,7 +59,7 @@ import json, os, runpy, sys
 import flax.linen, matplotlib.pyplot, optax, tqdm
 import mtrl_jax.benchmark.hosted, mtrl_jax.networks.morph, mtrl_jax.plots, mtrl_jax.sweep
 import mtrl_jax.envs.games, mtrl_jax.envs.maze, mtrl_jax.record
-from mtrl_jax.algorithms import distill, distral, dqn, mfec, ppo, sac, soft_q
+from mtrl_jax.algorithms import distill, distral, dqn, mfec, nec, ppo, sac, soft_q
 for n, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
     if not (pid := os.fork()):
         os.mkdir(str(n))
