@@ -37,6 +37,7 @@ BINARIES = {
     "supervised": "supervised",
     "morph": "supervised",
     "beta_vae": "jaxenvs",
+    "darla": "jaxenvs",
 }
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 import re
 
+import absl.logging
 from absl import flags
 
 from ..common import binary
@@ -42,6 +43,7 @@ flags.DEFINE_integer("seed", _D.seed, "Of frames, parameters and draws.", 0)
 
 
 def main() -> None:
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
     if flags.FLAGS["images"].present and flags.FLAGS["suite"].present:
         raise ValueError("--images and --suite exclude each other; give one of them")
     values = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config)}

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ from .train import (
     vae_nets,
 )
 
-__all__ = ["Config", "encoder_of", "read", "restore", "run", "shape_of"]
+__all__ = ["Config", "encoder_of", "read", "restore", "run", "settings_of", "shape_of"]
 
 LOG_EVERY, CHECKPOINT_EVERY = 100, 500  # optimiser steps
 DENOISING = "denoising"
@@ -70,7 +70,7 @@ def run(config: Config, folder: pathlib.Path) -> None:
     ranges.check(config)
     shape = shape_of(config)
     file = of_file(config.images) if config.images else None
-    saved = {"binary": "beta_vae", **dataclasses.asdict(config)}
+    saved = settings_of(config)
     done = workdir.check(folder, saved) and (folder / report.LATENTS).exists()
     if done:
         restore(folder, config, shape)  # raises
@@ -176,6 +176,11 @@ def _check_finite(row: dict[str, float], begin: int, end: int) -> None:
             f"{wrong[0]} is not finite between steps {begin} and {end}; the last checkpoint is of "
             "before"
         )
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What config.json is to hold."""
+    return {"binary": "beta_vae", **dataclasses.asdict(config)}
 
 
 def read(folder: pathlib.Path) -> Config:
