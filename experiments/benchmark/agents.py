@@ -7,6 +7,8 @@ What a new game begins with ("transfer"), for each:
     Distral, ppo       the game is a new one; task_id: what the tasks share (the distilled column,
                        the trunk), with a fresh column or head and a fresh optimiser
     dqn                the weights (task_id: the trunk); replay and exploration start anew
+    nec                as dqn; and no_id: the tables
+    mfec               no_id: the tables; task_id: nothing, for all it has is a task's own
     actor_mimic,       as dqn, but those weights imitated a DQN for each game of the pre-training:
     distillation       imitation.py; no_id only
     net2net            as ppo, but pre-trained at half the width and widened: growth.py
@@ -21,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtrl_jax import by_name, learner
-from mtrl_jax.algorithms import distral, dqn, ppo
+from mtrl_jax.algorithms import distral, dqn, mfec, nec, ppo
 from mtrl_jax.benchmark import protocol, regime
 from mtrl_jax.benchmark.compiled import Entry, everything, shared_parameters
 from mtrl_jax.losses.distral import ALGORITHMS
@@ -99,6 +101,22 @@ def _dqn_config(track: str) -> dqn.Config:
     return dqn.Config(network=network, hidden=(64,), replay_ratio=4.0)
 
 
+def _mfec(track: str, overrides: Overrides) -> Entry:
+    entry = _configured(mfec.Config(capacity=5_000), overrides, mfec.agent, track)
+    return entry._replace(transfer=lambda before, fresh: fresh) if track == "task_id" else entry
+
+
+def _nec(track: str, overrides: Overrides) -> Entry:
+    network = "multihead" if track == "task_id" else "blind"
+    config = nec.Config(network=network, hidden=(64,), capacity=5_000, discount=0.97)
+
+    def remembered(pretrained: Any, fresh: Any) -> Any:
+        return fresh._replace(params=pretrained.params, tables=pretrained.tables)
+
+    entry = _configured(config, overrides, nec.agent, track)
+    return entry if track == "task_id" else entry._replace(transfer=remembered)
+
+
 def _imitator(name: str) -> Callable[[str, Overrides], Entry]:
     def build(track: str, overrides: Overrides) -> Entry:
         transfer = _dqn_transfer(everything)
@@ -123,6 +141,8 @@ BUILDERS: dict[str, Callable[[str, Overrides], Entry]] = {
     "ppo": _ppo,
     "net2net": _net2net,
     "dqn": _dqn,
+    "mfec": _mfec,
+    "nec": _nec,
     **{name: _imitator(name) for name in imitation.STUDENTS},
     **{name: _distral(name) for name in ALGORITHMS},
 }

@@ -1,15 +1,17 @@
 """From the settings of a run to its agent, for binaries that train and for those that only read."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from mtrl_jax import episodic, learner, replay
-from mtrl_jax.algorithms import distral, dqn, experience, mfec, nec, ppo, sac
+from mtrl_jax.algorithms import distral, dqn, embeddings, experience, mfec, nec, ppo, sac
 from mtrl_jax.engines import RunConfig
-from mtrl_jax.types import Agent, EnvSpec
+from mtrl_jax.networks import autoencoder
+from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec
 
 # A module with a `Config` and an `agent(spec, config, num_updates, collectives)`, for each
 # algorithm of experiments.metaworld.
@@ -32,7 +34,7 @@ def check_devices(spec: EnvSpec, config: Any, run: RunConfig) -> None:
     every = copies * run.num_seeds + 2  # while a run starts or saves, two more are on their way
     tables = (spec.num_tasks, spec.num_actions)
     if isinstance(config, mfec.Config):
-        dim = mfec.embedding_of(spec, config).dim
+        dim = embedding_of(spec, config).dim
         episodic.check_memory(config.capacity, dim, tables, every)
         return
     everywhere = len(local) * jax.process_count()
@@ -93,4 +95,37 @@ def make(
       collectives: of the devices that the run is to be trained on.
     """
     algorithm = BINARIES[settings["binary"]](settings)
-    return algorithm.agent(spec, config_of(algorithm.Config, settings), num_updates, collectives)
+    config = config_of(algorithm.Config, settings)
+    if isinstance(config, mfec.Config):
+        embedding = embedding_of(spec, config)
+        return mfec.agent(spec, config, num_updates, collectives, embedding)
+    return algorithm.agent(spec, config, num_updates, collectives)
+
+
+def embedding_of(spec: EnvSpec, config: mfec.Config) -> embeddings.Embedding:
+    """What makes the keys of MFEC: by its name, or what a run of experiments.beta_vae has learnt.
+
+    Raises:
+      ValueError: for neither, a run that is not done, or one of other images than the suite's.
+    """
+    if config.embedding in embeddings.EMBEDDINGS:
+        return embeddings.make(spec, config.embedding, config.dim)
+    from ..beta_vae import run, train  # which few runs need
+
+    folder = pathlib.Path(config.embedding)
+    if not folder.is_dir():
+        known = ", ".join(embeddings.EMBEDDINGS)
+        raise ValueError(f"embedding must be {known} or a directory; got {config.embedding!r}")
+    seen = run.read(folder)
+    shape = run.shape_of(seen)
+    if (shape[2], *shape[:2]) != tuple(spec.observation_shape):
+        raise ValueError(
+            f"embedding: {folder} sees images of {(shape[2], *shape[:2])}, but the suite's "
+            f"observations are {tuple(spec.observation_shape)}"
+        )
+    nets, params = run.encoder_of(seen, shape), run.restore(folder, seen, shape)["encoder"]
+
+    def encode(params: ArrayTree, observation: Array) -> Array:
+        return train.encode(nets, params, autoencoder.pixels(observation))
+
+    return embeddings.encoder(encode, params, spec)

@@ -3,9 +3,12 @@ r"""Trains episodic control: actions that were followed by the most in the most 
     python -m experiments.episodic                                  # MFEC on twelve small games
     python -m experiments.episodic --suite=small_games:catch,snake --algorithm=nec --num_seeds=5
     python -m experiments.episodic --suite=atari42:MsPacman-v5      # 42 x 42 pixels, for CPUs
+    python -m experiments.episodic --suite=rooms --embedding=runs/beta_vae/rooms
 
 The same command continues a run that was stopped, killed or given more --total_env_steps.
 """
+
+import dataclasses
 
 from absl import flags
 
@@ -22,6 +25,12 @@ _ALGORITHM = flags.DEFINE_enum(
     "Model-free episodic control (mfec), which learns nothing by gradient, or neural episodic "
     "control (nec), whose keys are a network's.",
 )
+_EMBEDDING = flags.DEFINE_string(
+    "embedding",
+    None,
+    "What makes keys of observations for mfec: projection (random), identity, or the directory of "
+    "a run of experiments.beta_vae, whose latents they are then. (default: projection)",
+)
 
 
 def main() -> None:
@@ -36,12 +45,15 @@ def main() -> None:
     total = preset["run"]["steps_of_a_task"] * suite.spec.num_tasks
     defaults = {**preset["run"], "total_env_steps": total}
     run_config = run_flags.run_config(defaults, suite.spec)
-    algorithm.check(suite.spec, config)
+    if _EMBEDDING.value is not None:
+        if name != "mfec":
+            raise ValueError(f"--embedding means nothing to {name}")
+        config = dataclasses.replace(config, embedding=_EMBEDDING.value)
     engines.check(run_config, suite)
-    agents.check_devices(suite.spec, config, run_config)
     settings = runs.settings_of("episodic", suite_settings, run_config, config, algorithm=name)
     collectives = learner.across(run_config.num_devices)
     agent = agents.make(suite.spec, settings, collectives=collectives)
+    agents.check_devices(suite.spec, config, run_config)
     run_flags.explain(run_config, defaults)
     folder = run_flags.workdir(
         "episodic", f"{suite_settings['suite']}-{name}-seed{run_config.seed}"

@@ -65,6 +65,12 @@ CASES = [
     ("episodic", ("--suite=mt10",), "suite must have discrete actions for MFEC"),
     (
         "episodic",
+        (*_GAMES, "--embedding=nowhere"),
+        "embedding must be projection, identity or a directory; got 'nowhere'",
+    ),
+    ("episodic", (*_GAMES, "--algorithm=nec", "--embedding=identity"), "means nothing to nec"),
+    (
+        "episodic",
         (*_GAMES, "--algorithm=nec", "--config_overrides=capacity=2000000000"),
         "GiB are free; at most",
     ),

@@ -229,6 +229,17 @@ def test_shared_parameters_go_over_and_a_tasks_own_do_not():
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_episodic_memory_of_other_games_goes_over():
+    for track, goes in (("no_id", True), ("task_id", False)):
+        for name, options in (("mfec", ["capacity=20"]), ("nec", ["capacity=60", "replay_size=9"])):
+            entry = agents.make(name, track, options, SPEC)
+            told = SPEC if track == "task_id" else regime.stream_spec(SPEC)
+            fresh = jax.jit(entry.make(told).init)(jax.random.key(0))
+            marked = jax.tree.map(jnp.ones_like, fresh.tables)
+            after = entry.transfer(fresh._replace(tables=marked), fresh)
+            tiny.assert_trees_equal(after.tables, marked if goes else fresh.tables)
+
+
 ENTRIES = {name: agents.make(name, "no_id", [], SPEC) for name in BUILDERS}
 TWINS = [(name, kind) for name, e in ENTRIES.items() if e.twin for kind in e.twin.kinds]
 

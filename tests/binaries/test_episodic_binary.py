@@ -1,11 +1,21 @@
 """The episodic binary: trains on a small game, goes on, is scored and recorded."""
 
+import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from experiments.beta_vae import run as run_vae
+from experiments.common import agents
 from experiments.episodic import presets
-from tests.machinery import commands
+from mtrl_jax import checkpoint, workdir
+from mtrl_jax.algorithms import mfec
+from mtrl_jax.envs import suites
+from mtrl_jax.networks import autoencoder
+from tests.machinery import commands, tiny
 
 PER_DISPATCH = 10 * 4 * 1 * 2  # updates, T, K, E
 TINY = (
@@ -52,3 +62,27 @@ def test_a_run_is_reported_continued_and_recorded(tmp_path, algorithm):
 )
 def test_every_suite_has_a_preset(suite, row):
     assert presets.preset_of(suite) is presets.PRESETS[row]
+
+
+def test_keys_are_what_a_beta_vae_has_learnt_to_see(tmp_path):
+    """As a run leaves it, but that it has learnt nothing."""
+    seen = run_vae.Config(suite="rooms:split=vision", num_latents=3, steps=1)
+    workdir.create(tmp_path, {"binary": "beta_vae", **dataclasses.asdict(seen)})
+    spec = suites.make("rooms").spec
+    config = mfec.Config(embedding=str(tmp_path))
+    with pytest.raises(ValueError, match="has not learnt to see yet"):
+        agents.embedding_of(spec, config)
+    state = jax.jit(run_vae._vae(seen, (32, 32, 3)).init)(jax.random.key(0))
+    with checkpoint.open_manager(tmp_path / "checkpoints") as manager:
+        checkpoint.save(manager, 1, state, {})
+    embedding = agents.embedding_of(spec, config)
+    params = embedding.init(jax.random.key(1))
+    tiny.assert_trees_equal(params, state.params["encoder"])
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.uint8)
+    nets = run_vae.encoder_of(seen, (32, 32, 3))
+    out = nets.encoder.apply({"params": params}, autoencoder.pixels(jnp.asarray(images)))
+    np.testing.assert_allclose(embedding.apply(params, jnp.asarray(images)), out[:, :3], rtol=1e-5)
+    assert embedding.dim == 3
+    for other, message in (("rooms:size=64", "sees images of"), ("small_games:catch", "sees")):
+        with pytest.raises(ValueError, match=message):
+            agents.embedding_of(suites.make(other).spec, config)
