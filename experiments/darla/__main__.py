@@ -1,6 +1,6 @@
 r"""DARLA: learn to see, learn to act on that, and act where neither has been (zero-shot).
 
-    python -m experiments.darla                                  # under 20 minutes on two cores
+    python -m experiments.darla                                  # DARLA, with a DQN behind it
     python -m experiments.darla --vision=pixels --policy=ppo     # the network sees for itself
     python -m experiments.darla --see=runs/darla/other/see --policy=a3c --num_seeds=5
 
@@ -65,13 +65,14 @@ def main() -> None:
     name = f"{vision}-{policy}-fold{where.fold}-size{where.size}-seed{seed}"
     told = regime.stream_spec(plan.suite(where, "source").spec)
     given = {n: flags.FLAGS[n].value for n in ("beta", *plan.SEEING) if flags.FLAGS[n].present}
+    defaults = {**plan.RUN, **plan.POLICIES[policy].run}
     planned = plan.make(
         plan.Asked(
             vision,
             policy,
             where,
             run_flags.workdir("darla", name),
-            run_flags.run_config(plan.RUN, told),
+            run_flags.run_config(defaults, told),
             run_flags.overrides(),
             given,
             _SEE.value,

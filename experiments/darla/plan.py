@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtrl_jax import engines, ranges, workdir
-from mtrl_jax.algorithms import distral, dqn, ppo
+from mtrl_jax.algorithms import distral, dqn, mfec, nec, ppo
 from mtrl_jax.benchmark import regime
 from mtrl_jax.envs import rooms
 from mtrl_jax.networks.autoencoder import Autoencoder
@@ -41,11 +41,21 @@ SEEING = {"num_latents": 32, "num_frames": 20_000, "steps": 4_000, "denoising_st
 RUN = {"total_env_steps": 400_000, "num_envs_per_task": 16, "eval_episodes": 200}
 
 
+TABLES = {"total_env_steps": 100_000, "num_envs_per_task": 8}
+
+
 class Policy(NamedTuple):
-    """An algorithm, with `Config` and `agent`, and its numbers here."""
+    """An algorithm.
+
+    Attributes:
+      module: with `Config` and `agent`.
+      config: its numbers here.
+      run: what differs from `RUN`: tables are slower to read than networks, and quicker to learn.
+    """
 
     module: Any
     config: Any
+    run: Mapping[str, Any] = {}
 
 
 POLICIES = {
@@ -72,6 +82,8 @@ POLICIES = {
             entropy_cost=1e-2,
         ),
     ),
+    "mfec": Policy(mfec, mfec.Config(discount=0.97, longest=64), TABLES),
+    "nec": Policy(nec, nec.Config(network="blind", discount=0.97), TABLES),
 }
 
 

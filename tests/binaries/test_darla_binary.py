@@ -156,7 +156,7 @@ def test_every_policy_is_told_one_stream_and_nothing_of_the_encoder(policy):
     nets = vae_nets((32, 32, 3), 3, "pixels")
     spec = plan.told(regime.stream_spec(plan.suite(WHERE, "source").spec), nets)
     assert spec.task_names == (regime.STREAM,) and spec.observation_shape == (3,)
-    module, config = plan.POLICIES[policy]
+    module, config, _ = plan.POLICIES[policy]
     state = jax.eval_shape(module.agent(spec, config).init, jax.random.key(0))
     names = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)}
     assert not any("conv0" in name for name in names)  # F is no part of what learns
