@@ -18,12 +18,13 @@ from jax.extend import core
 
 import mtrl_jax
 from mtrl_jax import rollout, serve
-from mtrl_jax.ranges import StepsOr0, check_value
+from mtrl_jax.ranges import Count, StepsOr0, check_value
 from mtrl_jax.types import Agent, ArrayTree, EnvSpec, Timestep
 
-__all__ = ["PLATFORMS", "check_folder", "write"]
+__all__ = ["PLATFORMS", "check_folder", "onnx_models", "write"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+ONNX = "{}.onnx"
 
 
 def write(
@@ -95,9 +96,62 @@ def write(
     return folder
 
 
+def onnx_models(
+    spec: EnvSpec, agent: Agent, policy: ArrayTree, *, rows: int = 1, greedy: bool | None = None
+) -> dict[str, bytes]:
+    """Each policy as an ONNX model, by the name of its file, for runtimes that know no jax.
+
+    Its inputs are `observation`, `reward`, `first` and `memory/0` and so on, with E fixed, as in
+    `serve.Arguments`, less those that it makes no use of; its outputs `action` and `next_memory/0`
+    and so on. Parameters are constants of it. jax2onnx 0.17.1 does not translate random keys.
+
+    Args:
+      spec, agent, policy, greedy: as of `write`.
+      rows: E, of each task in one call.
+
+    Raises:
+      ValueError: the policy reads a key, or as `rollout.acting`.
+      ImportError: jax2onnx is not installed.
+    """
+    check_value("rows", rows, Count)
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise ImportError("ONNX needs jax2onnx (python -m pip install jax2onnx)") from error
+    start = agent.init_actor(rows)
+    shapes = _arguments(spec, policy, start, rows)
+    parameters, key = jax.tree.leaves(policy), jnp.zeros(shapes.key.shape, jnp.uint32)
+    memory = [f"memory/{n}" for n in range(len(shapes.memory))]
+    found = {}
+    for name in serve.POLICIES[: 1 + agent.has_distilled]:
+        act = rollout.acting(agent, distilled=name == "distilled_policy", greedy=greedy)
+        function = _function(act, jax.tree.structure(policy), jax.tree.structure(start))
+        if "key" in _reads(function, shapes):
+            raise ValueError("onnx must be left out of a policy that draws (DQN's too reads a key)")
+
+        def answer(observation: Any, reward: Any, first: Any, *memory: Any, fn: Any = function):
+            action, _, memory = fn(parameters, observation, reward, first, memory, key)
+            # Apart from the action, which may be one of them: a value has one name.
+            return action, *(x + jnp.zeros_like(x) for x in memory)
+
+        inputs = [shapes.observation, shapes.reward, shapes.first, *shapes.memory]
+        # Traced before: jax2onnx puts its own layers in the place of flax's, which do not vmap.
+        traced = core.jaxpr_as_fun(jax.make_jaxpr(answer)(*inputs))
+        model: Any = jax2onnx.to_onnx(
+            lambda *x, traced=traced: tuple(traced(*x)),
+            inputs,
+            model_name=name,
+            input_names=["observation", "reward", "first", *memory],
+            output_names=["action", *(f"next_{one}" for one in memory)],
+        )
+        found[ONNX.format(name)] = model.SerializeToString()
+    return found
+
+
 def check_folder(folder: pathlib.Path) -> None:
     """Raises ValueError unless `folder` is new, empty, or holds an exported policy and no more."""
-    known = {serve.DESCRIPTION, serve.NUMBERS, *map(serve.FUNCTION.format, serve.POLICIES)}
+    known = {serve.DESCRIPTION, serve.NUMBERS}
+    known |= {form.format(name) for form in (serve.FUNCTION, ONNX) for name in serve.POLICIES}
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: {folder} is not a directory")
     other = sorted({path.name for path in folder.iterdir()} - known) if folder.exists() else []
@@ -115,7 +169,8 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / serve.DESCRIPTION).unlink(missing_ok=True)
     for name in serve.POLICIES:
-        (folder / serve.FUNCTION.format(name)).unlink(missing_ok=True)
+        for form in (serve.FUNCTION, ONNX):
+            (folder / form.format(name)).unlink(missing_ok=True)
     for name, data in functions.items():
         (folder / serve.FUNCTION.format(name)).write_bytes(data)
     np.savez(folder / serve.NUMBERS, **numbers)  # type: ignore[arg-type]  # of an option
@@ -147,12 +202,14 @@ def _function(act: rollout.Act, policy_tree: Any, memory_tree: Any) -> Callable[
     return function
 
 
-def _arguments(spec: EnvSpec, policy: ArrayTree, start: ArrayTree) -> serve.Arguments:
-    """Shapes and dtypes of what a function takes, with E left open."""
-    (rows,) = export.symbolic_shape("rows")
+def _arguments(
+    spec: EnvSpec, policy: ArrayTree, start: ArrayTree, rows: int | None = None
+) -> serve.Arguments:
+    """Shapes and dtypes of what a function takes, with E left open or of `rows`."""
+    envs = rows or export.symbolic_shape("rows")[0]
 
     def leaf(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((spec.num_tasks, rows, *shape), dtype)
+        return jax.ShapeDtypeStruct((spec.num_tasks, envs, *shape), dtype)
 
     return serve.Arguments(
         tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(policy)),

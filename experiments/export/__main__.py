@@ -28,6 +28,13 @@ _OUT = flags.DEFINE_string(
 _OF_SEED = flags.DEFINE_integer(
     "of_seed", 0, "Which of the agents of a run with --num_seeds above 1, counted from 0.", 0
 )
+_ONNX = flags.DEFINE_integer(
+    "onnx",
+    0,
+    "Also writes each policy as ONNX, for this many rows of each task in one call; of policies "
+    "that do not draw (--actions=likeliest), and with jax2onnx installed; 0: not.",
+    0,
+)
 
 
 def main() -> None:
@@ -49,7 +56,12 @@ def main() -> None:
         state = jax.tree.map(lambda x: x[_OF_SEED.value], state)
     greedy = policy_flags.greedy(agent)
     policy = agent.policy_params(state)
+    models = {}
+    if _ONNX.value:
+        models = export.onnx_models(suite.spec, agent, policy, rows=_ONNX.value, greedy=greedy)
     export.write(out, suite.spec, agent, policy, step=step, greedy=greedy, about=settings)
+    for name, data in models.items():
+        (out / name).write_bytes(data)
     kind = "likeliest" if greedy else "drawn"
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{folder}: step {step:,}, {suite.spec.num_tasks} tasks of {settings['suite']}")
