@@ -4,9 +4,10 @@
     python -m timings.tpu_gate --only dqn v6e    # cells whose names have one of these words
     python -m timings.tpu_gate --write           # the table anew, once a growth is meant
 
-Every functional suite with every algorithm (a whole dispatch on one v5e, of the larger suites also
-on four and on a v6e; an evaluation), the updates of agents on host suites, a step of every method
-of surgery, and the losses in bfloat16. It fails on what does not compile, on more than 16 GB of
+Every functional suite with every algorithm (a whole dispatch on one v5e, of three suites also on
+four and on a v6e; an evaluation, which is of one device), the columns of Distral's other
+algorithms, tabular soft Q-learning, the updates of agents on host suites, a step of every method of
+surgery, and the losses in bfloat16. It fails on what does not compile, on more than 16 GB of
 memory, and where temporaries or bytes have grown by more than a tenth of what
 `results/tpu_gate.jsonl` says. A loop's body is counted once in the bytes. Nothing is run, and no
 TPU is looked for; it needs the extra tpu-compile, of the versions that the table names (another
@@ -32,7 +33,7 @@ from timings.tpu import COMPILE_ONLY
 TABLE = pathlib.Path(__file__).parent / "results" / "tpu_gate.jsonl"
 ENVIRONMENT = {**COMPILE_ONLY, "JAX_NUM_CPU_DEVICES": "4", "JAX_ENABLE_COMPILATION_CACHE": "0"}
 KINDS = {"v5e": ("v5e", 1), "v5e x4": ("v5e", 4), "v6e": ("v6e", 1)}
-LARGER = ("maze8", "small_games")  # which are compiled for each kind
+ELSEWHERE = ("maze8", "small_games", "two_rooms")  # suites that are compiled for every kind
 MOST_BYTES = 16 * 2**30  # of a v5e
 GROWTH, SLACK = 1.1, {"bytes": 0, "temporaries": 2**16}
 SURGERY_TASKS = 10
@@ -45,13 +46,16 @@ def cells() -> dict[str, Callable[[], Any]]:
 
     found: dict[str, Callable[[], Any]] = {}
     for kind, (chip, count) in KINDS.items():
-        suites = tpu_programs.SUITES if kind == "v5e" else LARGER
+        suites = tpu_programs.SUITES if kind == "v5e" else ELSEWHERE
         for suite, name in itertools.product(suites, tpu_programs.AGENTS):
             found[f"{kind}: {suite}, {name}, train"] = partial(_train, chip, count, suite, name)
             if kind == "v5e":
                 found[f"{kind}: {suite}, {name}, evaluate"] = partial(_evaluate, chip, suite, name)
         for name in tpu_programs.HOST:
             found[f"{kind}: mt10, {name}, learn"] = partial(_learn, chip, count, name)
+    for name in tpu_programs.DISTRAL:
+        found[f"v5e: maze8, distral {name}, train"] = partial(_train, "v5e", 1, "maze8", name)
+    found["v5e: two_rooms, soft_q, train"] = _tabular
     for method in surgery.METHODS:
         found[f"v5e: surgery, {method}"] = partial(_surgery, method)
     for name in tpu_losses.losses():
@@ -60,30 +64,36 @@ def cells() -> dict[str, Callable[[], Any]]:
 
 
 def _train(chip: str, count: int, suite: str, name: str) -> Any:
-    from timings.tpu_programs import AGENTS, SUITES, training
+    from timings.tpu_programs import AGENTS, DISTRAL, SUITES, training
 
-    return training(SUITES[suite](), AGENTS[name], _devices(chip, count))
+    return training(SUITES[suite](), (AGENTS | DISTRAL)[name], devices(chip, count))
 
 
 def _evaluate(chip: str, suite: str, name: str) -> Any:
     from timings.tpu_programs import AGENTS, SUITES, evaluation
 
-    return evaluation(SUITES[suite](), AGENTS[name], _devices(chip, 1)[0])
+    return evaluation(SUITES[suite](), AGENTS[name], devices(chip, 1)[0])
 
 
 def _learn(chip: str, count: int, name: str) -> Any:
     from timings.tpu_programs import HOST, MT10, learning
 
-    return learning(MT10, HOST[name], _devices(chip, count))
+    return learning(MT10, HOST[name], devices(chip, count))
+
+
+def _tabular() -> Any:
+    from timings import tpu_programs
+
+    return tpu_programs.tabular(devices("v5e", 1)[0])
 
 
 def _loss(name: str) -> Any:
     from timings import tpu_losses, tpu_programs
 
-    return tpu_programs.lowered(*tpu_losses.losses()[name], _devices("v5e", 1)[0])
+    return tpu_programs.lowered(*tpu_losses.losses()[name], devices("v5e", 1)[0])
 
 
-def _devices(chip: str, count: int) -> Sequence[Any]:
+def devices(chip: str, count: int) -> Sequence[Any]:
     from jax.experimental import topologies
 
     from timings.tpu import TOPOLOGIES
@@ -100,7 +110,7 @@ def _surgery(method: str) -> Any:
 
     tx = optax.chain(surgery.METHODS[method](num_tasks=SURGERY_TASKS, seed=0), optax.adam(3e-4))
     arguments = tpu.shapes(tx, SURGERY_TASKS)
-    return tpu_programs.lowered(tpu.surgery_step(tx), arguments, _devices("v5e", 1)[0])
+    return tpu_programs.lowered(tpu.surgery_step(tx), arguments, devices("v5e", 1)[0])
 
 
 def measured(name: str) -> dict[str, Any]:

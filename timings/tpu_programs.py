@@ -4,10 +4,12 @@
                 `engines` compiles for a functional suite
     evaluate    the episodes of an evaluation, on one device
     learn       the update alone, of an agent whose environments step on the host
+    tabular     soft Q-learning by tables in two rooms, with and without distillation, many seeds
 
 Nothing is run: states and rollouts are shapes.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.distral import tabular_run
 from experiments.dqn.presets import ON_SMALL_GAMES
 from mtrl_jax import engines, evaluate, learner, rollout
 from mtrl_jax.algorithms import distill, distral, dqn, ppo, q_network, sac, teacher
@@ -25,6 +28,7 @@ from mtrl_jax.types import Agent, EnvSpec, FunctionalSuite, Rollout, Timestep
 
 __all__ = [
     "AGENTS",
+    "DISTRAL",
     "HOST",
     "MT10",
     "SUITES",
@@ -33,6 +37,7 @@ __all__ = [
     "lowered",
     "mapped",
     "shapes_of",
+    "tabular",
     "training",
 ]
 
@@ -61,6 +66,7 @@ def _stream() -> FunctionalSuite:
 SUITES: dict[str, Callable[[], Any]] = {
     "maze8": lambda: suites.make("maze8"),
     "small_games": lambda: suites.make("small_games"),
+    "rooms": lambda: suites.make("rooms:split=source"),
     "two_rooms": lambda: two_rooms.two_rooms(num_tasks=4),
     "stream": _stream,
 }
@@ -72,6 +78,21 @@ AGENTS = {
     "ppo": Maker(lambda spec, c: ppo.agent(spec, _PPO, collectives=c), 32),
     "dqn": Maker(lambda spec, c: dqn.agent(spec, _DQN, collectives=c), 8),
     "distill": Maker(_distill, 8),
+}
+# Columns that the algorithm of `AGENTS`, with two, does not have alone; with and without a memory.
+DISTRAL = {
+    name: Maker(
+        lambda spec, c, more=more: distral.agent(
+            spec, dataclasses.replace(_DISTRAL, **more), collectives=c
+        ),
+        32,
+    )
+    for name, more in {
+        "a3c": {"algorithm": "a3c"},
+        "a3c_multitask": {"algorithm": "a3c_multitask"},
+        "kl_ent_1col": {"algorithm": "kl_ent_1col"},
+        "kl_ent_2col, lstm": {"core": "lstm", "core_size": 64},
+    }.items()
 }
 # Continuous actions: what Meta-World's MT10 shows, whose environments step on the host.
 MT10 = EnvSpec(
@@ -170,3 +191,9 @@ def learning(spec: EnvSpec, maker: Maker, devices: Any) -> Any:
     state = jax.eval_shape(agent.init, jax.eval_shape(lambda: jax.random.key(0)))
     arguments = (state, Rollout(timestep, action, log_prob, actor))
     return mapped(agent.update, arguments, devices, (0,))
+
+
+def tabular(device: Any) -> Any:
+    """Lowered: `experiments.distral.tabular`, all of a run."""
+    learn, arguments, _ = tabular_run.program(tabular_run.Config())
+    return lowered(learn, jax.eval_shape(lambda: arguments), device)

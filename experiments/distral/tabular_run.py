@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -31,15 +32,11 @@ class Config:
     num_points: Count = 60  # of the curves
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Trains all seeds of both methods.
-
-    Returns:
-      "steps" [points], environment steps of a task; "length" [methods, seeds, points], mean steps
-      of an episode; "policy" [methods, seeds, N, A], distilled policies; "goals" [seeds, K].
+def program(config: Config) -> tuple[Callable[..., Any], tuple[Any, Any], int]:
+    """The function of all of it, its arguments, and the iterations between two points.
 
     Raises:
-      ValueError: for numbers that cannot be, or fewer steps than one iteration a point.
+      ValueError: as `run`.
     """
     ranges.check(config)
     block = config.total_env_steps // (config.num_points * config.num_tasks * ROWS)
@@ -67,8 +64,21 @@ def run(config: Config) -> dict[str, Any]:
     )
     settings = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(METHODS),)), settings)
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-    every = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
-    length, policy, goals = jax.device_get(every(settings, keys))
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None)), (settings, keys), block
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains all seeds of both methods.
+
+    Returns:
+      "steps" [points], environment steps of a task; "length" [methods, seeds, points], mean steps
+      of an episode; "policy" [methods, seeds, N, A], distilled policies; "goals" [seeds, K].
+
+    Raises:
+      ValueError: for numbers that cannot be, or fewer steps than one iteration a point.
+    """
+    every, arguments, block = program(config)
+    length, policy, goals = jax.device_get(jax.jit(every)(*arguments))
     steps = ROWS * block * (1 + np.arange(config.num_points))
     return {"steps": steps, "length": length, "policy": policy, "goals": goals[0]}
 
