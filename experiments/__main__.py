@@ -27,6 +27,7 @@ BINARIES = {
     "metaworld.compare": "rl",
     "dqn": "rl",
     "episodic": "rl",
+    "episodic.compare": "rl",
     "distill": "jaxenvs",
     "distill.actor_mimic": "jaxenvs",
     "benchmark": "rl",

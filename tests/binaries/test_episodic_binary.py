@@ -64,6 +64,26 @@ def test_every_suite_has_a_preset(suite, row):
     assert presets.preset_of(suite) is presets.PRESETS[row]
 
 
+@pytest.mark.slow  # three whole programs
+def test_algorithms_are_compared_after_equal_steps(tmp_path):
+    numbers = [f"{name}.{pair}" for name, own in NUMBERS.items() for pair in own.split(",")]
+    numbers += ["dqn.hidden=4", "dqn.replay_size=64", "dqn.min_replay=16", "dqn.unroll_length=4"]
+    args = (
+        "--suite=small_games:cliff",
+        "--num_envs_per_task=64",
+        "--num_seeds=2",
+        "--eval_episodes=1",
+        f"--workdir={tmp_path}",
+        f"--config_overrides={','.join(numbers)}",
+    )
+    run(*args, "--points=1", module="experiments.episodic.compare")
+    out = run(*args, "--points=1,2561", module="experiments.episodic.compare")
+    rows = [json.loads(x) for x in (tmp_path / "comparison.jsonl").read_text().splitlines()]
+    found = [(row["algorithm"], row["steps_of_a_game"], len(row["cliff"])) for row in rows]
+    assert found == [(name, n, 2) for name in ("mfec", "nec", "dqn") for n in (2_560, 5_120)]
+    assert "Mean return over 1 games, 2 seeds" in out and (tmp_path / "comparison.png").exists()
+
+
 def test_keys_are_what_a_beta_vae_has_learnt_to_see(tmp_path):
     """As a run leaves it, but that it has learnt nothing."""
     seen = run_vae.Config(suite="rooms:split=vision", num_latents=3, steps=1)
