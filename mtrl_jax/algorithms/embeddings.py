@@ -1,6 +1,6 @@
 """Keys of observations, which are not learnt with the policy: what episodic memory looks up.
 
-Blundell et al. 2016, *Model-free episodic control*, arXiv 1606.04460, section 3:
+Blundell et al. 2016, *Model-free episodic control*, arXiv 1606.04460, section 3::
 
     projection   phi(x) = x P, P Gaussian: distances are kept in the mean (`random_projection`)
     identity     phi(x) = x, for short vectors

@@ -4,7 +4,7 @@
     python -m experiments.dqn --suite=jumanji:Snake-v1,Tetris-v0 --pad
 
 Bonnet et al. 2024, *Jumanji: a diverse suite of scalable reinforcement learning environments in
-JAX* (arXiv 2306.09884). What is used of it, dm_env's records as JAX types:
+JAX* (arXiv 2306.09884). What is used of it, dm_env's records as JAX types::
 
     reset(key) -> (state, timestep), step(state, action) -> (state, timestep)
     timestep.observation, .reward, .discount, .step_type (2 where the episode has ended)
