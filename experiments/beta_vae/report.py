@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ __all__ = ["LATENTS", "scores", "show", "write"]
 
 LATENTS = "latents.json"
 SHOWN, VALUES = 8, np.linspace(-2.0, 2.0, 9)  # images; latents; of a latent
+Draw = Callable[[Any], np.ndarray]  # codes [B, Z] to images [B, H, W, C]
 ACTIVE = 0.01  # nats, as `representation.beta_vae_loss` counts
 # Of the beta-VAE metric; of MIG. Less than published, which would take minutes.
 POINTS = {"pairs": 16, "train": 1024, "test": 512}
@@ -29,9 +31,19 @@ MIG_IMAGES = 8192
 
 
 def write(
-    folder: pathlib.Path, config: Any, nets: Autoencoder, params: ArrayTree, images: Images
+    folder: pathlib.Path,
+    config: Any,
+    nets: Autoencoder,
+    params: ArrayTree,
+    images: Images,
+    denoising: ArrayTree = None,
 ) -> None:
-    """Draws the pictures, then writes latents.json: all of it is there, or the file is not."""
+    """Draws the pictures, then writes latents.json: all of it is there, or the file is not.
+    `denoising` are the parameters of the autoencoder that J is of, if there is one."""
+
+    def draw(z: Any) -> np.ndarray:
+        return np.asarray(pictures(nets, params["decoder"], z, config.objective, denoising))
+
     images = images._replace(held_out=jnp.asarray(images.held_out, jnp.float32) / 255.0)
     found: dict[str, Any] = {}
     codes = np.asarray(encode(nets, params["encoder"], images.held_out))
@@ -41,8 +53,8 @@ def write(
             jax.vmap(representation.latent_kl)(posterior(nets, params["encoder"], images.held_out))
         ).mean(0)
         found = {"kl": np.round(kl.astype(float), 4).tolist(), "active": int((kl > ACTIVE).sum())}
-        _traversals(folder, config, nets, params, codes[0], kl)
-    _reconstructions(folder, config, nets, params, images.held_out[:SHOWN])
+        _traversals(folder, draw, codes[0], kl)
+    _reconstructions(folder, draw, codes[:SHOWN], images.held_out[:SHOWN])
     found |= _scores(config, nets, params, images, codes)
     temporary = folder / f"{LATENTS}.tmp"
     temporary.write_text(json.dumps(found, indent=1) + "\n")
@@ -99,31 +111,20 @@ def scores(env: rooms.Rooms, nets: Autoencoder, params: ArrayTree, seed: int) ->
     return {"beta_vae_score": score, "mig": disentanglement.mig(codes(factors), factors)}
 
 
-def _reconstructions(
-    folder: pathlib.Path, config: Any, nets: Autoencoder, params: ArrayTree, images: Any
-) -> None:
-    z = encode(nets, params["encoder"], images)
-    decoded = pictures(nets, params["decoder"], z, config.objective)
-    rows = [np.concatenate(np.asarray(x), axis=1) for x in (images, decoded)]
+def _reconstructions(folder: pathlib.Path, draw: Draw, codes: np.ndarray, images: Any) -> None:
+    rows = [np.concatenate(np.asarray(x), axis=1) for x in (images, draw(codes))]
     _picture(folder / "plots" / "reconstructions.png", np.concatenate(rows))
 
 
-def _traversals(
-    folder: pathlib.Path,
-    config: Any,
-    nets: Autoencoder,
-    params: ArrayTree,
-    code: np.ndarray,
-    kl: np.ndarray,
-) -> None:
+def _traversals(folder: pathlib.Path, draw: Draw, code: np.ndarray, kl: np.ndarray) -> None:
     """A row for each of the latents of highest KL: one image's code with that latent from -2 to 2,
     all others as they were."""
     chosen = np.argsort(-kl)[:SHOWN]
     z = np.tile(code, (len(chosen), len(VALUES), 1))
     for row, latent in enumerate(chosen):
         z[row, :, latent] = VALUES
-    out = pictures(nets, params["decoder"], jnp.asarray(z).reshape(-1, len(kl)), config.objective)
-    rows = np.asarray(out).reshape(len(chosen), len(VALUES), *out.shape[1:])
+    out = draw(z.reshape(-1, len(kl)))
+    rows = out.reshape(len(chosen), len(VALUES), *out.shape[1:])
     _picture(
         folder / "plots" / "traversals.png",
         np.concatenate([np.concatenate(row, axis=1) for row in rows]),

@@ -80,15 +80,15 @@ def run(config: Config, folder: pathlib.Path) -> None:
         workdir.check(folder, saved)
         workdir.create(folder, saved)
         images = file or _met(config)
-        nets, params, frozen = denoiser_nets(shape), None, None
+        nets, params, frozen, denoising = denoiser_nets(shape), None, None, None
         if config.objective != "pixels":
             learner, steps = _denoiser(config, shape), config.denoising_steps
-            params = _learn(learner, folder / DENOISING, steps, config, images)
-            frozen = judge(shape, params["encoder"], images.train[:HELD_OUT])
+            params = denoising = _learn(learner, folder / DENOISING, steps, config, images)
+            frozen = judge(shape, denoising["encoder"], images.train[:HELD_OUT])
         if config.objective != DENOISING:
             nets = vae_nets(shape, config.num_latents, config.objective)
             params = _learn(_vae(config, shape), folder, config.steps, config, images, frozen)
-        report.write(folder, config, nets, params, images)
+        report.write(folder, config, nets, params, images, denoising)
     report.show(folder)
 
 

@@ -107,12 +107,28 @@ def posterior(nets: Autoencoder, params: ArrayTree, images: Array) -> Gaussian:
     return Gaussian(*jnp.split(out, 2, axis=-1))
 
 
-def pictures(nets: Autoencoder, params: ArrayTree, z: Array, objective: str) -> Array:
-    """Images `[B, H, W, C]` in [0, 1] of codes `[B, Z]`; `params` are the decoder's."""
+def pictures(
+    nets: Autoencoder, params: ArrayTree, z: Array, objective: str, denoising: ArrayTree
+) -> Array:
+    """Images `[B, H, W, C]` in [0, 1] of codes `[B, Z]`.
+
+    Args:
+      nets: of the decoder whose `params` are given.
+      params: of it.
+      z: codes.
+      objective: one of `OBJECTIVES`. With "features" any image of the same features will do, so
+        that pixels look like noise: what is shown is what the denoising autoencoder makes of it.
+      denoising: parameters of that one, encoder and decoder; used with "features" only.
+    """
     out: Any = nets.decoder.apply({"params": params}, z)
     if objective == "pixels":
         return jax.nn.sigmoid(out)
-    return jnp.clip(out[..., : out.shape[-1] // 2] if objective == "features" else out, 0.0, 1.0)
+    if objective == "features":
+        image = out[..., : out.shape[-1] // 2]
+        theirs = denoiser_nets(image.shape[1:])
+        features = encode(theirs, denoising["encoder"], image)
+        out = theirs.decoder.apply({"params": denoising["decoder"]}, features)
+    return jnp.clip(out, 0.0, 1.0)
 
 
 def reconstruction(
