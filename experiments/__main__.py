@@ -39,6 +39,7 @@ BINARIES = {
     "morph": "supervised",
     "beta_vae": "jaxenvs",
     "darla": "jaxenvs",
+    "darla.study": "jaxenvs",
 }
 
 

@@ -12,6 +12,7 @@ The unit is what the next experiment would draw anew, and a required argument of
 
     "agent"    a row of [S, N]: one agent plays all N tasks, so its scores stand and fall together
     "fold"     a row of all tasks of a fold, which share a pre-trained agent
+    "encoder"  one entry, the mean of its policies: they share what has learnt to see
     "run"      one entry: every task has runs of its own
     "episode"  one entry: episodes of one agent, which say nothing of the next agent
 """
@@ -32,7 +33,7 @@ __all__ = [
     "wilson",
 ]
 
-Unit = Literal["agent", "fold", "run", "episode"]
+Unit = Literal["agent", "fold", "encoder", "run", "episode"]
 Statistic = Callable[[np.ndarray], np.ndarray]  # of `keep`, see `jackknife`
 
 

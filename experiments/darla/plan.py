@@ -31,6 +31,7 @@ __all__ = [
     "make",
     "networks",
     "restored",
+    "seeing",
     "shape",
     "suite",
     "told",
@@ -197,16 +198,25 @@ def _seeing(asked: Asked, kind: Vision) -> tuple[see.Config | None, pathlib.Path
         if given:
             raise ValueError(f"--{given} means nothing with --see, which has learnt already")
         return _borrowed(vision, kind, asked.where, pathlib.Path(borrow)), pathlib.Path(borrow)
-    fold, size = asked.where.fold, asked.where.size
-    config = see.Config(
-        suite=f"rooms:split=vision:fold={fold}:size={size}",
-        objective=kind.objective,
-        seed=asked.seed,
-        **{"beta": kind.beta, **SEEING, **asked.seeing},
-    )
-    ranges.check(config)
+    config = seeing(kind, asked.where, asked.seed, asked.seeing)
     workdir.check(own, see.settings_of(config))
     return config, own
+
+
+def seeing(kind: Vision, where: Where, seed: int, given: Mapping[str, Any]) -> see.Config:
+    """The settings by which a kind of vision learns, with what is `given` in place of defaults.
+
+    Raises:
+      ValueError: for a number that is out of its range.
+    """
+    config = see.Config(
+        suite=f"rooms:split=vision:fold={where.fold}:size={where.size}",
+        objective=kind.objective,
+        seed=seed,
+        **{"beta": kind.beta, **SEEING, **given},
+    )
+    ranges.check(config)
+    return config
 
 
 def _borrowed(vision: str, kind: Vision, where: Where, folder: pathlib.Path) -> see.Config:

@@ -11,11 +11,12 @@ from mtrl_jax import intervals, plots
 from .plan import Plan
 from .stages import scores_of
 
-__all__ = ["Row", "draw", "ratio", "row", "show"]
+__all__ = ["Row", "draw", "mean_text", "ratio", "row", "show", "text_of"]
 
 
 class Row(NamedTuple):
-    """Of one run: scores `[S]` of its policies, means over rooms of a split, and a random one's."""
+    """Of one run: scores `[S]` of its policies, means over rooms of a split, and a random one's. Of
+    a study: those of S encoders."""
 
     name: str
     source: np.ndarray
@@ -31,7 +32,9 @@ def row(planned: Plan) -> Row:
     return Row(name, source, target, (found["random/source"], found["random/target"]))
 
 
-def ratio(source: np.ndarray, target: np.ndarray) -> intervals.Interval | None:
+def ratio(
+    source: np.ndarray, target: np.ndarray, unit: intervals.Unit = "agent"
+) -> intervals.Interval | None:
     """Target score over source score `[S]`, with Fieller's interval over the S; None where the
     source score is not above 0 and a ratio says nothing."""
     if not source.mean() > 0:
@@ -44,7 +47,7 @@ def ratio(source: np.ndarray, target: np.ndarray) -> intervals.Interval | None:
         both = [(weight * x).sum(-1) / weight.sum(-1) for x in (target, source)]
         return np.stack(both, -1)
 
-    return intervals.ratio(means, (len(source), 1), unit="agent")
+    return intervals.ratio(means, (len(source), 1), unit=unit)
 
 
 def show(plans: Sequence[Plan]) -> None:
@@ -61,7 +64,11 @@ def show(plans: Sequence[Plan]) -> None:
     names = (f"source ({' '.join(first['source'])})", f"target ({' '.join(first['target'])})")
     print(f"{'':20}{names[0]:>24}{names[1]:>24}{'target / source':>24}")
     for one in rows:
-        cells = [_mean(one.source), _mean(one.target), _text(ratio(one.source, one.target))]
+        cells = [
+            mean_text(one.source),
+            mean_text(one.target),
+            text_of(ratio(one.source, one.target)),
+        ]
         print(f"{one.name:20}" + "".join(f"{cell:>24}" for cell in cells))
     print(f"{'random policy':20}" + "".join(f"{x:>24.2f}" for x in rows[0].random))
     path = plans[0].asked.folder / "transfer" / "plots" / "transfer.png"
@@ -69,25 +76,27 @@ def show(plans: Sequence[Plan]) -> None:
     print(f"\nscores {path.parents[1] / 'scores.json'}, figure {path}")
 
 
-def _mean(values: np.ndarray) -> str:
-    return _text(intervals.mean(values, unit="agent"))
+def mean_text(values: np.ndarray, unit: intervals.Unit = "agent") -> str:
+    """Mean and interval of scores `[S]`."""
+    return text_of(intervals.mean(values, unit=unit))
 
 
-def _text(found: intervals.Interval | None) -> str:
+def text_of(found: intervals.Interval | None) -> str:
+    """A value and its interval, where it has one."""
     if found is None:
         return "none"
     value, low, high = (float(x) for x in found)
     return f"{value:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
-def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
+def draw(rows: Sequence[Row], path: pathlib.Path, unit: intervals.Unit = "agent") -> None:
     """Bars of source and target beside each other, with intervals where there are several."""
     from matplotlib.figure import Figure  # not needed to learn
 
     figure = Figure(figsize=(2.5 + 1.2 * len(rows), 3.6), layout="constrained")
     panel: Any = figure.subplots()
     for n, (name, at) in enumerate((("source", -0.2), ("target", 0.2))):
-        found = [intervals.mean((one.source, one.target)[n], unit="agent") for one in rows]
+        found = [intervals.mean((one.source, one.target)[n], unit=unit) for one in rows]
         values = [float(x.value) for x in found]
         ends = np.nan_to_num([[x.value - x.low, x.high - x.value] for x in found]).T
         panel.bar(
