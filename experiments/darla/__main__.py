@@ -23,7 +23,8 @@ _VISION = flags.DEFINE_enum(
     list(VISIONS),
     "What the policy reads. Frozen latents: of a beta-VAE by a denoising autoencoder's features "
     "(darla), with next to no beta (entangled), by the pixels (beta_vae); of that autoencoder "
-    "itself (dae); of a network that learnt nothing (random). Or images, seen end to end (pixels).",
+    "itself (dae); of a network that learnt nothing (random). Or images, seen end to end, from "
+    "scratch (pixels) or beginning with darla's encoder (finetuned).",
 )
 _POLICY = flags.DEFINE_enum("policy", "dqn", list(plan.POLICIES), "How it learns to act.")
 _SEE = flags.DEFINE_string(

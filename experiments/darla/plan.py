@@ -12,6 +12,7 @@ from mtrl_jax import engines, ranges, workdir
 from mtrl_jax.algorithms import distral, dqn, mfec, nec, ppo
 from mtrl_jax.benchmark import regime
 from mtrl_jax.envs import rooms
+from mtrl_jax.networks import torsos
 from mtrl_jax.networks.autoencoder import Autoencoder
 from mtrl_jax.types import ArrayTree, EnvSpec, FunctionalSuite
 
@@ -28,6 +29,7 @@ __all__ = [
     "Asked",
     "Plan",
     "Where",
+    "fits",
     "make",
     "networks",
     "restored",
@@ -156,8 +158,9 @@ def make(asked: Asked) -> Plan:
     rooms = suite(asked.where, "source")
     stream = regime.random_games(rooms, range(rooms.spec.num_tasks))
     engines.check(asked.run, stream)
-    policy, spec = POLICIES[asked.policy], told(stream.spec, nets)
-    algorithm = override(policy.config, asked.overrides)
+    policy, spec = POLICIES[asked.policy], told(stream.spec, nets if kind.frozen else None)
+    base = _finetuning(asked, nets) if nets is not None and not kind.frozen else policy.config
+    algorithm = override(base, asked.overrides)
     policy.module.agent(spec, algorithm)  # raises
     agents.check_devices(spec, algorithm, asked.run)
     learnt = config is not None and asked.borrow is None
@@ -175,6 +178,32 @@ def make(asked: Asked) -> Plan:
     if asked.borrow is not None or (learnt and (see_folder / see.report.LATENTS).exists()):
         restored(planned)  # raises
     return planned
+
+
+def _finetuning(asked: Asked, nets: Autoencoder) -> Any:
+    """The numbers of a policy whose network begins with an encoder.
+
+    Raises:
+      ValueError: if it has none that could, or the encoder is another one.
+    """
+    if not fits(asked.vision, asked.policy):
+        able = ", ".join(name for name in POLICIES if fits(asked.vision, name))
+        raise ValueError(
+            f"--vision={asked.vision} needs a --policy whose network can begin with an encoder, "
+            f"{able}; got {asked.policy}"
+        )
+    if nets.num_latents != torsos.NUM_LATENTS:
+        raise ValueError(
+            f"--vision={asked.vision} needs an encoder of {torsos.NUM_LATENTS} latents; got "
+            f"{nets.num_latents}"
+        )
+    return dataclasses.replace(POLICIES[asked.policy].config, torso="encoder")
+
+
+def fits(vision: str, policy: str) -> bool:
+    """Whether there is such a policy: only some networks can begin with an encoder."""
+    kind = VISIONS[vision]
+    return kind.frozen or not kind.objective or hasattr(POLICIES[policy].config, "torso")
 
 
 def told(spec: EnvSpec, nets: Autoencoder | None) -> EnvSpec:
@@ -253,8 +282,9 @@ def shape(where: Where) -> Shape:
 
 
 def networks(config: see.Config | None, kind: Vision, where: Where) -> Autoencoder | None:
-    """The networks whose encoder stands in front of the rooms; None where images are read."""
-    if not kind.frozen:
+    """The networks whose encoder stands in front of the rooms, or is what a policy begins with;
+    None where there is none."""
+    if not kind.frozen and not kind.objective:
         return None
     if config is None:  # of one that has learnt nothing
         return vae_nets(shape(where), SEEING["num_latents"], "pixels")

@@ -43,7 +43,7 @@ def asked(vision: str, policy: str, folder: pathlib.Path, **more: Any) -> plan.A
         policy,
         where(),
         folder,
-        run_flags.run_config(plan.RUN, told),
+        run_flags.run_config({**plan.RUN, **plan.POLICIES[policy].run}, told),
         run_flags.overrides(),
         seed=run_flags.seed(),
         **{**more, "seeing": {**given, **more.get("seeing", {})}},

@@ -6,6 +6,7 @@ act/            a run of training, in a stream of source rooms that says nothing
 transfer/       scores.json and plots/transfer.png
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -32,6 +33,7 @@ __all__ = ["SCORES", "act", "frozen_encoder", "run", "score", "scores_of", "sour
 Seen = tuple[Autoencoder, encoded.Encoder] | None
 SCORES = "transfer/scores.json"
 ENCODER = "encoder.npz"
+NETWORKS = ("params", "target")  # of a state of DQN or NEC
 
 
 def run(planned: Plan) -> None:
@@ -51,7 +53,8 @@ def run(planned: Plan) -> None:
 
 
 def frozen_encoder(planned: Plan) -> Seen:
-    """Networks and the frozen encoder in front of the rooms, None where the policy sees images."""
+    """Networks and the frozen encoder in front of the rooms, or at the beginning of a policy that
+    sees images; None where there is none."""
     asked, where = planned.asked, planned.asked.where
     nets = plan.networks(planned.see, VISIONS[asked.vision], where)
     if nets is None:
@@ -75,8 +78,8 @@ def frozen_encoder(planned: Plan) -> Seen:
     return nets, encoded.Encoder(jax.tree.map(jax.numpy.asarray, params), mean, std)
 
 
-def _look(suite: FunctionalSuite, seen: Seen) -> FunctionalSuite:
-    if seen is None:
+def _look(planned: Plan, suite: FunctionalSuite, seen: Seen) -> FunctionalSuite:
+    if seen is None or not VISIONS[planned.asked.vision].frozen:
         return suite
     nets, frozen = seen
     return encoded.encoded(suite, vision.encode_observation(nets), frozen)
@@ -88,7 +91,7 @@ def _look(suite: FunctionalSuite, seen: Seen) -> FunctionalSuite:
 def source_stream(planned: Plan, seen: Seen) -> FunctionalSuite:
     """What the policy learns in: source rooms one after the other, as it sees them."""
     rooms = plan.suite(planned.asked.where, "source")
-    return _look(regime.random_games(rooms, range(rooms.spec.num_tasks)), seen)
+    return _look(planned, regime.random_games(rooms, range(rooms.spec.num_tasks)), seen)
 
 
 def act(planned: Plan, seen: Seen) -> tuple[int, ArrayTree, Agent]:
@@ -104,9 +107,24 @@ def act(planned: Plan, seen: Seen) -> tuple[int, ArrayTree, Agent]:
     )
     title = f"{asked.vision} {asked.policy}"
     if not runs.finished(folder, settings, asked.run, stream, agent.unroll_length):
-        runs.learn(title, stream, agent, asked.run, settings, folder)
+        begin = None
+        if seen is not None and not VISIONS[asked.vision].frozen:
+            begin = functools.partial(_begin, vision.as_torso(seen[1]))
+        runs.learn(title, stream, agent, asked.run, settings, folder, begin)
     step, state = runs.restore(folder, asked.run, stream, agent)
     return step, agent.policy_params(state), agent
+
+
+def _begin(torso: ArrayTree, fresh: Any) -> Any:
+    """A fresh state of S seeds whose Q-networks see with `torso`."""
+
+    def put(params: learner.Params) -> learner.Params:
+        was: Any = params.shared
+        seeds = jax.tree.map(lambda x, new: np.broadcast_to(new, x.shape), was["torso"], torso)
+        return params._replace(shared={**was, "torso": seeds})
+
+    networks = {name: put(getattr(fresh, name)) for name in NETWORKS if hasattr(fresh, name)}
+    return fresh._replace(**networks)
 
 
 # --------------------------------------------------------------------------------------- transfer
@@ -116,7 +134,7 @@ def score(planned: Plan, seen: Seen, agent: Agent, policy: ArrayTree) -> dict[st
     """Mean returns in all rooms of source and target, by name, one for each of S policies. Nothing
     learns: policy, encoder and scales are only read."""
     run, (suite, names) = planned.asked.run, _rooms(planned)
-    agent, suite = regime.blind(agent, len(names)), _look(suite, seen)
+    agent, suite = regime.blind(agent, len(names)), _look(planned, suite, seen)
     fn = evaluate.functional_scorer(suite, agent, run.eval_episodes)
     stream = engines.over_seeds(run, lambda key: engines.stream(key, "eval"))
     found = evaluations.seeds_scorer(run, suite, fn)(policy, stream(engines.root_key(run)))

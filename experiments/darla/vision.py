@@ -21,7 +21,7 @@ from mtrl_jax.types import Array, ArrayTree, FunctionalSuite
 from ..beta_vae.frames import of_suite
 from ..beta_vae.train import encode
 
-__all__ = ["VISIONS", "Vision", "digest", "encode_observation", "moments"]
+__all__ = ["VISIONS", "Vision", "as_torso", "digest", "encode_observation", "moments"]
 
 SOURCE_FRAMES, AT_ONCE = 4096, 512
 LEAST_STD = 0.1  # of a latent, as a part of the largest: latents that say nothing stay small
@@ -33,7 +33,8 @@ class Vision(NamedTuple):
     Attributes:
       objective: of the run of `experiments.beta_vae` that learns it, "" where nothing is learnt.
       beta: its default.
-      frozen: whether the policy reads latents; otherwise it is given images.
+      frozen: whether the policy reads latents; otherwise it is given images, and what has learnt
+        to see, if anything has, is what its network begins with.
     """
 
     objective: str
@@ -46,6 +47,7 @@ VISIONS = {
     "beta_vae": Vision("pixels", 4.0, True),
     "dae": Vision("denoising", 0.0, True),
     "entangled": Vision("features", 0.005, True),
+    "finetuned": Vision("features", 0.5, False),
     "random": Vision("", 0.0, True),
     "pixels": Vision("", 0.0, False),
 }
@@ -78,6 +80,16 @@ def moments(nets: Autoencoder, params: ArrayTree, source: FunctionalSuite, seed:
     std = np.sqrt(np.asarray(running.variance))
     std = np.maximum(std, max(LEAST_STD * std.max(), 1e-6))
     return encoded.Encoder(params, running.mean, jnp.asarray(std, jnp.float32))
+
+
+def as_torso(frozen: encoded.Encoder) -> ArrayTree:
+    """Parameters of a network's torso "encoder" that says what the frozen encoder does: scaled
+    means. Their scales are in its last layer, which from now on learns with the rest."""
+    layers: dict[str, Any] = dict(jax.tree.map(np.asarray, frozen.params))
+    count, out = len(frozen.mean), layers["out"]
+    mean, std = np.asarray(frozen.mean), np.asarray(frozen.std)
+    kernel, bias = out["kernel"][:, :count] / std, (out["bias"][:count] - mean) / std
+    return {"encoder": {**layers, "out": {"kernel": kernel, "bias": bias}}}
 
 
 def digest(params: ArrayTree) -> str:

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax.networks import columns
+from mtrl_jax.networks import autoencoder, columns
 from mtrl_jax.networks.convolution import BlockConv
 from mtrl_jax.networks.layers import scaled
 from mtrl_jax.types import Array, EnvSpec
 
-__all__ = ["TORSOS", "Torso", "choose", "num_features"]
+__all__ = ["NUM_LATENTS", "TORSOS", "Torso", "choose", "num_features"]
 
+NUM_LATENTS = 32  # of the torso "encoder"
 # (features, kernel size, stride) of each convolution, all without padding.
 TORSOS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "flat": (),
@@ -30,11 +31,16 @@ TORSOS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "nature_16_32_32": ((16, 8, 4), (32, 4, 2), (32, 3, 1)),
     "nature_16_16_16": ((16, 8, 4), (16, 4, 2), (16, 3, 1)),
     "nature_64_64_64": ((64, 8, 4), (64, 4, 2), (64, 3, 1)),
+    # The encoder of `autoencoder` with its dense layer, up to the means of 32 latents, so that what
+    # has learnt to see can be fine-tuned.
+    "encoder": tuple((n, autoencoder.SIZE, autoencoder.STRIDE) for n in autoencoder.FEATURES),
 }
 
 
 class Torso(nn.Module):
     """Convolutions with relu, flattened; or nothing but flattening.
+
+    "encoder" has two dense layers besides, as `autoencoder.Encoder`.
 
     Attributes:
       kind: key of `TORSOS`.
@@ -60,6 +66,8 @@ class Torso(nn.Module):
             x = x.reshape(*observation.shape, -1)
         else:
             x = jnp.moveaxis(x, 1, -1) / 255.0
+        if self.kind == "encoder":
+            return autoencoder.Encoder(NUM_LATENTS, (256,), name="encoder")(x)
         for i, (features, size, stride) in enumerate(TORSOS[self.kind]):
             x = nn.relu(BlockConv(features, size, stride, scaled(2.0), name=f"conv{i}")(x))
         return x.reshape(b, -1)
@@ -80,9 +88,13 @@ def choose(spec: EnvSpec, kind: str = "auto") -> Torso:
     large = reads == "conv" and min(shape[1:]) >= 36
     if kind == "auto":
         kind = "nature" if large else "small_image" if reads == "conv" else "flat"
-    fits = large if kind.startswith("nature") else (kind == "small_image") == (reads == "conv")
+    any_image = kind in ("small_image", "encoder")
+    fits = large if kind.startswith("nature") else any_image == (reads == "conv")
     if not fits:
         raise ValueError(f"torso {kind!r} does not read observations of shape {shape}")
+    if kind == "encoder":
+        channels, height, width = shape
+        autoencoder.make((height, width, channels))  # raises
     if kind == "board":
         same = vocabulary is not None and len(np.unique(vocabulary)) == 1
         if not same or len(shape) != 2 or min(shape) < 3:

@@ -15,11 +15,11 @@ from experiments.beta_vae import frames
 from experiments.beta_vae import run as see
 from experiments.beta_vae.train import encode, vae_nets
 from experiments.darla import plan, report, stages, vision
-from mtrl_jax import engines
+from mtrl_jax import engines, learner
 from mtrl_jax.benchmark import regime
 from mtrl_jax.envs import encoded, rooms
 from mtrl_jax.envs.functional import restart, transition
-from mtrl_jax.networks import autoencoder
+from mtrl_jax.networks import autoencoder, torsos
 from mtrl_jax.types import FunctionalSuite
 from tests.machinery import tiny
 
@@ -169,6 +169,33 @@ def test_every_policy_is_told_one_stream_and_nothing_of_the_encoder(policy):
     assert not any("conv0" in name for name in names)  # F is no part of what learns
 
 
+class Fresh(NamedTuple):
+    params: learner.Params
+    target: learner.Params
+    steps: int
+
+
+def test_a_finetuned_network_begins_with_what_a_frozen_encoder_says():
+    nets, rng = vae_nets((32, 32, 3), torsos.NUM_LATENTS, "features"), np.random.default_rng(0)
+    params = autoencoder.init(nets, jax.random.key(0), (32, 32, 3))["encoder"]
+    mean, std = rng.normal(size=32).astype("f"), rng.uniform(0.5, 2.0, 32).astype("f")
+    torso = vision.as_torso(encoded.Encoder(params, mean, std))
+    spec = regime.stream_spec(rooms.rooms("source").spec)
+    shown = jnp.asarray(rng.integers(0, 256, (4, 3, 32, 32)), jnp.uint8)
+    chosen = torsos.choose(spec, "encoder")
+    want = (np.asarray(encode(nets, params, autoencoder.pixels(shown))) - mean) / std
+    np.testing.assert_allclose(chosen.apply({"params": torso}, shown), want, rtol=1e-4, atol=1e-5)
+
+    shapes = jax.eval_shape(chosen.init, jax.random.key(0), shown)["params"]
+    blank = jax.tree.map(lambda x: np.zeros((2, *x.shape), np.float32), shapes)  # of two seeds
+    own = learner.Params({"torso": blank, "head": np.ones(2)}, np.ones(2))
+    begun = stages._begin(torso, Fresh(own, own, 7))
+    for found in (begun.params, begun.target):
+        each = jax.tree.map(lambda x: np.stack([x, x]), torso)
+        tiny.assert_trees_equal(found.shared["torso"], each)
+        assert found.shared["head"].all() and found.task.all() and begun.steps == 7
+
+
 def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path):
     config = see.Config(suite="rooms:split=vision:fold=0:size=32", objective="pixels", **SEEING)
     other = tmp_path / "see"
@@ -187,11 +214,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path):
         ("pixels", of(), {}, "--see means nothing with --vision=pixels"),
         ("random", None, {"beta": 1.0}, "--beta means nothing with --vision=random"),
         ("darla", None, {"beta": -1.0}, "beta must not be negative"),
+        ("finetuned", None, {"num_latents": 3}, "needs an encoder of 32 latents; got 3"),
         ("darla", str(tmp_path / "none"), {}, "is not a readable run configuration"),
     ]
     for kind, borrow, seeing, words in cases:
         with pytest.raises(ValueError, match=words):
             ask(run, kind, borrow=borrow, seeing=seeing)
+    with pytest.raises(ValueError, match="network can begin with an encoder, dqn, nec; got ppo"):
+        ask(run, "finetuned", "ppo", seeing={})
     for name in ("fold=1:size=32", "fold=0:size=64"):
         borrow = of(suite=f"rooms:split=vision:{name}")
         with pytest.raises(ValueError, match=rf"has seen .*{name}; needed is .*fold=0:size=32"):

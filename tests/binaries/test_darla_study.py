@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.darla import plan, report, study
+from experiments.darla import plan, report, study, table
 from mtrl_jax import engines, intervals
 
 RNG = np.random.default_rng(0)
@@ -17,7 +17,7 @@ def cells(vision="darla", policy="dqn", encoders=6, policies=3):
     for e in range(encoders):
         source, target = RNG.normal(3.0, 1.0, policies), RNG.normal(1.0, 1.0, policies)
         line = {"beta_vae_score": 0.1 * e, "mig": 0.5 - 0.1 * e}
-        found.append(study.Cell(vision, policy, e, source, target, line))
+        found.append(table.Cell(vision, policy, e, source, target, line))
     return found
 
 
@@ -28,9 +28,9 @@ def test_the_encoder_is_chosen_by_source_scores_and_nothing_else(monkeypatch):
         shown.extend(source)
         return choose(source)
 
-    choose = study.choose
-    monkeypatch.setattr(study, "choose", recorded)
-    lines = study.table(made)
+    choose = table.choose
+    monkeypatch.setattr(table, "choose", recorded)
+    lines = table.table(made)
     assert all(a is cell.source for a, cell in zip(shown, made, strict=True))
     best = max(made, key=lambda cell: cell.source.mean())
     assert lines[1].split()[-1] == f"{best.target.mean():.2f}"
@@ -43,9 +43,9 @@ def test_intervals_are_over_encoders_whose_policies_are_averaged():
     means = np.array([cell.target.mean() for cell in made])
     half = stats.t.ppf(0.975, 5) * means.std(ddof=1) / 6**0.5
     want = f"{means.mean():.2f} [{means.mean() - half:.2f}, {means.mean() + half:.2f}]"
-    assert want in study.table(made)[1]
+    assert want in table.table(made)[1]
     every = np.concatenate([cell.target for cell in made])  # 18 policies are no 18 encoders
-    assert report.mean_text(every, "encoder") not in study.table(made)[1]
+    assert report.mean_text(every, "encoder") not in table.table(made)[1]
 
 
 def test_ranks_are_correlated_over_encoders_of_all_visions_with_a_score():
@@ -53,10 +53,10 @@ def test_ranks_are_correlated_over_encoders_of_all_visions_with_a_score():
     known = made[:12]
     x = [cell.line["mig"] for cell in known]
     y = [cell.target.mean() for cell in known]
-    value, low, high = study.spearman(np.array(x), np.array(y))
+    value, low, high = table.spearman(np.array(x), np.array(y))
     assert value == pytest.approx(stats.spearmanr(x, y).statistic)
     assert -1 < low < value < high < 1
-    line = next(text for text in study.table(made) if "score and mig" in text)
+    line = next(text for text in table.table(made) if "score and mig" in text)
     assert f"over 12 encoders {value:.2f} [{low:.2f}, {high:.2f}]" in line
 
 
@@ -67,27 +67,27 @@ def test_the_interval_of_a_rank_correlation_holds():
     rng = np.random.default_rng(1)
     for _ in range(400):
         x, e = rng.normal(size=(2, 20))
-        _, low, high = study.spearman(x, rho * x + (1 - rho**2) ** 0.5 * e)
+        _, low, high = table.spearman(x, rho * x + (1 - rho**2) ** 0.5 * e)
         hits += low < true < high
     assert 0.92 < hits / 400 < 0.985
 
 
 def test_a_perfect_correlation_and_a_few_encoders_have_no_interval():
     x = np.arange(6.0)
-    assert np.isnan(study.spearman(x, x).low) and study.spearman(x, x).value == 1
-    assert np.isnan(study.spearman(x[:4], np.array([1.0, 0.0, 2.0, 3.0])).low)
+    assert np.isnan(table.spearman(x, x).low) and table.spearman(x, x).value == 1
+    assert np.isnan(table.spearman(x[:4], np.array([1.0, 0.0, 2.0, 3.0])).low)
     with pytest.raises(ValueError, match="unit"):
         intervals.mean(x, unit="policy")
 
 
 def test_cells_have_encoders_and_policies_of_their_own(tmp_path):
     run = engines.RunConfig(total_env_steps=32, num_envs_per_task=4, num_seeds=5, seed=10)
-    first = plan.Asked("darla", "dqn", plan.Where(0, 32), tmp_path / "none", run, seed=10)
-    asked = [study.asked_of(tmp_path, "darla", "ppo", e, first) for e in range(3)]
+    first = plan.Asked("darla", "ppo", plan.Where(0, 32), tmp_path / "none", run, seed=10)
+    asked = [study.asked_of(tmp_path, "darla", e, first) for e in range(3)]
     assert [a.seed for a in asked] == [10, 11, 12]
     assert [a.run.seed for a in asked] == [10, 15, 20]
     assert len({a.folder for a in asked}) == len({a.borrow for a in asked}) == 3
-    assert study.asked_of(tmp_path, "pixels", "ppo", 0, first).borrow is None
+    assert study.asked_of(tmp_path, "pixels", 0, first).borrow is None
 
 
 def test_what_a_run_has_written_becomes_a_line(tmp_path):
