@@ -34,6 +34,7 @@ def file(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.slow  # three times two networks; that of DARLA is quicker
 def test_a_run_on_a_file_goes_on_where_it_was_killed(file, tmp_path, monkeypatch):
     config = run.Config(suite="", images=file, objective="features", **NUMBERS)
     monkeypatch.setattr(run, "LOG_EVERY", 2)

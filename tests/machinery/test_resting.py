@@ -228,6 +228,7 @@ def test_a_run_steps_what_fails_says_so_and_goes_on_to_the_bit():
         assert abs(gap) <= E / 2
 
 
+@pytest.mark.slow  # compiles for eight devices
 def test_eight_devices_step_the_environments_that_one_does():
     one, eight = advanced(1), advanced(8)
     tiny.assert_trees_close(eight, one, 1e-5)
