@@ -96,6 +96,7 @@ def every(folder):
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.slow  # all three stages, twice
 def test_stages_go_on_and_what_is_frozen_stays_to_the_bit(tmp_path, asked_for, monkeypatch, capsys):
     planned = ask(tmp_path)
     transfer, begun, moments, scaled_by = stages._transfer, len(asked_for), vision.moments, []

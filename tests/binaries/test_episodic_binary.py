@@ -38,7 +38,8 @@ def run(*args, module="experiments.episodic"):
     return out
 
 
-@pytest.mark.parametrize("algorithm", ["mfec", pytest.param("nec", marks=pytest.mark.slow)])
+@pytest.mark.slow  # four commands each
+@pytest.mark.parametrize("algorithm", ["mfec", "nec"])
 def test_a_run_is_reported_continued_and_recorded(tmp_path, algorithm):
     args = (*TINY, f"--workdir={tmp_path}", f"--algorithm={algorithm}", "--num_seeds=2")
     args = (*args, f"--config_overrides={NUMBERS[algorithm]}")

@@ -141,6 +141,7 @@ def test_what_stands_on_reset_rows_changes_nothing():
     tiny.assert_trees_equal(clean, dirty)
 
 
+@pytest.mark.slow  # three programs
 def test_seeds_that_write_more_or_less_are_written_by_one_loop():
     _, _, update = made()
     pairs = [(state, seen) for _, state, _, seen in play(4)]
@@ -246,6 +247,7 @@ def chain():
     return FunctionalSuite(spec, Chain(), jnp.arange(2))
 
 
+@pytest.mark.slow  # a whole program
 def test_a_deterministic_chain_is_solved_by_the_first_optimal_episode():
     suite = chain()
     config = dataclasses.replace(CONFIG, longest=200, unroll_length=8)
