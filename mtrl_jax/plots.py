@@ -67,6 +67,8 @@ NAMES = {
     "imtl_g": "IMTL-G",
     "graddrop": "GradDrop",
     "gradnorm": "GradNorm",
+    "mfec": "MFEC",
+    "nec": "NEC",
 }
 _QUANTITIES = {
     "return": "return of an episode",
