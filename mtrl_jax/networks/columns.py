@@ -1,4 +1,4 @@
-"""A column: torso, optional LSTM core, policy head, value head. One task's, or the shared one.
+"""A column: torso, optional recurrent core, policy head, value head. One task's, or the shared one.
 
 Teh et al. 2017 (arXiv 1707.04175) use columns of one architecture for the distilled policy and for
 every task: a torso over the observation, and a recurrent core that also sees the previous action
@@ -16,7 +16,7 @@ import numpy as np
 from mtrl_jax.networks.convolution import BlockConv
 from mtrl_jax.types import Array, ArrayTree, EnvSpec
 
-CORES = ("none", "lstm")
+CORES = ("none", "lstm", "gru")
 _PAIR_ROWS = 12  # T * B from which two columns share a product
 
 
@@ -59,8 +59,8 @@ class Column(nn.Module):
       kind: from `torso_kind`.
       vocabulary: classes of each element of a categorical observation, flattened; else ().
       hidden: widths of the dense layers (after the convolutions, for images).
-      core: "none" or "lstm".
-      core_size: width of the LSTM.
+      core: "none", "lstm" or "gru".
+      core_size: width of the core.
       has_policy, has_value: which heads exist.
       action_size: 0, or the coordinates A of a continuous action; the policy head then emits 2 A
         numbers, a mean and whatever a standard deviation is made of.
@@ -122,8 +122,8 @@ class Column(nn.Module):
                 x = jnp.concatenate([x, prev_action, prev_reward[..., None]], -1)
             given = i == 0 and dense0 is not None
             x = nn.relu(x if given else dense(width, 2.0, f"dense{i}")(x))
-        if self.core == "lstm":
-            x, carry = _lstm(self.core_size, x, first, carry)
+        if self.core != "none":
+            x, carry = _recur(self.core, self.core_size, x, first, carry)
         outputs = 2 * self.action_size or self.num_actions
         logits = jnp.zeros((t, b, outputs))
         value = jnp.zeros((t, b))
@@ -192,13 +192,14 @@ def _init(scale: float) -> Any:
     return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
 
 
-def _lstm(size: int, x: Array, first: Array, carry: Any) -> tuple[Array, Any]:
+def _recur(core: str, size: int, x: Array, first: Array, carry: Any) -> tuple[Array, Any]:
     def body(cell, carry, row):
         features, reset = row
         carry = jax.tree.map(lambda c: jnp.where(reset[:, None], 0.0, c), carry)
         return cell(carry, features)
 
-    cell = nn.OptimizedLSTMCell(size, recurrent_kernel_init=_init(1.0), name="lstm")
+    kind: Any = nn.OptimizedLSTMCell if core == "lstm" else nn.GRUCell
+    cell = kind(size, recurrent_kernel_init=_init(1.0), name=core)
     scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
     carry, x = scan(cell, carry, (x, first))
     return x, carry
@@ -217,9 +218,11 @@ def previous_action(action: Array, first: Array) -> Array:
 
 
 def initial_carry(core: str, core_size: int, batch: tuple[int, ...]) -> Any:
-    """Zeros `[*batch, core_size]` for cell and hidden state, or () without a core."""
+    """Zeros `[*batch, core_size]`, an LSTM's for cell and hidden state; () without a core."""
     if core == "none":
         return ()
+    if core == "gru":
+        return jnp.zeros((*batch, core_size))
     return (jnp.zeros((*batch, core_size)), jnp.zeros((*batch, core_size)))
 
 

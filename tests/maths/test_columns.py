@@ -58,7 +58,7 @@ def test_observations_that_nobody_reads(spec):
 
 @pytest.mark.parametrize(
     ("hidden", "core", "name"),
-    [((), "none", "hidden"), ((8, 0), "none", "hidden"), ((8,), "gru", "core")],
+    [((), "none", "hidden"), ((8, 0), "none", "hidden"), ((8,), "rnn", "core")],
 )
 def test_bad_numbers_are_named(hidden, core, name):
     with pytest.raises(ValueError, match=f"{name} must"):
@@ -137,6 +137,17 @@ def _lstm_step(cell, c, h, x):
     return c, _sigmoid(gate("o")) * np.tanh(c)
 
 
+def _gru_step(p, h, x):
+    """Cho et al. 2014, with the reset gate behind the product, as flax and cuDNN have it."""
+
+    def into(gate):
+        return x @ p[f"i{gate}"]["kernel"] + p[f"i{gate}"]["bias"]
+
+    reset, update = (_sigmoid(into(g) + h @ p[f"h{g}"]["kernel"]) for g in "rz")
+    new = np.tanh(into("n") + reset * (h @ p["hn"]["kernel"] + p["hn"]["bias"]))
+    return (1 - update) * new + update * h
+
+
 @pytest.mark.parametrize("core", columns.CORES)
 def test_a_column_against_numpy(core):
     """Previous action -1 is a vector of zeros, and the core forgets at `first`, here as there."""
@@ -157,6 +168,13 @@ def test_a_column_against_numpy(core):
         x = np.stack(rows)
         np.testing.assert_allclose(after[0], c, atol=1e-5)
         np.testing.assert_allclose(after[1], h, atol=1e-5)
+    if core == "gru":
+        h, rows = np.zeros((B, CORE_SIZE)), []
+        for t in range(T):
+            h = _gru_step(p["gru"], h * ~np.asarray(inputs[3])[t][:, None], x[t])
+            rows.append(h)
+        x = np.stack(rows)
+        np.testing.assert_allclose(after, h, atol=1e-5)
     np.testing.assert_allclose(logits, x @ p["policy"]["kernel"] + p["policy"]["bias"], atol=1e-5)
     expected = (x @ p["value"]["kernel"] + p["value"]["bias"])[..., 0]
     np.testing.assert_allclose(value, expected, atol=1e-5)

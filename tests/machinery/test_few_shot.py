@@ -1,0 +1,254 @@
+"""MAML and RL^2: what a step of none leaves, whose order does not matter, what a memory keeps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtrl_jax import distributions
+from mtrl_jax.algorithms import maml, rl2
+from mtrl_jax.envs import check, functional, task_family
+from mtrl_jax.envs.bandits import bandits
+from mtrl_jax.envs.point_navigation import point_navigation
+from mtrl_jax.envs.random_mdps import random_mdps
+from tests.machinery import tiny
+
+CURVE, M = (0, 1, 3), 4
+MAML = maml.Config(
+    hidden=(4,), train_tasks=6, meta_batch=M, episodes=2, outer_episodes=3, eval_episodes=2
+)
+RL2 = rl2.Config(hidden=(4,), core_size=5, train_tasks=6, meta_batch=M, epochs=1, eval_trials=2)
+FAMILIES = {
+    "bandits": lambda: bandits(3),
+    "mdps": lambda: random_mdps(3, 2, 4),
+    "navigation": lambda: point_navigation(3),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
+
+
+# ------------------------------------------------------------------------------- families
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_a_suite_and_its_episodes_have_one_length(name):
+    family = FAMILIES[name]()
+    suite = task_family.suite(family, 5, seed=1)
+    check.check_suite(suite)
+    assert suite.spec.num_tasks == 5 and len(set(suite.spec.task_names)) == 5
+    leaf = np.asarray(jax.tree.leaves(suite.tasks)[0])
+    assert len({x.tobytes() for x in leaf}) == 5
+    task = jax.tree.map(lambda x: x[0], suite.tasks)
+    reset, step = map(jax.jit, functional.auto_reset(family.env))
+    state, row = reset(jax.random.key(0), task)
+    action, lengths, length = jnp.zeros(suite.spec.action_shape, suite.spec.action_dtype), [], 0
+    for n in range(3 * (family.episode_length + 1)):
+        state, row = step(jax.random.key(n), state, action, task)
+        length += 1
+        if bool(state.ended):
+            assert float(row.discount) == 0.0
+            lengths.append(length)
+            length = -1  # the reset row
+    assert lengths == [family.episode_length] * 3
+
+
+def test_the_best_return_of_an_mdp_is_that_of_the_best_policy():
+    family = random_mdps(2, 2, 2)
+    task = family.draw(jax.random.key(3))
+    p, r = (np.asarray(x, float) for x in task)
+    returns = [
+        r[0, a] + p[0, a] @ r[[0, 1], [b, c]] for a in (0, 1) for b in (0, 1) for c in (0, 1)
+    ]
+    np.testing.assert_allclose(family.best(task), max(returns), rtol=1e-5)
+    np.testing.assert_allclose(p.sum(-1), 1.0, rtol=1e-5)
+
+
+def test_the_best_return_of_a_goal_is_that_of_walking_there():
+    family, goal = point_navigation(10), jnp.array([0.25, -0.43])
+    state, _ = family.env.reset(jax.random.key(0), goal)
+    total = 0.0
+    for _ in range(10):
+        action = (goal - state.position) / 0.1  # the environment cuts it off
+        state, row, _ = family.env.step(jax.random.key(0), state, action, goal)
+        total += float(row.reward)
+    np.testing.assert_allclose(family.best(goal), total, rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------------- MAML
+
+
+def _drawn(parts):
+    state = maml.init(parts, jax.random.key(0))
+    tasks = jax.tree.map(lambda x: x[:M], state.tasks)
+    keys = jax.random.split(jax.random.key(1), M)
+    found = jax.jit(jax.vmap(lambda t, k: maml.experience(parts, state.params, t, k)))(tasks, keys)
+    return state.params, *found
+
+
+def _gradient(parts, params, blocks, outer):
+    def loss(params):
+        each, _ = jax.vmap(lambda b, o: maml.meta_loss(parts, params, b, o))(blocks, outer)
+        return each.mean()
+
+    return jax.jit(jax.grad(loss))(params)
+
+
+def test_without_an_inner_step_the_gradient_is_the_policy_gradient():
+    parts = maml.make(point_navigation(3), dataclasses.replace(MAML, rate=0.0), CURVE)
+    params, blocks, outer = _drawn(parts)
+    found = _gradient(parts, params, blocks, outer).policy
+
+    def plain(policy):
+        """REINFORCE by hand: returns minus the mean of the others, scaled by task."""
+        discount = 0.99 ** np.arange(3)
+        reward = np.asarray(outer.reward)
+        to_go = np.stack([(reward[..., t:] * discount[: 3 - t]).sum(-1) for t in range(3)], -1)
+        advantage = to_go - (to_go.sum(1, keepdims=True) - to_go) / 2
+        advantage /= advantage.std((1, 2), keepdims=True) + 1e-3
+        head = jax.vmap(lambda x: maml._policy(parts, policy, x))(outer.observation)
+        log_prob = distributions.log_prob(head, outer.action)
+        return -(log_prob * jnp.asarray(advantage)).mean()
+
+    wanted = jax.jit(jax.grad(plain))(params.policy)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    parts = parts._replace(config=dataclasses.replace(MAML, rate=3.0))
+    moved = _gradient(parts, params, blocks, outer).policy
+    assert not np.allclose(jax.tree.leaves(moved)[0], jax.tree.leaves(wanted)[0], atol=1e-4)
+
+
+def test_the_order_of_tasks_means_nothing_to_maml():
+    parts = maml.make(bandits(3), MAML, CURVE)
+    params, blocks, outer = _drawn(parts)
+    order = jnp.array([2, 0, 3, 1])
+    permuted = jax.tree.map(lambda x: x[order], (blocks, outer))
+    one, other = _gradient(parts, params, blocks, outer), _gradient(parts, params, *permuted)
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_evaluation_adapts_by_whole_steps_and_what_is_left():
+    """With a rate of 0 all points are one policy. With a large one whoever has met the arm that
+    pays pulls it: 4/9 in two pulls, a third of the others in one more."""
+    family = bandits(3)
+    found = {}
+    for rate in (0.0, 50.0):
+        config = dataclasses.replace(MAML, rate=rate, baseline="episodes")
+        made = maml.learner_of(family, config, CURVE)
+        state = made.init(jax.random.key(0))
+        tasks = jnp.tile(jnp.array([1.0, 0.0, 0.0]), (64, 1))
+        found[rate] = jax.jit(made.evaluate)(state, tasks, jax.random.key(1))
+    assert found[0.0].curve.shape == (64, 3)
+    assert (np.abs(np.asarray(found[0.0].curve).mean(0) - 1 / 3) < 0.15).all()
+    curve = np.asarray(found[50.0].curve).mean(0)
+    assert curve[0] < 0.5 < 0.6 < curve[2]
+
+
+# ------------------------------------------------------------------------------------ RL^2
+
+
+@pytest.fixture(scope="module")
+def played():
+    """Trials of four episodes in small MDPs, and the policy that played them."""
+    parts = rl2.make(random_mdps(3, 2, 2), RL2, CURVE)
+    state = rl2.init(parts, jax.random.key(0))
+    # Heads begin near 0; larger ones show what they read.
+    params = jax.tree.map(lambda x: 3.0 * x, state.params)
+    params["policy"]["kernel"] = jax.random.normal(jax.random.key(1), (5, 2))
+    tasks = jax.tree.map(lambda x: x[:M], state.tasks)
+    keys = jax.random.split(jax.random.key(2), M)
+    play = jax.jit(lambda params, tasks, keys: rl2.play_trials(parts, params, tasks, keys, 4))
+    return parts, params, tasks, keys, play, play(params, tasks, keys)
+
+
+def _outputs(parts, params, inputs, core):
+    head, value, core = rl2.unroll(parts, params, inputs, core)
+    return np.asarray(head.log_probs), np.asarray(value), core
+
+
+def test_the_memory_forgets_where_a_trial_begins_and_nowhere_else(played):
+    parts, params, *_, trials = played
+    rows = trials.inputs
+    clean = _outputs(parts, params, rows, rl2.memory(parts, M))
+    garbage = _outputs(parts, params, rows, jnp.full((M, 5), jnp.nan))
+    for x, y in zip(clean, garbage, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert np.isfinite(clean[0]).all() and rows.begins[0].all() and not rows.begins[1:].any()
+    # The second half: what was learnt in the first two episodes is there, or it is not.
+    first, second = (jax.tree.map(lambda x, s=s: x[s], rows) for s in (np.s_[:4], np.s_[4:]))
+    core = _outputs(parts, params, first, rl2.memory(parts, M))[2]
+    kept = _outputs(parts, params, second, core)
+    np.testing.assert_allclose(kept[0], clean[0][4:], atol=1e-5)
+    lost = _outputs(parts, params, second, rl2.memory(parts, M))
+    assert np.abs(lost[0][0] - clean[0][4]).max() > 1e-3
+    garbage = _outputs(parts, params, second, jnp.full((M, 5), jnp.nan))
+    assert np.isnan(garbage[1]).all()
+
+
+def test_what_it_reads_is_the_last_action_reward_and_end(played):
+    parts, *_, trials = played
+    rows = trials.inputs
+    assert (np.asarray(rows.prev_action[0]) == -1).all() and not np.asarray(
+        rows.prev_reward[0]
+    ).any()
+    np.testing.assert_array_equal(rows.prev_action[1:], trials.action[:-1])
+    np.testing.assert_array_equal(rows.prev_reward[1:], trials.reward[:-1])
+    ended = np.asarray(rows.observation[..., -1])
+    np.testing.assert_array_equal(ended[:, 0], [0, 0, 1, 0, 1, 0, 1, 0])
+    assert (np.asarray(rows.observation[::2, :, 0]) == 0).all()  # an episode begins in state 0
+    again, value, _ = rl2.unroll(parts, played[1], rows, rl2.memory(parts, M))
+    stored = distributions.log_prob(again, trials.action)
+    np.testing.assert_allclose(stored, trials.log_prob, atol=1e-5)  # acting is unrolling
+    np.testing.assert_allclose(value, trials.value, atol=1e-5)
+
+
+def test_values_bootstrap_across_episodes_and_not_beyond_the_trial(played):
+    parts, *_, trials = played
+    found = np.asarray(rl2.advantages(parts, trials))
+    reward, value = (np.asarray(x) for x in (trials.reward, trials.value))
+    wanted, following = np.zeros_like(reward), np.zeros(M)
+    for t in reversed(range(len(reward))):
+        ahead = value[t + 1] if t + 1 < len(reward) else 0.0
+        following = reward[t] + 0.99 * ahead - value[t] + 0.99 * 0.3 * following
+        wanted[t] = following
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_order_of_trials_means_nothing_to_rl2(played):
+    parts, params, tasks, keys, play, trials = played
+    order = jnp.array([3, 1, 0, 2])
+    other = play(params, jax.tree.map(lambda x: x[order], tasks), keys[order])
+    for x, y in zip(jax.tree.leaves(trials), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(np.asarray(x)[:, order], y, atol=1e-5)
+
+    def gradient(trials):
+        advantage = rl2.advantages(parts, trials)
+        target = advantage + trials.value
+
+        def loss(params):
+            return rl2.trial_loss(parts, params, trials, advantage, target)[0]
+
+        return jax.jit(jax.grad(loss))(params)
+
+    for x, y in zip(*(jax.tree.leaves(gradient(t)) for t in (trials, other)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: maml.make(bandits(3), MAML, (0, 5, 5)), "curve must hold rising numbers"),
+        (lambda: maml.make(bandits(3), maml.Config(rate=-1.0), CURVE), "rate must not be negative"),
+        (lambda: rl2.make(bandits(3), rl2.Config(discount=2.0), CURVE), "discount must lie in"),
+        (lambda: bandits(0), "num_arms must be at least 1; got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
