@@ -32,6 +32,7 @@ BINARIES = {
     "distill.actor_mimic": "jaxenvs",
     "benchmark": "rl",
     "benchmark.report": "jaxenvs",
+    "few_shot": "jaxenvs",
     "evaluate": "jaxenvs",
     "export": "jaxenvs",
     "plot": "jaxenvs",

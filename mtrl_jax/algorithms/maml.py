@@ -288,7 +288,7 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
         params, opt_state = carry
         gradient, metrics = jax.grad(loss, has_aux=True)(params)
         updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
-        metrics["gradient_norm"] = optax.global_norm(gradient)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
     first = (state.params, state.opt_state)

@@ -266,7 +266,7 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
             lambda params: trial_loss(parts, params, trials, advantage, target), has_aux=True
         )(params)
         updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
-        metrics["gradient_norm"] = optax.global_norm(gradient)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
     first = (state.params, state.opt_state)

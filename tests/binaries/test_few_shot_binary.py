@@ -1,0 +1,95 @@
+"""Few-shot runs at their smallest: what they leave, and that a killed one ends as if it had not."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.few_shot import asked, presets, report, run
+from mtrl_jax import metrics
+from tests.machinery import tiny
+
+CURVE = (0, 1, 2)
+NUMBERS = {"hidden": (4,), "train_tasks": 4, "meta_batch": 2, "epochs": 1}
+SIZES = {
+    "maml": {"episodes": 2, "outer_episodes": 2, "eval_episodes": 2},
+    "rl2": {"core_size": 4, "eval_trials": 1},
+}
+
+
+def tiny_run(method):
+    plan = presets.plan(method, "bandits")
+    sizes = SIZES["rl2" if method == "rl2" else "maml"]
+    config = dataclasses.replace(plan.config, **NUMBERS, **sizes)
+    plan = presets.Plan(min(plan.updates, 4), config)
+    return asked.Asked(method, "bandits", plan, CURVE, 3, seed=5, num_seeds=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with tiny.quick_compiles():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of RL^2, it again, killed behind its first checkpoint, and one of `scratch`."""
+    folder = tmp_path_factory.mktemp("few_shot")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "LOG_EVERY", 2)
+        patch.setattr(run, "CHECKPOINT_EVERY", 2)
+        found = {
+            "rl2": run.run(tiny_run("rl2"), folder / "rl2"),
+            "scratch": run.run(tiny_run("scratch"), folder / "scratch"),
+        }
+        save = run.checkpoint.save
+
+        def dies(manager, step, state, meta):
+            if step == 4:
+                raise MemoryError  # before anything is written
+            save(manager, step, state, meta)
+
+        patch.setattr(run.checkpoint, "save", dies)
+        with pytest.raises(MemoryError):
+            run.run(tiny_run("rl2"), folder / "killed")
+        assert not (folder / "killed" / run.SCORES).exists()
+        patch.setattr(run.checkpoint, "save", save)
+        found["killed"] = run.run(tiny_run("rl2"), folder / "killed")
+    return folder, found
+
+
+def test_a_killed_run_ends_as_the_whole_one(finished):
+    folder, found = finished
+    assert found["rl2"] == found["killed"]
+    rows = [metrics.read_jsonl(folder / name / "metrics.jsonl") for name in ("rl2", "killed")]
+    plain = [[{k: v for k, v in r.items() if k[:5] != "time/"} for r in part] for part in rows]
+    assert plain[0] == plain[1] and [row["step"] for row in plain[0]] == [2, 4]
+    before = sorted(folder.rglob("*"))
+    assert run.run(tiny_run("rl2"), folder / "rl2") == found["rl2"]  # there is nothing to do
+    assert sorted(folder.rglob("*")) == before
+    other = tiny_run("rl2")._replace(seed=6)
+    with pytest.raises(ValueError, match="seed=5, this one has 6"):
+        run.run(other, folder / "rl2")
+
+
+def test_what_is_found_becomes_a_table_and_a_figure(finished, tmp_path):
+    _, found = finished
+    assert np.shape(found["scratch"]["test"]["curve"]) == (3, 2)
+    lines = [report.lines_of(tiny_run(name), found[name], 6) for name in ("rl2", "scratch")]
+    assert [line["training_episodes"] for line in lines] == [24, 0]
+    score = found["rl2"]["test"]
+    regret = 2 * (np.array(score["best"]) - score["online"])
+    np.testing.assert_allclose(lines[0]["test_regret"], regret, atol=1e-3)
+    lines += report.references(tiny_run("rl2"))
+    assert [line["method"] for line in lines] == ["rl2", "scratch", "gittins", "thompson"]
+    gittins, thompson = (line["test_regret"][0] for line in lines[2:])
+    assert 0 < gittins < thompson < 2
+    report.write(lines, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert [json.loads(x) for x in (tmp_path / "x.jsonl").read_text().splitlines()] == lines
+    table = report.table(lines)
+    assert [row.split()[0] for row in table] == [
+        *("train", "rl2", "scratch", "best"),
+        *("test", "rl2", "scratch", "gittins", "thompson", "best"),
+    ]
