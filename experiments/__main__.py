@@ -28,6 +28,7 @@ BINARIES = {
     "dqn": "rl",
     "episodic": "rl",
     "episodic.compare": "rl",
+    "continual": "jaxenvs",
     "distill": "jaxenvs",
     "distill.actor_mimic": "jaxenvs",
     "benchmark": "rl",

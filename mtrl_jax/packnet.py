@@ -37,7 +37,11 @@ def init(params: ArrayTree) -> ArrayTree:
 
 
 def claim(
-    params: ArrayTree, owner: ArrayTree, task: int, keep: float, prunable: Any = None
+    params: ArrayTree,
+    owner: ArrayTree,
+    task: int | Array,
+    keep: float | Array,
+    prunable: Any = None,
 ) -> tuple[ArrayTree, ArrayTree]:
     """Gives a task the largest of the free weights of each leaf, and clears the rest.
 
@@ -76,7 +80,7 @@ def claim(
     return params, owner
 
 
-def view(params: ArrayTree, owner: ArrayTree, task: int) -> ArrayTree:
+def view(params: ArrayTree, owner: ArrayTree, task: int | Array) -> ArrayTree:
     """The network of one task: weights of it and of tasks before it, 0 elsewhere.
 
     Carries gradient to `params`.
@@ -90,7 +94,7 @@ def view(params: ArrayTree, owner: ArrayTree, task: int) -> ArrayTree:
     )
 
 
-def trainable(owner: ArrayTree, task: int, pruned: bool) -> ArrayTree:
+def trainable(owner: ArrayTree, task: int | Array, pruned: bool) -> ArrayTree:
     """Bools of the shapes of `owner`: what may move while a task is learnt.
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 from mtrl_jax import (
     checkpoint,
     engines,
+    evaluations,
     learner,
     metrics,
     processes,
@@ -146,10 +147,16 @@ def learn(
     settings: dict[str, Any],
     folder: pathlib.Path,
     begin_from: Callable[[Any], Any] | None = None,
+    evaluation: evaluations.Evaluation | None = None,
 ) -> train.Result:
-    """Trains what is left of a run; an interrupt ends the process, after saving."""
+    """Trains what is left of a run; an interrupt ends the process, after saving. The last two are
+    those of `train.Options`."""
     with contextlib.closing(Progress(title, suite.spec.task_names)) as progress:
-        result = train.run(run, suite, agent, folder, settings, progress, begin_from=begin_from)
+        result = train.run(
+            *(run, suite, agent, folder, settings, progress),
+            begin_from=begin_from,
+            evaluation=evaluation,
+        )
     if not result.finished:
         binary.stop(result.step, folder)
     return result

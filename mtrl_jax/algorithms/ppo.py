@@ -185,7 +185,10 @@ def make_parts(
     config: Config,
     num_updates: int,
     collectives: learner.Collectives = learner.ALONE,
+    at_once: int = 0,
 ) -> _Parts:
+    """Networks and optimisers of the numbers in `config`. An update is of `at_once` of the tasks
+    (0: of all), whose numbers whoever calls it puts into `numbers.tasks`."""
     nets = actor_critic.make(
         spec,
         config.network,
@@ -209,7 +212,8 @@ def make_parts(
     # Each network has its own norm to clip, as it has its own surgery.
     each = optax.partition({n: step() for n in ("actor", "critic")}, lambda p: {n: n for n in p})
     operate: Any = surgery.METHODS[config.surgery]
-    shared = optax.chain(operate(num_tasks=spec.num_tasks, scope="module", diagnostics=True), each)
+    count = at_once or spec.num_tasks
+    shared = optax.chain(operate(num_tasks=count, scope="module", diagnostics=True), each)
     numbers = ppo_samples.Numbers(
         nets, config.discount, config.lambda_, config.return_memory, collectives
     )
@@ -243,7 +247,7 @@ def act(
     parts: _Parts, policy: Policy, observation: Array, keys: Key, *, greedy: bool = False
 ) -> tuple[Array, Array]:
     """Actions `[K, E, ...]`, drawn or (greedy) likeliest, and their log-probabilities `[K, E]`."""
-    nets, numbers = parts.nets, jnp.arange(parts.spec.num_tasks)
+    nets, numbers = parts.nets, parts.numbers.task_numbers()
 
     def one_task(task, moments, observation, keys, k):
         x = actor_critic.inputs(nets, moments, observation)
@@ -281,7 +285,7 @@ def loss(
 
 def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
     """All epochs on a rollout, as one scan; metrics `[K]` are means over the steps made."""
-    config, tasks = parts.config, jnp.arange(parts.spec.num_tasks)
+    config, tasks = parts.config, parts.numbers.task_numbers()
     weights = curriculum.weights(parts.weights, state.curriculum)
     moved = observe(parts, state.observations, rollout)
     fresh = state.observations.batches == 0
@@ -327,7 +331,8 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     metrics |= jax.tree.map(lambda x: x / steps, total) | {"policy/steps": steps}
     if parts.spec.action_size:
         std = actor_critic.own_std(params.task["actor"]["std"])
-        metrics["policy/std"] = std.mean(-1, where=parts.spec.coordinate_mask)
+        real = parts.numbers.of_tasks(parts.spec.coordinate_mask)
+        metrics["policy/std"] = std.mean(-1, where=real)
     metrics |= curriculum.logged(parts.weights, state.curriculum)
     return state._replace(
         params=params,
@@ -352,5 +357,5 @@ def observe(
         jnp.moveaxis(rows.valid[1:], 1, 0),
         config.statistics == "shared",
         parts.numbers.collectives.sum,
-        parts.spec.observation_mask,
+        parts.numbers.of_tasks(parts.spec.observation_mask),
     )

@@ -31,6 +31,7 @@ class Numbers(NamedTuple):
       lambda_: of the advantages.
       return_memory: least weight of a rollout in the moments of value targets.
       collectives: of the devices that share the environments.
+      tasks: int32 `[K]`, which of the networks' tasks a rollout is of; None: all, in their order.
     """
 
     nets: actor_critic.ActorCritic
@@ -38,6 +39,15 @@ class Numbers(NamedTuple):
     lambda_: float
     return_memory: float
     collectives: learner.Collectives
+    tasks: Any = None
+
+    def task_numbers(self) -> Array:
+        """int32 `[K]`."""
+        return jnp.arange(self.nets.spec.num_tasks) if self.tasks is None else self.tasks
+
+    def of_tasks(self, mask: Any) -> Any:
+        """The rows `[K, ...]` of a mask of all tasks, or None of None."""
+        return mask if self.tasks is None or mask is None else jnp.asarray(mask)[self.tasks]
 
 
 class Samples(NamedTuple):
@@ -100,7 +110,7 @@ def prepare(
         return v.reshape(t + 1, e), distributions.log_prob(head, flat(action)).reshape(t, e)
 
     v, proximal = jax.vmap(look)(
-        params.task, observations, rows.observation, action, jnp.arange(nets.spec.num_tasks)
+        params.task, observations, rows.observation, action, numbers.task_numbers()
     )
     v = jax.vmap(normalisers.restore)(v, seen)
     valid = rows.valid[:, 1:]

@@ -29,7 +29,7 @@ LAYERS = (
         "curriculum",
     },
     {"losses", "rollout", "plots", "replay", "episodic", "freeze", "packnet"},
-    {"dispatch"},
+    {"continual", "dispatch"},
     {"algorithms", "engines", "evaluate", "export", "record", "begin"},
     {"evaluations", "pace", "sweep"},
     {"train"},

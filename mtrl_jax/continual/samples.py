@@ -1,0 +1,133 @@
+"""Reservoir and A-GEM: observations that are kept, and what the policy said of them.
+
+Continual World keeps transitions and trains on them as if they were new. An on-policy learner
+cannot: what is kept here are observations with the policy's distribution at that time, and what is
+learnt from them is to say the same again, as in CLEAR (Rolnick et al. 2019, *Experience Replay for
+Continual Learning*, arXiv 1811.11682), whose cloning of values is left out: critics are free.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtrl_jax import distributions, surgery
+from mtrl_jax.continual.method import Method, Situation
+from mtrl_jax.types import Array, ArrayTree, Key
+
+__all__ = ["Kept", "a_gem", "keep", "reservoir"]
+
+
+class Kept(NamedTuple):
+    """A uniform sample of all that was offered, C of them at most.
+
+    Attributes:
+      priority: float32 `[C]`, drawn from [0, 1) for each; -1 where there is nothing yet.
+      task: int32 `[C]`, whose it is.
+      observation: `[C, ...]`.
+      said: distributions `[C, ...]`, the policy's.
+    """
+
+    priority: Array
+    task: Array
+    observation: Array
+    said: Any
+
+
+def keep(kept: Kept, offered: Kept) -> Kept:
+    """The C highest priorities of both, which with random ones is a uniform sample of all that was
+    ever offered: Vitter's reservoir (1985, *Random sampling with a reservoir*, ACM TOMS 11) for
+    many at once.
+
+    Args:
+      kept: C so far.
+      offered: any number more.
+    """
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, offered)
+    _, index = jax.lax.top_k(both.priority, kept.priority.shape[0])
+    return jax.tree.map(lambda x: x[index], both)
+
+
+def reservoir(strength: float, capacity: int, batch_size: int) -> Method:
+    """The gradient of the new task and of saying what was said, on what was kept.
+
+        g + strength d/dtheta mean_x KL(said(x) || pi_theta(x))
+
+    Where the agent is told, of tasks before alone, whose heads stay; else of all that is kept.
+
+    Args:
+      strength: of the second.
+      capacity: C, observations kept of all tasks together.
+      batch_size: of them drawn at each step of the optimiser.
+    """
+
+    def correct(
+        kept: Kept, gradient: ArrayTree, actor: ArrayTree, situation: Situation, key: Key
+    ) -> ArrayTree:
+        old = _reference(kept, actor, situation, key, batch_size)
+        return jax.tree.map(lambda g, o: g + strength * o, gradient, old)
+
+    return _keeping(capacity, correct)
+
+
+def a_gem(capacity: int, batch_size: int) -> Method:
+    """The gradient of the new task without what would undo what was said; see `surgery.a_gem`.
+
+    Chaudhry et al. 2019, arXiv 1812.00420. The reference is the gradient of the divergence of
+    `reservoir`, which is 0 while the policy says the same.
+
+    Args:
+      capacity, batch_size: as of `reservoir`.
+    """
+
+    def correct(
+        kept: Kept, gradient: ArrayTree, actor: ArrayTree, situation: Situation, key: Key
+    ) -> ArrayTree:
+        return surgery.a_gem(gradient, _reference(kept, actor, situation, key, batch_size))
+
+    return _keeping(capacity, correct)
+
+
+def _keeping(capacity: int, correct: Any) -> Method:
+    def init(actor: ArrayTree, situation: Situation) -> Kept:
+        one = _offer(actor, situation)
+        nothing = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), one)
+        return nothing._replace(priority=jnp.full(capacity, -1.0))
+
+    def after(kept: Kept, actor: ArrayTree, situation: Situation) -> tuple[ArrayTree, Kept]:
+        return actor, keep(kept, _offer(actor, situation))
+
+    return Method(init, None, correct, None, after)
+
+
+def _offer(actor: ArrayTree, situation: Situation) -> Kept:
+    """What was seen in the newest rollout."""
+    m, k = situation.seen.shape[0], situation.task
+    own = jax.tree.map(lambda x: x[k], situation.own)
+    said = situation.policy(actor, own, situation.seen, k)
+    priority = jax.random.uniform(jax.random.fold_in(situation.key, 2), (m,))
+    return Kept(priority, jnp.full(m, k), situation.seen, said)
+
+
+def _reference(
+    kept: Kept, actor: ArrayTree, situation: Situation, key: Key, batch_size: int
+) -> ArrayTree:
+    """Gradient of the mean divergence on a batch of what counts; 0 where nothing does."""
+    counts = kept.priority >= 0
+    if situation.told:
+        counts &= kept.task != situation.task
+    # Uniform over what counts: where nothing does all are drawn, and weigh 0.
+    logits = jnp.where(counts | ~counts.any(), 0.0, -jnp.inf)
+    index = jax.random.categorical(key, logits, shape=(batch_size,))
+    batch = jax.tree.map(lambda x: x[index], kept)
+    weight = counts.any().astype(jnp.float32)
+
+    def divergence(actor: ArrayTree) -> Array:
+        def one(k: Array, observation: Array, said: distributions.Distribution) -> Array:
+            own = jax.tree.map(lambda x: x[k], situation.own)
+            now = situation.policy(actor, own, observation[None], k)
+            return distributions.kl(said, jax.tree.map(lambda x: x[0], now))
+
+        return weight * jax.vmap(one)(batch.task, batch.observation, batch.said).mean()
+
+    return jax.grad(divergence)(actor)
