@@ -4,10 +4,10 @@ One policy and one value network for N tasks, of which an update is about one: `
 number that is data, so that one program trains every task of a sequence. What belongs to the other
 tasks alone does not move. Between two tasks stands `next_task`.
 
-    told          networks know the task's number (their own output layer, say), and where it
-                  changes: optimisers begin anew there, methods remember there
-    not told      one stream, whose spec has one task: everything goes on, and methods remember by
-                  the clock, every `remember_every` updates
+  * Told, networks know the task's number (by an output layer for each, say), and where it changes:
+    optimisers begin anew there, methods remember there.
+  * Not told, there is one stream, whose spec has one task: everything goes on, and methods remember
+    by the clock, every `remember_every` updates.
 
 Choices:
   1. Methods act on the policy. The value network is free, as in Continual World (Wolczyk et al.

@@ -15,13 +15,13 @@ class Progressive(nn.Module):
 
     Rusu et al. 2016, *Progressive Neural Networks*, arXiv 1606.04671. Layer i of column k:
 
-        h_i^k = act( W_i^k h_{i-1}^k + U_i^k act( V_i^k ( alpha_i^k . [h_{i-1}^j]_{j<k} ) ) )
+        h_i^k = act(W_i^k h_{i-1}^k + U_i^k act(V_i^k z_i^k))
 
-    with learnt scalars alpha for each column before, small at first; the first layer has no
-    adapter, the output layer has one. V projects to the width of one column. All columns are
-    parameters `[K, ...]` of the collection `params` and are computed up to task K - 1; what column
-    k says depends on the columns up to k alone. Whoever trains task k moves row k only
-    (`continual.progressive`).
+    where z_i^k holds alpha_i^{kj} h_{i-1}^j of all columns j < k, one behind the other, with learnt
+    scalars alpha, small at first. The first layer has no adapter, the output layer has one. V
+    projects to the width of one column. All columns are parameters `[K, ...]` of the collection
+    `params` and all are computed; what column k says depends on the columns up to k alone. Whoever
+    trains task k moves row k only (`continual.progressive`).
 
     Attributes as in `networks.onehot.OneHot`.
 
