@@ -25,10 +25,10 @@ USED = (
     *("num_devices", "log_every", "eval_every", "checkpoint_every", "keep", "writers"),
     *("eval_episodes", "early_episodes", "config_overrides"),
 )
-STEPS, EVALUATIONS, ENVS, EPISODES = 30_000, 4, 8, 16  # of a task
+STEPS, EVALUATIONS, ENVS, EPISODES = 40_000, 4, 8, 16  # of a task
 _SEQUENCE = flags.DEFINE_string(
     "sequence",
-    "small_games:catch,cross,rain,pong",
+    "small_games:cross,catch,rain,pong",
     "Tasks in the order in which they are met, as a suite; see --list_suites of other binaries.",
 )
 _METHOD = flags.DEFINE_list("method", list(plan.METHODS), "Rows of the table.")
