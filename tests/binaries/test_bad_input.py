@@ -142,18 +142,15 @@ CASES = [
     ("beta_vae", ("--images=none.npz",), "--images: none.npz cannot be read as .npz: "),
     ("beta_vae", ("--images=x.npz", "--suite=rooms"), "--images and --suite exclude each other"),
     ("beta_vae", ("--beta=nan",), "beta must not be negative; got nan"),
-<<<<<<< HEAD
     ("few_shot", ("--method=pearl",), "--method must be some of maml, rl2, finetune, scratch"),
     ("few_shot", ("--curve=5,1",), "curve must hold rising numbers of episodes from 0 on"),
     ("few_shot", ("--config_overrides=maml.rate=-1",), "rate must not be negative; got -1.0"),
     ("few_shot", ("--method=rl2", "--first_order"), "--first_order is of maml"),
-=======
     ("continual", ("--method=ewc,x",), "--method must be some of finetune, l2, ewc,"),
     ("continual", ("--sequence=small_games:catch",), "--sequence must have at least two tasks"),
     ("continual", ("--told=false", "--method=packnet"), "method packnet must be told where"),
     ("continual", ("--method_overrides=ewc=nan",), "ewc must not be negative; got nan"),
     ("continual", ("--suite=small_games",), "--suite means nothing here"),
->>>>>>> 17119fb (Agents that meet one task after another: PPO with eleven methods around it, and a command with Continual World's numbers)
     ("benchmark.report", ("--results=x", "--out=x.png"), "--out must end in .html; got x.png"),
     ("evaluate", ("--workdir=.", "--seed=99999999999"), "--seed must be at most 2147483647"),
 ]
