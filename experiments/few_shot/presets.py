@@ -42,30 +42,32 @@ class Plan(NamedTuple):
     config: maml.Config | rl2.Config
 
 
-# Rates of the inner step. Where nothing was meta-trained for it, it is that of the best curve.
-_RATES = {
-    "bandits": {"maml": 1.0, "finetune": 1.0, "scratch": 1.0},
-    "mdps": {"maml": 1.0, "finetune": 1.0, "scratch": 1.0},
-    "navigation": {"maml": 0.5, "finetune": 0.5, "scratch": 0.5},
+# Of MAML; `finetune` and `scratch` take their steps of as many episodes, at a rate of their own.
+_MAML: dict[str, dict[str, Any]] = {
+    "bandits": {"rate": 0.5, "baseline": "critic"},
+    "mdps": {"rate": 1.0, "dice_lambda": 0.0},
+    "navigation": {
+        "rate": 1.2,
+        "dice_lambda": 0.0,
+        "learning_rate": 2e-3,
+        "meta_batch": 20,
+        "outer_episodes": 10,
+    },
 }
-_UPDATES = {
-    "bandits": {"maml": 1000, "rl2": 1000, "finetune": 1000},
-    "mdps": {"maml": 1000, "rl2": 1000, "finetune": 1000},
-    "navigation": {"maml": 1000, "rl2": 1000, "finetune": 1000},
-}
+_RATES = {"bandits": 0.3, "mdps": 0.3, "navigation": 0.6}
+_RL2: dict[str, Any] = {"learning_rate": 3e-3}
+_UPDATES = {"maml": 300, "rl2": 600, "finetune": 300, "scratch": 0}
 
 
 def plan(method: str, tasks: str) -> Plan:
     """The preset of a method on a family."""
-    updates = _UPDATES[tasks].get(method, 0)
     if method == "rl2":
-        return Plan(updates, rl2.Config())
-    config = maml.Config(rate=_RATES[tasks][method])
-    if method == "finetune":
-        config = dataclasses.replace(config, inner_steps=0)
-    if method == "scratch":  # there is no critic to speak of
-        config = dataclasses.replace(config, inner_steps=0, baseline="episodes")
-    return Plan(updates, config)
+        return Plan(_UPDATES[method], rl2.Config(**_RL2))
+    config = maml.Config(**_MAML[tasks])
+    if method != "maml":  # its critic, if any, knows nothing of a policy that adapts
+        numbers: dict[str, Any] = {"inner_steps": 0, "baseline": "episodes", "rate": _RATES[tasks]}
+        config = dataclasses.replace(config, **numbers)
+    return Plan(_UPDATES[method], config)
 
 
 @functools.cache  # one program for what is asked for twice

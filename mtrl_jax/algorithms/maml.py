@@ -9,9 +9,10 @@ The inner loss is `losses.dice.loaded_dice`, so that its second derivative is th
 and the outer gradient goes through the step; not through the drawing of D_i (as the paper, where
 E-MAML would). In the second and later epochs of an update D_i is that of the update's start.
 
-Advantages of the inner loss are returns minus a critic that learns what theta earns before it
-adapts, or minus the mean of the other episodes; those of the outer one are returns minus the mean
-of the task's other episodes at that time, scaled by task. Nothing is normalised across tasks.
+Advantages of the inner loss are returns minus the mean of the block's other episodes at that time;
+of a single episode, minus a critic that learns what theta earns before it adapts (`baseline`: one
+of the two, or "either"). Those of the outer loss are minus the other episodes' too, and scaled by
+task. Nothing is normalised across tasks.
 
 With `inner_steps=0` it is PPO on all tasks at once, whose policy may be fine-tuned: `evaluate`
 adapts as ever.
@@ -53,7 +54,7 @@ class Config:
     inner_steps: CountOr0 = 1
     rate: NotNegative = 0.5
     first_order: bool = False
-    baseline: Annotated[str, OneOf(("critic", "episodes"))] = "critic"
+    baseline: Annotated[str, OneOf(("critic", "episodes", "either"))] = "either"
     discount: Unit = 0.99
     dice_lambda: Unit = 1.0
     epochs: Count = 4
@@ -194,7 +195,8 @@ def collect(parts: Parts, policy: ArrayTree, task: ArrayTree, keys: Key) -> Epis
 def _inner_loss(parts: Parts, critic: ArrayTree, policy: ArrayTree, episodes: Episodes) -> Array:
     """Mean over episodes and time; the gradient's is the policy gradient."""
     to_go = _returns_to_go(parts, episodes)
-    if parts.config.baseline == "critic":
+    alone = to_go.shape[0] == 1 and parts.config.baseline == "either"
+    if parts.config.baseline == "critic" or alone:
         advantage = to_go - _values(parts, critic, episodes.observation)
     else:
         advantage = _minus_others(to_go)
@@ -206,13 +208,15 @@ def _inner_loss(parts: Parts, critic: ArrayTree, policy: ArrayTree, episodes: Ep
 
 def adapt_to(parts: Parts, params: Params, blocks: Episodes) -> ArrayTree:
     """The policy's parameters after an inner step on each block, leaves `[N, E, T, ...]`; carries
-    gradient to the policy's through all of them."""
+    gradient to the policy's through all of them. Blocks of fewer episodes than were trained with
+    take a step as much shorter."""
 
     def loss(policy: ArrayTree, block: Episodes) -> Array:
         return _inner_loss(parts, params.critic, policy, block)
 
     config = parts.config
-    return maml.adapt(loss, params.policy, blocks, config.rate, first_order=config.first_order)
+    rate = config.rate * (blocks.reward.shape[1] / config.episodes)
+    return maml.adapt(loss, params.policy, blocks, rate, first_order=config.first_order)
 
 
 def meta_loss(

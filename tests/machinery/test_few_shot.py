@@ -133,6 +133,21 @@ def test_the_order_of_tasks_means_nothing_to_maml():
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
+def test_fewer_episodes_than_a_step_has_take_a_shorter_one():
+    def moved(episodes):
+        parts = maml.make(bandits(3), dataclasses.replace(MAML, episodes=episodes), CURVE)
+        params = maml.init(parts, jax.random.key(0)).params
+        keys = jax.random.split(jax.random.key(1), 1)
+        block = maml.collect(parts, params.policy, jnp.ones(3), keys)
+        block = jax.tree.map(lambda x: x[None], block)
+        return jax.tree.map(jnp.subtract, maml.adapt_to(parts, params, block), params.policy)
+
+    one, half = (jax.tree.leaves(jax.jit(moved, static_argnums=0)(n)) for n in (1, 2))
+    for x, y in zip(one, half, strict=True):
+        np.testing.assert_allclose(x, 2 * y, atol=1e-6)
+    assert max(np.abs(x).max() for x in one) > 1e-3
+
+
 def test_evaluation_adapts_by_whole_steps_and_what_is_left():
     """With a rate of 0 all points are one policy. With a large one whoever has met the arm that
     pays pulls it: 4/9 in two pulls, a third of the others in one more."""
