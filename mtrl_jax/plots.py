@@ -69,6 +69,11 @@ NAMES = {
     "gradnorm": "GradNorm",
     "mfec": "MFEC",
     "nec": "NEC",
+    "maml": "MAML",
+    "rl2": "RL²",
+    "finetune": "fine-tuning",
+    "gittins": "Gittins index",
+    "thompson": "Thompson sampling",
 }
 _QUANTITIES = {
     "return": "return of an episode",

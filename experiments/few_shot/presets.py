@@ -1,6 +1,7 @@
 """Families of tasks, methods, and the numbers of each method on each family.
 
-Chosen on seeds 100 and 101, by scores on training tasks; `docs/few_shot.md` says what was tried.
+Those of bandits and navigation were chosen on seed 100 and tasks drawn apart from the test tasks
+(`docs/few_shot.md`); those of MDPs, and of RL^2 in navigation, are untried.
 """
 
 import dataclasses

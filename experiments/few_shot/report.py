@@ -110,7 +110,8 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
         panel.set_xlabel("episodes of adaptation", fontsize=8)
         panel.grid(alpha=0.25)
     axes[0, 0].set_ylabel("return of an episode", fontsize=8)
-    axes.flat[-1].legend(fontsize=8, frameon=False)
+    beside = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    axes.flat[-1].legend(fontsize=8, frameon=False, **beside)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
