@@ -57,9 +57,9 @@ class Config:
     method: Annotated[str, OneOf(METHODS)] = "finetune"
     told: bool = True
     l2: NotNegative = 0.1  # strength of the penalty of each
-    ewc: NotNegative = 10.0
-    online_ewc: NotNegative = 10.0
-    mas: NotNegative = 1.0
+    ewc: NotNegative = 1_000.0
+    online_ewc: NotNegative = 1_000.0
+    mas: NotNegative = 10.0
     decay: Unit = 0.9  # of online EWC
     observations: Count = 256  # of a rollout, that methods look at
     remember_every: Count = 20  # updates, where the agent is not told
