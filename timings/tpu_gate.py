@@ -6,12 +6,12 @@
 
 Every functional suite with every algorithm (a whole dispatch on one v5e, of three suites also on
 four and on a v6e; an evaluation, which is of one device), the columns of Distral's other
-algorithms, tabular soft Q-learning, the updates of agents on host suites, a step of every method of
-surgery, and the losses in bfloat16. It fails on what does not compile, on more than 16 GB of
-memory, and where temporaries or bytes have grown by more than a tenth of what
-`results/tpu_gate.jsonl` says. A loop's body is counted once in the bytes. Nothing is run, and no
-TPU is looked for; it needs the extra tpu-compile, of the versions that the table names (another
-compiler makes other programs).
+algorithms, episodic control on two games, tabular soft Q-learning, the updates of agents on host
+suites, a step of every method of surgery, and the losses in bfloat16. It fails on what does not
+compile, on more than 16 GB of memory, and where temporaries or bytes have grown by more than a
+tenth of what `results/tpu_gate.jsonl` says. A loop's body is counted once in the bytes. Nothing is
+run, and no TPU is looked for; it needs the extra tpu-compile, of the versions that the table names
+(another compiler makes other programs).
 """
 
 import argparse
@@ -55,6 +55,8 @@ def cells() -> dict[str, Callable[[], Any]]:
             found[f"{kind}: mt10, {name}, learn"] = partial(_learn, chip, count, name)
     for name in tpu_programs.DISTRAL:
         found[f"v5e: maze8, distral {name}, train"] = partial(_train, "v5e", 1, "maze8", name)
+    for name in tpu_programs.EPISODIC:
+        found[f"v5e: two games, {name}, train"] = partial(_tables, name)
     found["v5e: two_rooms, soft_q, train"] = _tabular
     for method in surgery.METHODS:
         found[f"v5e: surgery, {method}"] = partial(_surgery, method)
@@ -67,6 +69,12 @@ def _train(chip: str, count: int, suite: str, name: str) -> Any:
     from timings.tpu_programs import AGENTS, DISTRAL, SUITES, training
 
     return training(SUITES[suite](), (AGENTS | DISTRAL)[name], devices(chip, count))
+
+
+def _tables(name: str) -> Any:
+    from timings.tpu_programs import EPISODIC, TWO_GAMES, training
+
+    return training(TWO_GAMES(), EPISODIC[name], devices("v5e", 1))
 
 
 def _evaluate(chip: str, suite: str, name: str) -> Any:

@@ -11,6 +11,7 @@ Nothing is run: states and rollouts are shapes.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +20,9 @@ import numpy as np
 
 from experiments.distral import tabular_run
 from experiments.dqn.presets import ON_SMALL_GAMES
+from experiments.episodic.presets import preset_of
 from mtrl_jax import engines, evaluate, learner, rollout
-from mtrl_jax.algorithms import distill, distral, dqn, ppo, q_network, sac, teacher
+from mtrl_jax.algorithms import distill, distral, dqn, mfec, nec, ppo, q_network, sac, teacher
 from mtrl_jax.benchmark import regime
 from mtrl_jax.dispatch import program_of, split_tasks
 from mtrl_jax.envs import suites, two_rooms
@@ -29,9 +31,11 @@ from mtrl_jax.types import Agent, EnvSpec, FunctionalSuite, Rollout, Timestep
 __all__ = [
     "AGENTS",
     "DISTRAL",
+    "EPISODIC",
     "HOST",
     "MT10",
     "SUITES",
+    "TWO_GAMES",
     "evaluation",
     "learning",
     "lowered",
@@ -93,6 +97,16 @@ DISTRAL = {
         "kl_ent_1col": {"algorithm": "kl_ent_1col"},
         "kl_ent_2col, lstm": {"core": "lstm", "core_size": 64},
     }.items()
+}
+# Agents whose memory are tables, with what `experiments.episodic` begins with on the small games;
+# two of them, since every task has tables of its own.
+TWO_GAMES = partial(suites.make, "small_games:catch,snake")
+_TABLES = preset_of("small_games")
+EPISODIC = {
+    "mfec": Maker(
+        lambda spec, c: mfec.agent(spec, mfec.Config(**_TABLES["mfec"]), collectives=c), 8
+    ),
+    "nec": Maker(lambda spec, c: nec.agent(spec, nec.Config(**_TABLES["nec"]), collectives=c), 8),
 }
 # Continuous actions: what Meta-World's MT10 shows, whose environments step on the host.
 MT10 = EnvSpec(
