@@ -45,6 +45,7 @@ def run(folder: pathlib.Path, *flags: str) -> tuple[int, str, str]:
     return commands.finish(process)
 
 
+@pytest.mark.slow
 def test_the_documented_agent_goes_through_the_whole_matrix(tmp_path, monkeypatch):
     code = example()
     assert len(code.splitlines()) < 60

@@ -104,6 +104,7 @@ def test_nothing_moves_the_judge():
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(of_judge))
 
 
+@pytest.mark.slow
 def test_a_random_policy_meets_every_task_alike(monkeypatch):
     monkeypatch.setattr(frames, "ENVS", 8)
     monkeypatch.setattr(frames, "STEPS", 5)

@@ -80,6 +80,7 @@ def test_a_finished_comparison_only_draws(compared):
     assert [path.stat().st_mtime_ns for path in checkpoints] == written != []
 
 
+@pytest.mark.slow
 def test_a_point_of_the_grid_is_a_training_run(compared, tmp_path):
     """Learning rate and costs reach the run: it equals the comparison's, seed for seed."""
     folder, _, _ = compared

@@ -85,6 +85,7 @@ def test_algorithms_are_compared_after_equal_steps(tmp_path):
     assert "Mean return over 1 games, 2 seeds" in out and (tmp_path / "comparison.png").exists()
 
 
+@pytest.mark.slow
 def test_keys_are_what_a_beta_vae_has_learnt_to_see(tmp_path):
     """As a run leaves it, but that it has learnt nothing."""
     seen = run_vae.Config(suite="rooms:split=vision", num_latents=3, steps=1)

@@ -153,6 +153,7 @@ def test_scores_stand_where_nothing_can_be_drawn(functional_run):
     assert line.startswith("warning: no gifs: ") and "OpenGL" in line and "libegl1" in line
 
 
+@pytest.mark.slow
 def test_evaluate_a_host_run(host_run):
     done = _run("evaluate", f"--workdir={host_run}", "--episodes=2")
     assert done.returncode == 0, done.stderr

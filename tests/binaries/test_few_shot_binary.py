@@ -59,6 +59,7 @@ def finished(tmp_path_factory):
     return folder, found
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_whole_one(finished):
     folder, found = finished
     assert found["rl2"] == found["killed"]

@@ -21,6 +21,7 @@ TINY = Config(
 )
 
 
+@pytest.mark.slow
 def test_curves_go_on_where_the_small_network_stopped(tmp_path):
     table = run.run(TINY, tmp_path)
     rows = metrics.read_jsonl(tmp_path / "metrics.jsonl")

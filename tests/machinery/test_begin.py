@@ -246,6 +246,7 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_another_says_so_and_goes_on_without_it(source, tmp_path, capsys):
     gone = tmp_path / "gone"
     shutil.copytree(source, gone)

@@ -177,6 +177,7 @@ def _zombie(pid):
         return True
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_from_its_checkpoint_and_ends_as_one_that_was_not(
     tmp_path, monkeypatch
 ):

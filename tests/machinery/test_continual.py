@@ -60,7 +60,8 @@ def said(parts, state):
     return jax.jit(lambda p: agent.act(p, (), row, keys)[1])(agent.policy_params(state))
 
 
-@pytest.mark.parametrize("method", ["packnet", pytest.param("progressive", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["packnet", "progressive"])
 def test_what_a_task_owns_stays_to_the_bit_while_another_is_learnt(method, tmp_path):
     (first, second), _, found = trained(tmp_path, method)
     parts = plan.parts(found, method)

@@ -49,6 +49,7 @@ def watched(spec, config):
     return agent._replace(update=update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "overlap"), [(False, False), (True, False), (True, True)], ids=str
 )

@@ -151,6 +151,7 @@ def test_learner_state_is_donated(path):
     assert all(seen["deleted"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RUNS)
 def test_many_updates_on_eight_devices_end(path):
     # Guards a loop that does not wait: jax 0.10 ends the process at some fifty updates in flight.

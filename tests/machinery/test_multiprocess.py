@@ -132,7 +132,8 @@ def test_two_processes_on_a_host_suite(tmp_path):
 
 
 # Of the other one's death the first hears only when a heartbeat has been missed.
-@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
 def test_where_one_process_dies_the_other_ends_with_a_sentence(tmp_path, dies):
     def long(folder):
         return (*command(folder), "--total_env_steps=1_000_000_000")

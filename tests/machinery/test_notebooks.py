@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from notebooks.execute import FOLDER, execute
+from tests.machinery import tiny
 
 SMALL: dict[str, dict[str, Any]] = {
     "pcgrad_in_your_training_loop": {"STEPS": 60, "SEEDS": 2, "RATES": (1e-3,)},
@@ -70,7 +71,7 @@ def test_what_is_stored_is_fit_to_be_seen(name: str) -> None:
     assert (FOLDER / f"{name}.ipynb").stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", tiny.slow_but(["pcgrad_in_your_training_loop"], SMALL))
 def test_it_runs_and_shows_what_is_stored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # they take longer than the run
     path: pathlib.Path = FOLDER / f"{name}.ipynb"

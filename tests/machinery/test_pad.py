@@ -198,6 +198,7 @@ def played(suite, tasks=None, steps=8, order=(0, 1, 2)):
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rows)
 
 
+@pytest.mark.slow
 def test_a_joined_functional_suite_plays_what_its_suites_play():
     check_suite(BOTH)
     with tiny.quick_compiles():

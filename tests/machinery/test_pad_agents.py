@@ -138,7 +138,7 @@ CASES = {
 
 
 # Of discrete actions the mask is older than padding, and tested with the losses.
-NAMES = [n if CASES[n].continuous else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+NAMES = tiny.slow_but(["ppo, continuous"], CASES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -101,6 +101,7 @@ def test_of_discrete_actions_too():
     assert behind.max() < 1e-6 and kl.max() < 5e-13
 
 
+@pytest.mark.slow
 def test_beside_the_update_the_clip_is_around_the_younger_policy():
     """With overlap the policy that acted is one update old, moments included, and the weights say
     so; the clip's ratio begins at 1 all the same."""

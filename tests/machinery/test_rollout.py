@@ -278,6 +278,7 @@ def _totals(rows, begin, end):
     return totals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 def test_likeliest_actions_are_asked_for_or_refused(separate):
     suite = tiny.suite()

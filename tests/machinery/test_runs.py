@@ -148,6 +148,7 @@ def test_devices_are_counted_however_they_were_spelt():
     assert (devices(0), devices(8), devices(1)) == (8, 8, 1)
 
 
+@pytest.mark.slow
 def test_the_number_of_environments_may_change_where_none_is_saved(tmp_path):
     def go(host, num_envs, total=2 * DISPATCH + 40):
         suite = tiny.host_suite() if host else tiny.suite()

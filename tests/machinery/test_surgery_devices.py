@@ -95,6 +95,7 @@ def test_shard_map_data_parallel_equals_one_device():
     same(params, reference()[0], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "scope"), [("pcgrad", "leaf"), ("cagrad", "global")])
 def test_shard_map_with_sharded_parameters(name, scope):
     """`w` is sharded over devices, `b` is held by all: partial Gram matrices are summed, b once."""

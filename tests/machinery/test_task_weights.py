@@ -61,7 +61,7 @@ def parameters(state):
     }
 
 
-@pytest.mark.parametrize("kind", AGENTS)
+@pytest.mark.parametrize("kind", tiny.slow_but(["dqn"], AGENTS))
 def test_a_task_of_no_weight_teaches_nothing_and_what_is_frozen_stays(kind):
     module, spec, more = AGENTS[kind]
     agent = module.agent(spec, module.Config(**SAME, **more))

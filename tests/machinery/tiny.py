@@ -6,13 +6,14 @@ A distinct program costs seconds to compile, so all these tests share one shape.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from mtrl_jax import engines, learner, rollout
 from mtrl_jax.algorithms import distral
@@ -33,6 +34,13 @@ RUN = engines.RunConfig(
     eval_episodes=4,
 )
 
+# Of each kind of method another one is tested at every run.
+_LIKE_OTHERS = {
+    *("gradvac", "mgda", "imtl_g", "fairgrad", "dual_proj", "config", "graddrop", "gradnorm"),
+    *("uncertainty_weighting", "dwa", "gradient_cosine", "imtl_l", "stch", "go4align", "sdmgrad"),
+    *("pivrg", "db_mtl", "excess_mtl", "m_config", "sum"),
+}
+
 
 def suite(tasks: tuple[float, ...] = (0.0, 1.0)) -> FunctionalSuite:
     """Episodes of three actions, of which the last should match a cue or its opposite."""
@@ -51,6 +59,19 @@ def quick_compiles(quick: bool = True) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+def slow_but(quick: Iterable[str], names: Iterable[str]) -> list[Any]:
+    """Names for `parametrize`; all but the `quick` ones are behind the marker slow."""
+    few = set(quick)
+    return [n if n in few else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+def quick_methods(names: Iterable[str]) -> list[Any]:
+    """Methods of surgery for `parametrize`, where each takes a second to compile: one of a kind is
+    quick, and whatever is new."""
+    names = list(names)
+    return slow_but(set(names) - _LIKE_OTHERS, names)
 
 
 def assert_trees_equal(a: Any, b: Any) -> None:

@@ -151,6 +151,7 @@ def check(found: dict[str, np.ndarray], most: float = 0.98) -> None:
     assert wrong == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_interval_of_the_report_covers_as_often_as_it_says(s, monkeypatch):
     check(coverage(clear(), s, 500, monkeypatch))
@@ -210,6 +211,7 @@ def test_six_identical_agents_are_specialists_all():
     assert np.mean(scores) == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["normal", "exponential", "rare"])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("agents", [1, 6])

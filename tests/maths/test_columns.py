@@ -252,6 +252,7 @@ def test_before_the_first_action_there_is_none():
     assert none.shape == (2, 3, A) and none.dtype == jnp.float32 and not none.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [HIDDEN, (7,)])
 @pytest.mark.parametrize(
     ("spec", "core"),

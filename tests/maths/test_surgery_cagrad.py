@@ -173,6 +173,7 @@ def test_the_reference_is_that_of_a_plain_optimiser():
             np.testing.assert_allclose([lower, upper], found.fun, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tried", [0, 2])
 def test_what_is_given_up_early_is_in_the_ball_and_no_worse_than_the_mean(tried, monkeypatch):
     """Whether too few m are tried, or the programme of each is given up."""

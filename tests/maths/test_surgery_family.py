@@ -11,6 +11,7 @@ import pytest
 from surgery_reference import FOUR, conflict, gauss, hard, spread
 
 from mtrl_jax import surgery
+from tests.machinery import tiny
 
 K, SIZE = 4, 6
 LOSSES = jnp.array([0.5, 1.0, 2.0, 3.0])
@@ -260,7 +261,7 @@ def test_nan_in_one_task_is_never_hidden(name):
     assert all(np.isfinite(x).all() for x in update.values())
 
 
-@METHODS
+@pytest.mark.parametrize("name", tiny.quick_methods(TABLE))
 def test_jit_equals_no_jit(name):
     tx, params, step = compiled(name)
     with jax.disable_jit():

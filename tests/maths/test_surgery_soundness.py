@@ -134,6 +134,7 @@ def test_upgrad_and_mgda_by_scipy(k):
     assert (np.linalg.norm(d, axis=1) <= want + 5 * EPS**0.5 * size[:, 0])[whole].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 def test_what_is_given_up_early_is_sound(steps, monkeypatch):
     j, grams = (x[::5] for x in gradients(8))
@@ -167,6 +168,7 @@ def test_bargains_that_are_given_up_early_conflict_with_nobody(steps, monkeypatc
 ITERATIVE = ("cagrad", "dual_proj", "fairgrad", "mgda", "nash_mtl", "pivrg", "upgrad")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_a_cap_on_the_iterations_shows_in_the_diagnostics(name, monkeypatch):
     """And the update is sound: see each method's fallback."""

@@ -17,6 +17,7 @@ def along(name):
     return lambda t: jnp.sum(jnp.sin(tx.update(G + t * DIRECTION, state, G[0])[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean", "sum", "pcgrad", "gradvac", "imtl_g", "config"])
 def test_methods_without_a_loop_can_be_reversed(name):
     f = along(name)
@@ -25,6 +26,7 @@ def test_methods_without_a_loop_can_be_reversed(name):
     np.testing.assert_allclose(jax.grad(f)(0.0), difference, rtol=2e-2, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["upgrad", "mgda"])
 def test_methods_with_one_go_forward_only(name):
     f = along(name)

@@ -104,7 +104,12 @@ def _learnt(suite, config):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "separate"), [("kl_ent_2col", False), ("kl_1col", False), ("kl_ent_2col", True)]
+    ("algorithm", "separate"),
+    [
+        ("kl_ent_2col", False),
+        pytest.param("kl_1col", False, marks=pytest.mark.slow),
+        pytest.param("kl_ent_2col", True, marks=pytest.mark.slow),
+    ],
 )
 def test_learns_the_known_answer(algorithm, separate):
     suite, config = _suite(), _config(algorithm, separate=separate)

@@ -316,6 +316,7 @@ def test_surgery_of_the_shared_gradient_leaves_the_tasks_solvable():
             assert np.where(wanted, one, 1 - one)[k, time[k] == 0].min() > 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("core", "low", "high"), [("lstm", 0.85, 1.0), ("none", -0.4, 0.4)])
 def test_only_a_recurrent_core_remembers_the_cue(core, low, high):
     """The last of four actions is asked for the cue; the best return without memory is 0.

@@ -44,6 +44,7 @@ def runs():
     return jax.device_get(_learn(settings, goals, keys, 6, 1000))
 
 
+@pytest.mark.slow
 def test_distilled_policy_keeps_its_direction_in_the_corridor_i23(runs):
     policy = np.asarray(distral.pseudocount_policy(runs[0].counts[0]))
     for previous in ("left", "right"):

@@ -96,6 +96,7 @@ def test_one_blind_policy_cannot_solve_opposite_tasks(monkeypatch):
     assert score.episode_return.mean() < 0.9  # 0.75 is the best there is
 
 
+@pytest.mark.slow
 def test_discrete_cues_of_opposite_meaning_and_a_time_limit_that_is_not_an_end():
     """Reward 1 for the right action, -1 for the other, in episodes of four that are cut off: the
     best policy's value is 1 / (1 - 0.9) at every row; taking the limit for an end, 1 to 3.4."""

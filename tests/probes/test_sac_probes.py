@@ -74,6 +74,7 @@ class Limits(probe_envs.Probe):
         return state, row._replace(discount=jnp.where(over & (task < 0), 0.0, 1.0)), over
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_not_an_end_and_an_end_is_one():
     """Reward c in episodes of four that are cut off: Q = c / (1 - 0.9) at every row, not what is
     left of four rewards; that it is where they end. A temperature of nearly nothing leaves the
