@@ -6,24 +6,19 @@ checkpoints/, metrics.jsonl     of the beta-VAE
 latents.json, plots/*.png       what its latents are
 """
 
-import contextlib
 import dataclasses
-import json
 import pathlib
-import time
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mtrl_jax import checkpoint, metrics, ranges, train, workdir
+from mtrl_jax import checkpoint, ranges, workdir
 from mtrl_jax.networks.autoencoder import Autoencoder
 from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Seed
-from mtrl_jax.types import ArrayTree
+from mtrl_jax.types import ArrayTree, Metrics
 
-from ..common import binary
-from ..common.progress import Progress
+from ..common import steps
 from . import report
 from .frames import HELD_OUT, Images, image_suite, of_file, of_suite
 from .train import (
@@ -82,8 +77,8 @@ def run(config: Config, folder: pathlib.Path) -> None:
         images = file or _met(config)
         nets, params, frozen, denoising = denoiser_nets(shape), None, None, None
         if config.objective != "pixels":
-            learner, steps = _denoiser(config, shape), config.denoising_steps
-            params = denoising = _learn(learner, folder / DENOISING, steps, config, images)
+            learner, total = _denoiser(config, shape), config.denoising_steps
+            params = denoising = _learn(learner, folder / DENOISING, total, config, images)
             frozen = judge(shape, denoising["encoder"], images.train[:HELD_OUT])
         if config.objective != DENOISING:
             nets = vae_nets(shape, config.num_latents, config.objective)
@@ -136,46 +131,21 @@ def _learn(
     stage = DENOISING if folder.name == DENOISING else config.objective
     key = jax.random.fold_in(jax.random.key(config.seed), OBJECTIVES.index(stage))
     title = "denoising autoencoder" if stage == DENOISING else f"beta-VAE ({stage})"
-    state, rows = learner.init(jax.random.fold_in(key, 0)), folder / "metrics.jsonl"
-    with contextlib.ExitStack() as stack:
-        interrupted = stack.enter_context(train.interrupts())
-        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
-        progress = stack.enter_context(contextlib.closing(Progress(title, ())))
-        found = checkpoint.restore_latest(manager, checkpoint.abstract(state), repair=True)
-        step = 0
-        if found is not None:
-            step, state, _ = found
-        metrics.drop_after(rows, step)
-        progress(step, total, {})
-        while step < total:
-            begun, end = time.perf_counter(), min((step // LOG_EVERY + 1) * LOG_EVERY, total)
-            draws = jax.random.fold_in(key, 1)
-            state, values = learner.steps(
-                state, images.train, frozen, draws, jnp.int32(step), jnp.int32(end)
-            )
-            row = {name: float(x) for name, x in values.items()}
-            _check_finite(row, step, end)
-            row["time/steps_per_second"] = (end - step) / (time.perf_counter() - begun)
-            step = end
-            with rows.open("a") as out:
-                out.write(json.dumps({"step": step, **row}) + "\n")
-            stop = interrupted.is_set()
-            if step % CHECKPOINT_EVERY == 0 or step == total or stop:
-                checkpoint.save(manager, step, state, {})
-            progress(step, total, {})
-            if stop and step < total:
-                manager.wait_until_finished()
-                binary.stop(step, folder)
+    draws = jax.random.fold_in(key, 1)
+
+    def advance(state: Any, begin: int, end: int) -> tuple[Any, Metrics]:
+        return learner.steps(state, images.train, frozen, draws, jnp.int32(begin), jnp.int32(end))
+
+    state: Any = steps.learn(
+        title,
+        folder,
+        learner.init(jax.random.fold_in(key, 0)),
+        total,
+        advance,
+        log_every=LOG_EVERY,
+        checkpoint_every=CHECKPOINT_EVERY,
+    )
     return jax.device_get(state.params)
-
-
-def _check_finite(row: dict[str, float], begin: int, end: int) -> None:
-    wrong = [name for name, value in row.items() if not np.isfinite(value)]
-    if wrong:
-        raise FloatingPointError(
-            f"{wrong[0]} is not finite between steps {begin} and {end}; the last checkpoint is of "
-            "before"
-        )
 
 
 def settings_of(config: Config) -> dict[str, Any]:

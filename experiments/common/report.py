@@ -8,10 +8,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtrl_jax import engines, evaluate, plots
+from mtrl_jax import engines, evaluate, intervals, plots
 from mtrl_jax.types import EnvSpec
 
 from . import binary, progress, runs
+
+
+def mean_text(values: Any, unit: intervals.Unit = "agent", places: int = 2) -> str:
+    """Mean and 95 % interval of scores `[S]`, which the unit says of what."""
+    return text_of(intervals.mean(np.asarray(values), unit=unit), places)
+
+
+def text_of(found: intervals.Interval | None, places: int = 2) -> str:
+    """A value and its interval, where it has one."""
+    if found is None:
+        return "none"
+    value, low, high = (float(x) for x in found)
+    ends = "" if np.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
+    return f"{value:.{places}f}{ends}"
 
 
 def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:

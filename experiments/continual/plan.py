@@ -128,8 +128,8 @@ def make(
     plan = Plan(suite, run, numbers, config, folder, json.loads(json.dumps(settings)))
     for method in methods:
         if method == MULTITASK:
-            _, agent, _ = together(plan)
-            engines.check(stretch(plan, MULTITASK), together(plan)[0], agent)
+            all_tasks, agent, _ = together(plan)
+            engines.check(stretch(plan, MULTITASK), all_tasks, agent)
         else:
             made = parts(plan, method)
             engines.check(stretch(plan, method), training(plan, 0), continual.agent(made))

@@ -11,7 +11,6 @@ from mtrl_jax import intervals, plots
 from mtrl_jax.evaluations import Evaluation
 
 from ..common import report, runs
-from ..darla.report import mean_text
 from .numbers import Curves, Numbers, Scale, curves_of, numbers_of, scale_of
 from .plan import REFERENCE, Block, Plan
 
@@ -94,7 +93,7 @@ def _print(
     print(f"{'method':14}" + "".join(f"{head:>24}" for head in HEADS))
     for method, row in numbers.items():
         values = [getattr(row, name) for name in COLUMNS]
-        cells = ["-" if v is None else mean_text(v) for v in values]
+        cells = ["-" if v is None else report.mean_text(v) for v in values]
         print(f"{method:14}" + "".join(f"{cell:>24}" for cell in cells))
 
 

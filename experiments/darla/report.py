@@ -8,10 +8,11 @@ import numpy as np
 
 from mtrl_jax import intervals, plots
 
+from ..common.report import mean_text, text_of
 from .plan import Plan
 from .stages import scores_of
 
-__all__ = ["Row", "draw", "mean_text", "ratio", "row", "show", "text_of"]
+__all__ = ["Row", "draw", "ratio", "row", "show"]
 
 
 class Row(NamedTuple):
@@ -74,19 +75,6 @@ def show(plans: Sequence[Plan]) -> None:
     path = plans[0].asked.folder / "transfer" / "plots" / "transfer.png"
     draw(rows, path)
     print(f"\nscores {path.parents[1] / 'scores.json'}, figure {path}")
-
-
-def mean_text(values: np.ndarray, unit: intervals.Unit = "agent") -> str:
-    """Mean and interval of scores `[S]`."""
-    return text_of(intervals.mean(values, unit=unit))
-
-
-def text_of(found: intervals.Interval | None) -> str:
-    """A value and its interval, where it has one."""
-    if found is None:
-        return "none"
-    value, low, high = (float(x) for x in found)
-    return f"{value:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
 def draw(rows: Sequence[Row], path: pathlib.Path, unit: intervals.Unit = "agent") -> None:

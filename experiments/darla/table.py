@@ -7,6 +7,7 @@ import numpy as np
 
 from mtrl_jax import intervals
 
+from ..common.report import mean_text, text_of
 from . import report
 
 __all__ = ["SCORES", "Cell", "cells_of", "choose", "spearman", "table"]
@@ -64,9 +65,9 @@ def table(cells: Sequence[Cell]) -> list[str]:
         source, target = ([getattr(cell, k) for cell in own] for k in ("source", "target"))
         here, there = (np.array([x.mean() for x in scores]) for scores in (source, target))
         texts = [
-            report.mean_text(here, "encoder"),
-            report.mean_text(there, "encoder"),
-            report.text_of(report.ratio(here, there, "encoder")),
+            mean_text(here, "encoder"),
+            mean_text(there, "encoder"),
+            text_of(report.ratio(here, there, "encoder")),
             f"{there[choose(source)]:.2f}",
         ]
         lines.append(f"{' '.join(pair):20}" + "".join(f"{text:>30}" for text in texts))
@@ -78,6 +79,6 @@ def table(cells: Sequence[Cell]) -> list[str]:
                 found = spearman(numbers, np.array([c.target.mean() for c in known]))
                 lines.append(
                     f"{policy}: rank correlation of target score and {score.replace('_', ' ')} "
-                    f"over {len(known)} encoders {report.text_of(found)}"
+                    f"over {len(known)} encoders {text_of(found)}"
                 )
     return lines

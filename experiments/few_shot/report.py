@@ -9,6 +9,7 @@ import numpy as np
 from mtrl_jax import intervals, plots
 from mtrl_jax.benchmark import bandits
 
+from ..common.report import mean_text
 from .asked import Asked, test_tasks
 
 __all__ = ["draw", "lines_of", "references", "table", "write"]
@@ -57,13 +58,6 @@ def references(asked: Asked) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(values: Any, places: int) -> str:
-    """Mean over seeds with its interval, if there are several."""
-    mean, low, high = intervals.mean(np.asarray(values), unit="agent")
-    text = f"{mean:.{places}f}"
-    return text + ("" if np.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]")
-
-
 def table(lines: list[dict[str, Any]]) -> list[str]:
     """Rows of text."""
     curve = lines[0]["curve"]
@@ -74,8 +68,8 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
     for part in (p for p in PARTS if any(p in line for line in lines)):
         found.append(f"{part} tasks".ljust(12) + "".join(f"{head:>24}" for head in heads))
         for line in (line for line in lines if part in line):
-            cells = [_cell(values, places) for values in line[part]]
-            cells.append(_cell(line[f"{part}_regret"], 2))
+            cells = [mean_text(values, places=places) for values in line[part]]
+            cells.append(mean_text(line[f"{part}_regret"]))
             found.append(line["method"].ljust(12) + "".join(f"{cell:>24}" for cell in cells))
         best = [np.mean(line[f"{part}_best"]) for line in lines if f"{part}_best" in line]
         if best:
@@ -85,13 +79,11 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
     """A panel for training and for test tasks; points of the curve side by side, not to scale."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # not needed to learn
 
     parts = [p for p in PARTS if any(p in line for line in lines)]
-    figure, axes = plt.subplots(1, len(parts), figsize=(4.6 * len(parts), 3.6), squeeze=False)
+    figure = Figure(figsize=(4.6 * len(parts), 3.6))
+    axes = figure.subplots(1, len(parts), squeeze=False)
     names = [*dict.fromkeys(line["method"] for line in lines)]
     for panel, part in zip(axes.flat, parts, strict=True):
         for line in (line for line in lines if part in line):
@@ -115,7 +107,6 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def write(lines: list[dict[str, Any]], picture: pathlib.Path) -> None:

@@ -5,23 +5,19 @@ checkpoints/, metrics.jsonl     of meta-training, if there is any
 scores.json                     adaptation curves on training and test tasks, a number a seed
 """
 
-import contextlib
 import functools
 import json
 import os
 import pathlib
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mtrl_jax import checkpoint, metrics, train, workdir
+from mtrl_jax import workdir
 from mtrl_jax.algorithms.few_shot import Learner
 
-from ..common import binary
-from ..common.progress import Progress
+from ..common import steps
 from .asked import Asked, keys_of, scores_of
 from .presets import learner
 
@@ -64,11 +60,13 @@ def _updates(made: Learner, states: Any, keys: jax.Array, begin: int, end: int) 
     """Updates `begin` to `end` of all seeds; update n draws from fold_in(key, n) alone. Metrics are
     of the last of them, `[S]`."""
 
-    def one(n: Any, states: Any) -> Any:
+    def one(n: Any, carry: Any) -> Any:
+        states, _ = carry
         return jax.vmap(lambda s, key: made.update(s, jax.random.fold_in(key, n)))(states, keys)
 
-    states = jax.lax.fori_loop(begin, end - 1, lambda n, states: one(n, states)[0], states)
-    return one(end - 1, states)
+    shapes = jax.eval_shape(one, jnp.int32(0), (states, None))[1]
+    values = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(begin, end, one, (states, values))
 
 
 def _learn(asked: Asked, made: Learner, folder: pathlib.Path) -> Any:
@@ -76,37 +74,18 @@ def _learn(asked: Asked, made: Learner, folder: pathlib.Path) -> Any:
     states, total = jax.jit(jax.vmap(made.init))(keys_of(asked, 0)), asked.plan.updates
     if not total:
         return states
-    rows, keys = folder / "metrics.jsonl", keys_of(asked, 1)
-    with contextlib.ExitStack() as stack:
-        interrupted = stack.enter_context(train.interrupts())
-        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints"))
-        progress = stack.enter_context(contextlib.closing(Progress(asked.method, ())))
-        found = checkpoint.restore_latest(manager, checkpoint.abstract(states), repair=True)
-        step = 0
-        if found is not None:
-            step, states, _ = found
-        metrics.drop_after(rows, step)
-        progress(step, total, {})
-        while step < total:
-            begun, end = time.perf_counter(), min((step // LOG_EVERY + 1) * LOG_EVERY, total)
-            states, values = _updates(made, states, keys, jnp.int32(step), jnp.int32(end))
-            row = {name: np.asarray(x).tolist() for name, x in values.items()}
-            _check_finite(row, step, end)
-            row["time/updates_per_second"] = (end - step) / (time.perf_counter() - begun)
-            step = end
-            with rows.open("a") as out:
-                out.write(json.dumps({"step": step, **row}) + "\n")
-            stop = interrupted.is_set()
-            if step % CHECKPOINT_EVERY == 0 or step == total or stop:
-                checkpoint.save(manager, step, states, {})
-                manager.wait_until_finished()  # before the arrays are donated
-            progress(step, total, {})
-            if stop and step < total:
-                binary.stop(step, folder)
-    return states
+    keys = keys_of(asked, 1)
 
+    def advance(states: Any, begin: int, end: int) -> Any:
+        return _updates(made, states, keys, jnp.int32(begin), jnp.int32(end))
 
-def _check_finite(row: dict[str, Any], begin: int, end: int) -> None:
-    wrong = [name for name, values in row.items() if not np.isfinite(values).all()]
-    if wrong:
-        raise FloatingPointError(f"{wrong[0]} is not finite between updates {begin} and {end}")
+    return steps.learn(
+        asked.method,
+        folder,
+        states,
+        total,
+        advance,
+        log_every=LOG_EVERY,
+        checkpoint_every=CHECKPOINT_EVERY,
+        unit="update",
+    )

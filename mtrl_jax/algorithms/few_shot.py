@@ -13,12 +13,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mtrl_jax import distributions
 from mtrl_jax.envs.task_family import TaskFamily, draw_tasks
 from mtrl_jax.types import Array, ArrayTree, Key, Metrics
 
-__all__ = ["Episodes", "Learner", "Score", "check_curve", "choose", "head_of", "play"]
+__all__ = [
+    "Episodes",
+    "Learner",
+    "Score",
+    "adam",
+    "check_curve",
+    "choose",
+    "descend",
+    "head_of",
+    "play",
+    "training_tasks",
+]
 
 LOG_STD = (-2.0, 1.0)  # of a Gaussian policy whose actions are in [-1, 1]
 
@@ -99,6 +111,12 @@ def play(family: TaskFamily, act: Act, task: ArrayTree, keys: Key) -> Episodes:
     return jax.vmap(episode)(keys)
 
 
+def training_tasks(family: TaskFamily, key: Key, num_tasks: int) -> ArrayTree:
+    """K tasks to learn from, leaves `[K, ...]`; K may be 0: see `choose`."""
+    tasks = draw_tasks(family, key, max(num_tasks, 1))
+    return tasks if num_tasks else jax.tree.map(lambda x: x[:0], tasks)
+
+
 def choose(family: TaskFamily, tasks: ArrayTree, key: Key, num_tasks: int) -> ArrayTree:
     """M of the training tasks `[K, ...]`, with replacement; fresh ones of the family where there
     are none (K = 0)."""
@@ -107,6 +125,43 @@ def choose(family: TaskFamily, tasks: ArrayTree, key: Key, num_tasks: int) -> Ar
         return draw_tasks(family, key, num_tasks)
     chosen = jax.random.randint(key, (num_tasks,), 0, known)
     return jax.tree.map(lambda x: x[chosen], tasks)
+
+
+def adam(learning_rate: float, max_grad_norm: float) -> optax.GradientTransformation:
+    """Of the outer loop."""
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate))
+
+
+def descend(
+    optimiser: optax.GradientTransformation,
+    loss: Callable[[Any], tuple[Array, Metrics]],
+    params: Any,
+    opt_state: ArrayTree,
+    epochs: int,
+) -> tuple[Any, ArrayTree, Metrics]:
+    """Gradient steps on one loss.
+
+    Args:
+      optimiser: of `params`.
+      loss: `(params) -> (loss [], metrics)`, of the same data in all epochs.
+      params: before the first step.
+      opt_state: of the optimiser.
+      epochs: steps.
+
+    Returns:
+      Parameters and optimiser's state after them, and metrics `[epochs]` of each before its step,
+      with the gradient's norm.
+    """
+
+    def epoch(carry: Any, _: None) -> tuple[Any, Metrics]:
+        params, opt_state = carry
+        gradient, metrics = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = optimiser.update(gradient, opt_state, params)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        return (optax.apply_updates(params, updates), opt_state), metrics
+
+    (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), None, epochs)
+    return params, opt_state, metrics
 
 
 def head_of(family: TaskFamily, outputs: Array) -> distributions.Distribution:

@@ -19,7 +19,7 @@ adapts as ever.
 """
 
 import dataclasses
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ import optax
 from mtrl_jax import distributions, ranges, returns
 from mtrl_jax.algorithms import few_shot
 from mtrl_jax.algorithms.few_shot import Episodes, Learner, Score
-from mtrl_jax.envs.task_family import TaskFamily, draw_tasks
+from mtrl_jax.envs.task_family import TaskFamily
 from mtrl_jax.losses import dice, maml, ppo
 from mtrl_jax.networks import columns
 from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
@@ -100,9 +100,7 @@ def make(family: TaskFamily, config: Config, curve: tuple[int, ...]) -> Parts:
         columns.from_spec(family.spec, config.hidden, "none", 1, has_policy=p, has_value=not p)
         for p in (True, False)
     )
-    adam = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate)
-    )
+    adam = few_shot.adam(config.learning_rate, config.max_grad_norm)
     return Parts(family, config, curve, policy, critic, adam)
 
 
@@ -133,9 +131,7 @@ def init(parts: Parts, key: Key) -> State:
         parts.policy.init(for_policy, *inputs)["params"],
         parts.critic.init(for_critic, *inputs)["params"],
     )
-    tasks = draw_tasks(parts.family, for_tasks, max(parts.config.train_tasks, 1))
-    if not parts.config.train_tasks:
-        tasks = jax.tree.map(lambda x: x[:0], tasks)
+    tasks = few_shot.training_tasks(parts.family, for_tasks, parts.config.train_tasks)
     return State(params, parts.optimiser.init(params), tasks)
 
 
@@ -277,7 +273,8 @@ def experience(
 
 
 def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
-    """Some epochs of gradient steps on the episodes of `meta_batch` tasks; metrics are means."""
+    """Some epochs of gradient steps on the episodes of `meta_batch` tasks; metrics are means over
+    them, before the first step."""
     config = parts.config
     for_tasks, for_episodes = jax.random.split(key)
     tasks = few_shot.choose(parts.family, state.tasks, for_tasks, config.meta_batch)
@@ -288,15 +285,9 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
         each, metrics = jax.vmap(lambda b, o: meta_loss(parts, params, b, o))(blocks, outer)
         return each.mean(), jax.tree.map(jnp.mean, metrics)
 
-    def epoch(carry: Any, _: None) -> tuple[Any, Metrics]:
-        params, opt_state = carry
-        gradient, metrics = jax.grad(loss, has_aux=True)(params)
-        updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return (optax.apply_updates(params, updates), opt_state), metrics
-
-    first = (state.params, state.opt_state)
-    (params, opt_state), metrics = jax.lax.scan(epoch, first, None, config.epochs)
+    params, opt_state, metrics = few_shot.descend(
+        parts.optimiser, loss, state.params, state.opt_state, config.epochs
+    )
     return State(params, opt_state, state.tasks), jax.tree.map(lambda x: x[0], metrics)
 
 

@@ -21,7 +21,7 @@ import optax
 from mtrl_jax import distributions, ranges, returns
 from mtrl_jax.algorithms import few_shot
 from mtrl_jax.algorithms.few_shot import Learner, Score
-from mtrl_jax.envs.task_family import TaskFamily, draw_tasks
+from mtrl_jax.envs.task_family import TaskFamily
 from mtrl_jax.losses import ppo
 from mtrl_jax.networks import columns
 from mtrl_jax.ranges import Count, CountOr0, NotNegative, Positive, Unit
@@ -103,9 +103,7 @@ def make(family: TaskFamily, config: Config, curve: tuple[int, ...]) -> Parts:
     few_shot.check_curve(curve)
     spec = _with_ended(family.spec)
     column = columns.from_spec(spec, config.hidden, "gru", config.core_size)
-    adam = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate)
-    )
+    adam = few_shot.adam(config.learning_rate, config.max_grad_norm)
     return Parts(family, config, curve, column, adam)
 
 
@@ -156,9 +154,7 @@ def init(parts: Parts, key: Key) -> State:
     nothing = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
     rows = jax.tree.map(lambda x: x[None], _first(parts, nothing))
     params = parts.column.init(for_params, *rows, memory(parts, 1))["params"]
-    tasks = draw_tasks(parts.family, for_tasks, max(parts.config.train_tasks, 1))
-    if not parts.config.train_tasks:
-        tasks = jax.tree.map(lambda x: x[:0], tasks)
+    tasks = few_shot.training_tasks(parts.family, for_tasks, parts.config.train_tasks)
     return State(params, parts.optimiser.init(params), tasks)
 
 
@@ -260,17 +256,12 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
     raw = advantages(parts, trials)
     target, advantage = raw + trials.value, (raw - raw.mean()) / (raw.std() + 1e-8)
 
-    def epoch(carry: Any, _: None) -> tuple[Any, Metrics]:
-        params, opt_state = carry
-        gradient, metrics = jax.grad(
-            lambda params: trial_loss(parts, params, trials, advantage, target), has_aux=True
-        )(params)
-        updates, opt_state = parts.optimiser.update(gradient, opt_state, params)
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return (optax.apply_updates(params, updates), opt_state), metrics
+    def loss(params: ArrayTree) -> tuple[Array, Metrics]:
+        return trial_loss(parts, params, trials, advantage, target)
 
-    first = (state.params, state.opt_state)
-    (params, opt_state), metrics = jax.lax.scan(epoch, first, None, config.epochs)
+    params, opt_state, metrics = few_shot.descend(
+        parts.optimiser, loss, state.params, state.opt_state, config.epochs
+    )
     metrics = jax.tree.map(jnp.mean, metrics)
     earned = _by_episode(parts, trials).mean(1)
     metrics |= {"return/before": earned[0], "return/after": earned[-1]}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.darla import plan, report, study, table
+from experiments.common.report import mean_text
+from experiments.darla import plan, study, table
 from mtrl_jax import engines, intervals
 
 RNG = np.random.default_rng(0)
@@ -45,7 +46,7 @@ def test_intervals_are_over_encoders_whose_policies_are_averaged():
     want = f"{means.mean():.2f} [{means.mean() - half:.2f}, {means.mean() + half:.2f}]"
     assert want in table.table(made)[1]
     every = np.concatenate([cell.target for cell in made])  # 18 policies are no 18 encoders
-    assert report.mean_text(every, "encoder") not in table.table(made)[1]
+    assert mean_text(every, "encoder") not in table.table(made)[1]
 
 
 def test_ranks_are_correlated_over_encoders_of_all_visions_with_a_score():
