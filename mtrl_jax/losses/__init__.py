@@ -5,10 +5,13 @@ from mtrl_jax.losses import (
     distillation,
     distral,
     importance,
+    iql,
+    offline,
     ppo,
     q_learning,
     representation,
     sac,
+    sharing,
 )
 
 __all__ = [
@@ -16,8 +19,11 @@ __all__ = [
     "distillation",
     "distral",
     "importance",
+    "iql",
+    "offline",
     "ppo",
     "q_learning",
     "representation",
     "sac",
+    "sharing",
 ]
