@@ -63,6 +63,18 @@ def _rooms(
     return rooms(split, fold, size, episode_length)
 
 
+def _goal_rooms(episode_length: int = 40) -> FunctionalSuite:
+    from mtrl_jax.envs.goals import goal_rooms
+
+    return goal_rooms(episode_length)
+
+
+def _goal_plane(episode_length: int = 30) -> FunctionalSuite:
+    from mtrl_jax.envs.goals import goal_plane
+
+    return goal_plane(episode_length)
+
+
 def _small_games(*games: str) -> FunctionalSuite:
     from mtrl_jax.envs.games import small_games
 
@@ -171,6 +183,15 @@ _SUITES = {
         "rooms with good and bad objects, in RGB; :split=source, vision, target or all, :fold=, "
         ":size=32 or 64; pure JAX",
         _rooms,
+    ),
+    "goal_rooms": _Row(
+        "eight goals in four rooms, rewards computable from what is seen; :episode_length=; "
+        "pure JAX",
+        _goal_rooms,
+    ),
+    "goal_plane": _Row(
+        "four goals in the plane, continuous actions; :episode_length=; pure JAX",
+        _goal_plane,
     ),
     "procgen_maze8": _Row(
         "eight fixed mazes of Procgen, seen as a close-up; needs the Qt 5 libraries",

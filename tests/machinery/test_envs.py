@@ -86,6 +86,7 @@ CASES = [
     Case("maze8", 2, 230),
     Case("small_games", 2, 110),
     Case("rooms:episode_length=12", 3, 30),
+    Case("goal_rooms:episode_length=12", 2, 30),
     Case("minigrid_ladder", 4, 170),
     Case("minigrid_nav4", 2, 130),
     Case("envpool:CartPole-v1", 4, 60),
@@ -351,7 +352,7 @@ def test_without_envpool_a_suite_is_made_or_names_the_extra(
     monkeypatch.setitem(sys.modules, "envpool", None)  # what an import meets that is not installed
     prefix, listed, _ = name.partition("<")
     name = prefix + FOR_EXAMPLE[prefix] if listed else name
-    if name.startswith(("maze8", "rooms", "small_games", "gymnasium")):
+    if name.startswith(("maze8", "rooms", "goal", "small_games", "gymnasium")):
         assert suites.make(name).spec.num_tasks
         return
     try:

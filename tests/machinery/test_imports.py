@@ -28,7 +28,7 @@ LAYERS = (
         "writers",
         "curriculum",
     },
-    {"losses", "rollout", "plots", "replay", "episodic", "freeze", "packnet"},
+    {"losses", "rollout", "plots", "replay", "episodic", "freeze", "packnet", "recorded"},
     {"continual", "dispatch"},
     {"algorithms", "engines", "evaluate", "export", "record", "begin"},
     {"evaluations", "pace", "sweep"},
