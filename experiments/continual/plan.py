@@ -1,4 +1,4 @@
-"""What a sequence consists of, and that nothing is wrong before anything is written."""
+"""Who learns what of a sequence, and that nothing is wrong before anything is written."""
 
 import dataclasses
 import json
@@ -10,66 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import engines, learner
-from mtrl_jax.algorithms import continual, ppo
+from mtrl_jax.algorithms import continual
 from mtrl_jax.benchmark import compiled, regime, regime_pool
-from mtrl_jax.envs import suites
 from mtrl_jax.evaluations import Evaluation
 from mtrl_jax.types import Agent, FunctionalSuite, HostSuite
 
-from ..common.agents import values_of
+from ..common.agents import check_devices, values_of
+from .presets import ALGORITHMS
+from .sequence import MULTITASK, REFERENCE, Plan, Suite, stretch, updates_of
 
-__all__ = [
-    "CW10",
-    "FREE",
-    "METHODS",
-    "MULTITASK",
-    "REFERENCE",
-    "Block",
-    "Plan",
-    "block",
-    "evaluation",
-    "make",
-    "parts",
-    "scored",
-    "stretch",
-    "suite_of",
-    "together",
-    "training",
-]
-
-MULTITASK = "multitask"
-METHODS = (*continual.METHODS, MULTITASK)
-REFERENCE = "reset"  # whose scores are the scale and whose areas those of learning from scratch
-# Continual World's ten (Wolczyk et al. 2021), in its order.
-CW10 = (
-    *("hammer", "push-wall", "faucet-close", "push-back", "stick-pull"),
-    *("handle-press-side", "push", "shelf-place", "window-close", "peg-unplug-side"),
-)
-STRIDE = 100_003  # between the seeds of two tasks
-FREE = ("writers", "keep", "log_every", "num_devices")  # what the same sequence may change
-_DISPATCH = 10  # updates, at most
-
-Suite = FunctionalSuite | HostSuite
-
-
-class Plan(NamedTuple):
-    """A sequence and who meets it.
-
-    Attributes:
-      suite: of all N tasks, in the order in which they are met.
-      run: of the whole sequence, as the flags have it.
-      numbers: of PPO.
-      config: of the methods, without their name.
-      folder: of all.
-      settings: what config.json is to hold.
-    """
-
-    suite: Suite
-    run: engines.RunConfig
-    numbers: ppo.Config
-    config: continual.Config
-    folder: pathlib.Path
-    settings: dict[str, Any]
+__all__ = ["Block", "block", "evaluation", "make", "parts", "scored", "together", "training"]
 
 
 class Block(NamedTuple):
@@ -82,23 +32,11 @@ class Block(NamedTuple):
     settings: dict[str, Any]
 
 
-def suite_of(sequence: str, pad: bool) -> Suite:
-    """The suite that --sequence names.
-
-    Raises:
-      ValueError: for an unknown one, or one of a single task.
-    """
-    name = f"metaworld:{','.join(CW10)}" if sequence == "cw10" else sequence
-    suite = suites.make(name, None, pad)
-    if suite.spec.num_tasks < 2:
-        raise ValueError(f"--sequence must have at least two tasks; {sequence} has one")
-    return suite
-
-
 def make(
     suite: Suite,
     run: engines.RunConfig,
-    numbers: ppo.Config,
+    algorithm: str,
+    numbers: continual.Numbers,
     config: continual.Config,
     folder: pathlib.Path,
     methods: Sequence[str],
@@ -109,7 +47,8 @@ def make(
     Args:
       suite: of the tasks.
       run: of the whole sequence.
-      numbers: of PPO.
+      algorithm: a key of `presets.ALGORITHMS`.
+      numbers: of the algorithm.
       config: of the methods.
       folder: of all.
       methods: those asked for, of `METHODS`.
@@ -120,19 +59,21 @@ def make(
     """
     settings = {
         "binary": "continual",
+        "algorithm": algorithm,
         **named,
         **dataclasses.asdict(run),
         **{f"config/{k}": v for k, v in values_of(numbers).items()},
         **{f"methods/{k}": v for k, v in dataclasses.asdict(config).items() if k != "method"},
     }
-    plan = Plan(suite, run, numbers, config, folder, json.loads(json.dumps(settings)))
+    settings = json.loads(json.dumps(settings))
+    plan = Plan(suite, run, algorithm, numbers, config, folder, settings)
     for method in methods:
         if method == MULTITASK:
-            all_tasks, agent, _ = together(plan)
-            engines.check(stretch(plan, MULTITASK), all_tasks, agent)
+            on, agent, _ = together(plan)
         else:
-            made = parts(plan, method)
-            engines.check(stretch(plan, method), training(plan, 0), continual.agent(made))
+            on, agent = training(plan, 0), continual.agent(parts(plan, method))
+        engines.check(stretch(plan, method), on, agent)
+        check_devices(on.spec, numbers, run)
     return plan
 
 
@@ -145,8 +86,8 @@ def parts(plan: Plan, method: str) -> Any:
     numbers, config = plan.numbers, dataclasses.replace(plan.config, method=method)
     if method == "progressive":
         numbers = dataclasses.replace(numbers, network=continual.PROGRESSIVE)
-    count = stretch(plan, method).total_env_steps // _per_update(plan, 1)
     collectives = learner.across(plan.run.num_devices)
+    count = updates_of(plan, method)
     return continual.make_parts(_told_spec(plan), config, numbers, count, collectives)
 
 
@@ -181,34 +122,9 @@ def together(plan: Plan) -> tuple[Suite, Agent, Evaluation]:
     if not plan.config.told:
         streams = regime if isinstance(suite, FunctionalSuite) else regime_pool
         suite = streams.random_games(suite, range(n))  # type: ignore[arg-type]
-    agent = ppo.agent(suite.spec, plan.numbers, 0, learner.across(plan.run.num_devices))
+    collectives = learner.across(plan.run.num_devices)
+    agent = ALGORITHMS[plan.algorithm].agent(suite.spec, plan.numbers, 0, collectives)
     return suite, agent, evaluation(plan, agent)
-
-
-def _per_update(plan: Plan, num_tasks: int) -> int:
-    return plan.numbers.unroll_length * plan.run.num_envs_per_task * num_tasks
-
-
-def stretch(plan: Plan, method: str, k: int = 0) -> engines.RunConfig:
-    """The run of one task, or of all at once: as many steps of each task, and evaluations at equal
-    distances, a whole number of dispatches apart."""
-    run, n = plan.run, plan.suite.spec.num_tasks
-    steps, per_update = run.total_env_steps / n, _per_update(plan, 1)
-    evaluations = max(round(steps / run.eval_every), 1)
-    updates = max(round(steps / evaluations / per_update), 1)
-    at_once = -(-updates // -(-updates // _DISPATCH))
-    updates = at_once * -(-updates // at_once)
-    all_tasks = n if method == MULTITASK else 1
-    interval = updates * per_update * all_tasks
-    return dataclasses.replace(
-        run,
-        total_env_steps=interval * evaluations,
-        eval_every=interval,
-        log_every=interval,
-        checkpoint_every=min(run.checkpoint_every, interval),
-        updates_per_dispatch=at_once,
-        seed=run.seed + k * STRIDE,
-    )
 
 
 def block(plan: Plan, method: str, k: int) -> Block:

@@ -1,24 +1,20 @@
 """What came of a sequence: a row of a table for each method, and the curves of every task."""
 
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mtrl_jax import intervals, plots
 from mtrl_jax.evaluations import Evaluation
 
 from ..common import report, runs
-from .numbers import Curves, Numbers, Scale, curves_of, numbers_of, scale_of
-from .plan import REFERENCE, Block, Plan
+from .figures import COLUMNS, HEADS, draw, draw_numbers
+from .numbers import Curves, Numbers, curves_of, numbers_of, scale_of
+from .plan import Block
+from .sequence import REFERENCE, Plan
 
 __all__ = ["show"]
-
-COLUMNS = ("performance", "forgetting", "forward")
-HEADS = ("final performance", "forgetting", "forward transfer")
-_DASHES = ("-", "--", ":")
 
 
 def show(plan: Plan, found: Mapping[str, Sequence[Block]], scored: Evaluation) -> None:
@@ -65,7 +61,8 @@ def _line(
     tasks: Sequence[str],
 ) -> dict[str, Any]:
     steps, scores = curves.flat()
-    one: dict[str, Any] = {"method": method, "told": plan.config.told, "tasks": list(tasks)}
+    one: dict[str, Any] = {"method": method, "algorithm": plan.algorithm, "told": plan.config.told}
+    one["tasks"] = list(tasks)
     if numbers is not None:
         for name in COLUMNS:
             value = getattr(numbers, name)
@@ -79,7 +76,7 @@ def _print(
 ) -> None:
     seeds = plan.run.num_seeds
     over = f"{seeds} agents [95 % interval over them]" if seeds > 1 else "one agent"
-    told = "told" if plan.config.told else "not told"
+    told = f"{plan.algorithm}, {'told' if plan.config.told else 'not told'}"
     print(
         f"\n{', '.join(plan.suite.spec.task_names)}, {told} where tasks change: {over}; 0 is a "
         "random policy, 1 what is learnt from scratch"
@@ -95,63 +92,3 @@ def _print(
         values = [getattr(row, name) for name in COLUMNS]
         cells = ["-" if v is None else report.mean_text(v) for v in values]
         print(f"{method:14}" + "".join(f"{cell:>24}" for cell in cells))
-
-
-def draw(
-    curves: Mapping[str, Curves],
-    scale: Scale,
-    task_names: Sequence[str],
-    quantity: str,
-    path: pathlib.Path,
-) -> None:
-    """The score of every task over the whole sequence, a panel a task; its own training is grey."""
-    from matplotlib.figure import Figure  # not needed to learn
-
-    n = len(task_names)
-    figure = Figure(figsize=(9, 1.2 + 1.5 * n), layout="constrained")
-    panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
-    own = curves[REFERENCE].steps
-    for i, (panel, task) in enumerate(zip(panels, task_names, strict=True)):
-        panel.axvspan(own[i, 0], own[i, -1], color="0.92", zorder=0)
-        for m, (method, c) in enumerate(curves.items()):
-            steps, scores = c.flat()
-            panel.plot(
-                steps,
-                scores[..., i].mean(0),
-                _DASHES[m // len(plots.COLOURS)],
-                color=plots.COLOURS[m % len(plots.COLOURS)],
-                linewidth=1.3,
-                label=method,
-            )
-        panel.axhline(scale.low[i], color="0.5", linestyle=":", linewidth=1, zorder=0)
-        panel.set_title(plots.short_task(task), fontsize=9, loc="left")
-        panel.grid(alpha=0.25)
-    panels[-1].set_xlabel(plots.count_axis(panels[-1], own.max(), "environment steps"))
-    figure.supylabel(plots.quantity_label(f"eval/task_policy/{quantity}"), fontsize=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def draw_numbers(numbers: Mapping[str, Numbers], path: pathlib.Path) -> None:
-    """The table as bars, with intervals over agents."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 0.9 + 0.32 * len(numbers)), layout="constrained")
-    panels = figure.subplots(1, len(COLUMNS), sharey=True)
-    names = list(numbers)
-    for panel, column, head in zip(panels, COLUMNS, HEADS, strict=True):
-        for m, method in enumerate(names):
-            values = getattr(numbers[method], column)
-            if values is None:
-                continue
-            at = intervals.mean(values, unit="agent")
-            ends = np.nan_to_num([[at.value - at.low], [at.high - at.value]])
-            panel.barh(m, at.value, xerr=ends, color=plots.COLOURS[m % len(plots.COLOURS)])
-        panel.axvline(0, color="0.3", linewidth=0.8)
-        panel.set_title(head, fontsize=9)
-        panel.grid(axis="x", alpha=0.25)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
-    figure.savefig(path, dpi=110)

@@ -16,23 +16,22 @@ from mtrl_jax import engines
 from mtrl_jax.algorithms import continual
 
 from ..common import runs
-from .plan import MULTITASK, Block, Plan, block, evaluation, parts, together
+from .plan import Block, block, evaluation, parts, together
+from .sequence import MULTITASK, Plan
 
-__all__ = ["learn"]
+__all__ = ["finished", "learn"]
 
 
 def learn(plan: Plan, method: str) -> list[Block]:
     """Trains what is left of a method; its blocks, in order."""
-    n = plan.suite.spec.num_tasks
+    n, blocks = plan.suite.spec.num_tasks, _blocks(plan, method)
     if method == MULTITASK:
         _, agent, scored = together(plan)
-        one = block(plan, method, 0)
-        _train(f"{method} 1/1", one, agent, scored)
-        return [one]
+        _train(f"{method} 1/1", blocks[0], agent, scored)
+        return blocks
     made = parts(plan, method)
     agent = continual.agent(made)
     scored = evaluation(plan, continual.evaluated(made))
-    blocks = [block(plan, method, k) for k in range(n)]
     for k, one in enumerate(blocks):
 
         def begin(fresh: Any, k: int = k) -> Any:
@@ -49,7 +48,22 @@ def learn(plan: Plan, method: str) -> list[Block]:
     return blocks
 
 
+def finished(plan: Plan, method: str) -> list[Block]:
+    """The blocks of a method that was trained to its end, in order; [] of another."""
+    blocks = _blocks(plan, method)
+    return blocks if all(_is_done(one, plan.numbers.unroll_length) for one in blocks) else []
+
+
+def _blocks(plan: Plan, method: str) -> list[Block]:
+    count = 1 if method == MULTITASK else plan.suite.spec.num_tasks
+    return [block(plan, method, k) for k in range(count)]
+
+
+def _is_done(one: Block, unroll_length: int) -> bool:
+    return runs.finished(one.folder, one.settings, one.run, one.suite, unroll_length)
+
+
 def _train(title: str, one: Block, agent: Any, scored: Any, begin: Any = None) -> None:
-    if runs.finished(one.folder, one.settings, one.run, one.suite, agent.unroll_length):
+    if _is_done(one, agent.unroll_length):
         return
     runs.learn(title, one.suite, agent, one.run, one.settings, one.folder, begin, scored)

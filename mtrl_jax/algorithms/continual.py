@@ -1,19 +1,21 @@
-"""PPO that meets tasks one after the other, with a method of `mtrl_jax.continual` around it.
+"""An agent that meets tasks one after the other, with a method of `mtrl_jax.continual` around it.
 
-One policy and one value network for N tasks, of which an update is about one: `State.task`, a
-number that is data, so that one program trains every task of a sequence. What belongs to the other
-tasks alone does not move. Between two tasks stands `next_task`.
+PPO, DQN or SAC: whose `Config` is given. One network for N tasks, of which an update is about one:
+`State.task`, a number that is data, so that one program trains every task of a sequence. What
+belongs to the other tasks alone does not move. Between two tasks stands `next_task`.
 
   * Told, networks know the task's number (by an output layer for each, say), and where it changes:
-    optimisers begin anew there, methods remember there.
+    optimisers begin anew there, replay is emptied, methods remember.
   * Not told, there is one stream, whose spec has one task: everything goes on, and methods remember
     by the clock, every `remember_every` updates.
 
 Choices:
-  1. Methods act on the policy. The value network is free, as in Continual World (Wolczyk et al.
-     2021, arXiv 2105.10919): scores do not depend on it. Progressive columns are of both.
-  2. Fisher information and the like are of `observations` rows of the newest rollout, evenly
-     spread over its time and environments.
+  1. Methods act on the policy, or on the Q-network. What else there is (a value network, SAC's
+     critics) is free, as in Continual World (Wolczyk et al. 2021, arXiv 2105.10919): scores do not
+     depend on it. Progressive columns are of both.
+  2. Fisher information and the like are of `observations` rows: of PPO's newest rollout, evenly
+     spread over its time and environments, or drawn from the replay.
+  3. `in_turn_ppo`, `in_turn_dqn` and `in_turn_sac` say what each algorithm does besides.
 """
 
 import dataclasses
@@ -23,15 +25,16 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import continual, learner, ranges
-from mtrl_jax.algorithms import actor_critic, ppo
+from mtrl_jax.algorithms import dqn, in_turn, in_turn_dqn, in_turn_ppo, in_turn_sac, ppo, sac
 from mtrl_jax.continual import Method, Situation
-from mtrl_jax.distributions import Distribution
-from mtrl_jax.ranges import Count, NotNegative, OneOf, Range, Unit
+from mtrl_jax.ranges import Count, NotNegative, OneOf, Positive, Range, Unit
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout, Timestep
 
 __all__ = [
     "METHODS",
+    "PROGRESSIVE",
     "Config",
+    "Numbers",
     "Policy",
     "State",
     "agent",
@@ -47,12 +50,13 @@ METHODS = (
     *("reservoir", "a_gem", "distill", "reset"),
 )
 PROGRESSIVE = "mtrl_jax.networks.progressive:Progressive"
+Numbers = ppo.Config | dqn.Config | sac.Config
 _Share = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Numbers of the methods; those of PPO are its own `Config`."""
+    """Numbers of the methods; those of the algorithm are its own `Config`."""
 
     method: Annotated[str, OneOf(METHODS)] = "finetune"
     told: bool = True
@@ -61,90 +65,82 @@ class Config:
     online_ewc: NotNegative = 1_000.0
     mas: NotNegative = 10.0
     decay: Unit = 0.9  # of online EWC
-    observations: Count = 256  # of a rollout, that methods look at
+    observations: Count = 256  # of a rollout or the replay, that methods look at
     remember_every: Count = 20  # updates, where the agent is not told
     prune_at: _Share = 0.7  # of a task's updates, PackNet
     reservoir: NotNegative = 1.0  # strength of saying again what was said
     distill: NotNegative = 1.0  # the same of what the last agent says
-    capacity: Count = 1024  # observations kept by reservoir and A-GEM, of all tasks together
-    batch_size: Count = 64  # of them, or of the last rollout's, at each step of the optimiser
+    capacity: Count = 1024  # what reservoir and A-GEM keep, of all tasks together
+    batch_size: Count = 64  # of that, or of `observations`, at each step of the optimiser
+    q_policy: Annotated[str, OneOf(("softmax", "values"))] = "softmax"  # what a Q-network says
+    temperature: Positive = 0.1  # of that; see in_turn_dqn
 
 
 class State(NamedTuple):
     """Everything learnt.
 
     Attributes:
-      learner: of PPO; what belongs to a task alone leads with N, but optimisers are of one task.
+      learner: of the algorithm; what belongs to a task alone leads with N, but optimisers, and a
+        replay, are of one task.
       task: int32, the number of the task that is learnt; 0 where the agent is not told.
       done: int32, updates of it; of all, where the agent is not told.
       memory: of the method.
-      seen: `[M, ...]`, observations of the newest rollout.
+      seen: leaves `[M, ...]`, what methods look at.
     """
 
-    learner: ppo.State
+    learner: Any
     task: Array
     done: Array
     memory: ArrayTree
-    seen: Array
+    seen: Any
 
 
 class Policy(NamedTuple):
     """What scores of all N tasks read."""
 
-    policy: ppo.Policy
+    acting: in_turn.Acting
     task: Array
     memory: ArrayTree
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """Configs made concrete for one spec."""
 
     config: Config
-    ppo: Any
+    learner: in_turn.Learner
     method: Method
 
 
-def check(spec: EnvSpec, config: Config, numbers: ppo.Config, num_updates: int) -> None:
+def check(spec: EnvSpec, config: Config, numbers: Numbers, num_updates: int) -> None:
     """Raises ValueError, naming the field, what came and what is allowed.
 
     Args:
       spec: of all N tasks, or of the stream of an agent that is not told.
       config: of the method.
-      numbers: of PPO.
+      numbers: of the algorithm.
       num_updates: of one task.
     """
     ranges.check(config)
-    for name in ("surgery", "task_weights", "curriculum", "freeze"):
-        default = getattr(ppo.Config(), name)
-        if getattr(numbers, name) != default:
-            raise ValueError(
-                f"{name} must be left alone where one task is learnt at a time; got "
-                f"{getattr(numbers, name)!r}"
-            )
-    if numbers.network == "separate" or (numbers.network == PROGRESSIVE) != (
-        config.method == "progressive"
-    ):
+    in_turn.refuse(numbers, surgery="mean", task_weights=(), curriculum="", freeze=())
+    progressive = config.method == "progressive"
+    if numbers.network == "separate" or (numbers.network == PROGRESSIVE) != progressive:
         raise ValueError(
             "network must share something between tasks (not 'separate'), and progressive columns "
             f"belong to method progressive; got {numbers.network!r} for {config.method}"
-        )
-    if numbers.final_learning_rate != 1.0 or numbers.statistics == "shared":
-        raise ValueError(
-            "final_learning_rate must be 1 and statistics not shared where one task follows the "
-            f"other; got {numbers.final_learning_rate} and {numbers.statistics!r}"
         )
     if not config.told and _method(config, 1, 2).needs_told:
         raise ValueError(f"method {config.method} must be told where tasks change")
     if config.told and config.method == "packnet" and num_updates < 2:
         raise ValueError(f"a task must have at least 2 updates for packnet; got {num_updates}")
-    if (
-        len(spec.observation_shape) == 3
-        and spec.vocabulary is None
-        and spec.observation_dtype == ("uint8")
-        and config.method == "progressive"
-    ):
+    shape, dtype = spec.observation_shape, spec.observation_dtype
+    if progressive and len(shape) == 3 and spec.vocabulary is None and dtype == "uint8":
         raise ValueError("method progressive must be given no images: its columns have no torsos")
-    ppo.check(spec, numbers)
+    if isinstance(numbers, ppo.Config):
+        in_turn_ppo.check(spec, numbers)
+    elif isinstance(numbers, dqn.Config):
+        in_turn_dqn.check(spec, numbers, progressive)
+    else:
+        in_turn_sac.check(spec, numbers)
 
 
 def _method(config: Config, num_tasks: int, num_updates: int) -> Method:
@@ -169,46 +165,52 @@ def _method(config: Config, num_tasks: int, num_updates: int) -> Method:
 def make_parts(
     spec: EnvSpec,
     config: Config,
-    numbers: ppo.Config,
+    numbers: Numbers,
     num_updates: int,
     collectives: learner.Collectives = learner.ALONE,
-) -> _Parts:
+) -> Parts:
     """Networks, optimisers and the method; arguments and errors as of `check`."""
     check(spec, config, numbers, num_updates)
-    parts = ppo.make_parts(spec, numbers, 0, collectives, at_once=1)
-    return _Parts(config, parts, _method(config, spec.num_tasks, num_updates))
+    m = config.observations
+    if isinstance(numbers, ppo.Config):
+        of = in_turn_ppo.make(spec, numbers, m, collectives)
+    elif isinstance(numbers, dqn.Config):
+        said = (config.q_policy, config.temperature)
+        of = in_turn_dqn.make(spec, numbers, m, collectives, said)
+    else:
+        of = in_turn_sac.make(spec, numbers, m, collectives)
+    return Parts(config, of, _method(config, spec.num_tasks, num_updates))
 
 
-def agent(parts: _Parts) -> Agent:
+def agent(parts: Parts) -> Agent:
     """Who learns on a suite of the one task that its state names."""
-
-    def policy_params(state: State) -> ppo.Policy:
-        mine = _mine(state.learner, state.task)
-        return ppo.Policy(mine.params, mine.observations)
+    of = parts.learner
 
     def act(policy, actor, timestep, keys, *, distilled=False, greedy=False):
-        task, own = policy
-        bound = _of_task(parts.ppo, task)
-        return *ppo.act(bound, own, timestep.observation, keys, greedy=greedy), actor
+        task, acting = policy
+        return *of.act(acting, task, timestep.observation, keys, greedy), actor
 
     return Agent(
         init=lambda key: init(parts, key),
         init_actor=lambda num_envs: (),
-        policy_params=lambda state: (state.task, policy_params(state)),
+        policy_params=lambda state: (
+            state.task,
+            of.acting(in_turn.alone(of, state.learner, state.task)),
+        ),
         act=act,
         update=lambda state, rollout: update(parts, state, rollout),
-        unroll_length=parts.ppo.config.unroll_length,
+        unroll_length=of.config.unroll_length,
         has_distilled=False,
         greedy_eval=True,
         has_greedy=True,
-        overlap=parts.ppo.config.overlap,
-        num_devices=parts.ppo.numbers.collectives.size,
+        overlap=of.config.overlap,
+        num_devices=of.collectives.size,
     )
 
 
-def evaluated(parts: _Parts) -> Agent:
+def evaluated(parts: Parts) -> Agent:
     """Who is scored on all N tasks, each as the method has kept it; it does not learn."""
-    method = parts.method
+    of, view = parts.learner, parts.method.view
 
     def act(
         policy: Policy,
@@ -219,42 +221,36 @@ def evaluated(parts: _Parts) -> Agent:
         distilled: bool = False,
         greedy: bool = False,
     ) -> tuple[Array, Array, tuple[()]]:
-        params, moments = policy.policy
-        shared: Any = params.shared
+        shared, every, rest = policy.acting
 
-        def one_task(own, moments, observation, keys, k):
+        def one_task(own, observation, keys, k):
             seen = shared
-            if method.view is not None:
-                kept = method.view(policy.memory, shared["actor"], k, policy.task)
-                seen = {**shared, "actor": kept}
-            mine = ppo.Policy(learner.Params(seen, _lead(own)), _lead(moments))
-            found = ppo.act(
-                _of_task(parts.ppo, k), mine, observation[None], keys[None], greedy=greedy
-            )
+            if view is not None:
+                kept = view(policy.memory, continual.part_of(shared, of.part), k, policy.task)
+                seen = continual.with_part(shared, of.part, kept)
+            mine = in_turn.Acting(seen, _lead(own), rest)
+            found = of.act(mine, k, observation[None], keys[None], greedy)
             return jax.tree.map(lambda x: x[0], found)
 
-        tasks = jnp.arange(parts.ppo.spec.num_tasks)
-        found = jax.vmap(one_task)(params.task, moments, timestep.observation, keys, tasks)
-        return *found, actor
+        tasks = jnp.arange(of.spec.num_tasks)
+        return *jax.vmap(one_task)(every, timestep.observation, keys, tasks), actor
 
     def policy_params(state: State) -> Policy:  # nothing is looked up: seeds may lead
-        own = ppo.Policy(state.learner.params, state.learner.observations)
-        return Policy(own, state.task, state.memory if method.view is not None else ())
+        memory = state.memory if view is not None else ()
+        return Policy(of.acting(state.learner), state.task, memory)
 
     return agent(parts)._replace(policy_params=policy_params, act=act)
 
 
-def init(parts: _Parts, key: Key) -> State:
+def init(parts: Parts, key: Key) -> State:
     """A fresh agent at its first task."""
-    spec = parts.ppo.spec
-    fresh, task = ppo.init(parts.ppo, key), jnp.int32(0)
-    seen = jnp.zeros((parts.config.observations, *spec.observation_shape), spec.observation_dtype)
-    state = State(fresh, task, jnp.int32(0), (), seen)
-    state = state._replace(memory=parts.method.init(_actor(fresh), _situation(parts, state)))
-    return _optimisers_anew(parts, state)
+    of = parts.learner
+    state = State(of.init(key), jnp.int32(0), jnp.int32(0), (), of.unseen)
+    memory = parts.method.init(_actor(parts, state.learner), _situation(parts, state))
+    return _begin(parts, state._replace(memory=memory))
 
 
-def next_task(parts: _Parts, state: State, fresh: State) -> State:
+def next_task(parts: Parts, state: State, fresh: State) -> State:
     """Where the next task begins: for an agent that is not told, as if nothing had happened; but
     "reset", which is a control, begins anew.
 
@@ -269,31 +265,31 @@ def next_task(parts: _Parts, state: State, fresh: State) -> State:
     if not parts.config.told:
         return state
     if parts.method.remember is not None:
-        memory = parts.method.remember(
-            state.memory, _actor(state.learner), _situation(parts, state)
-        )
+        actor = _actor(parts, state.learner)
+        memory = parts.method.remember(state.memory, actor, _situation(parts, state))
         state = state._replace(memory=memory)
-    state = state._replace(task=moved, done=jnp.zeros_like(state.done))
-    return _optimisers_anew(parts, state)
+    return _begin(parts, state._replace(task=moved, done=jnp.zeros_like(state.done)))
 
 
 # ------------------------------------------------------------------------------------------ update
 
 
-def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
-    """PPO's epochs on a rollout of the task that is learnt, and what the method does then."""
-    method, situation = parts.method, _situation(parts, state)
-    bound = _bound(parts, state.memory, situation)
-    mine, metrics = ppo.update(bound, _mine(state.learner, state.task), rollout)
+def update(parts: Parts, state: State, rollout: Rollout) -> tuple[State, Metrics]:
+    """The algorithm's steps on a rollout of the task that is learnt, and what the method does
+    then."""
+    method, of = parts.method, parts.learner
+    mine = in_turn.alone(of, state.learner, state.task)
+    mine, metrics = of.update(mine, state.task, rollout, _wrap(parts, state))
     state = state._replace(
-        learner=_put(state.learner, mine, state.task),
-        done=state.done + 1,
-        seen=_seen(parts, rollout),
+        learner=_put(parts, state, mine), done=state.done + 1, seen=of.seen(mine, rollout)
     )
     situation = _situation(parts, state)
     if method.after is not None:
-        actor, memory = method.after(state.memory, _actor(state.learner), situation)
-        state = state._replace(learner=_with_actor(state.learner, actor), memory=memory)
+        shared = of.shared(state.learner)
+        part = continual.part_of(shared, of.part)
+        actor, memory = method.after(state.memory, part, situation)
+        moved = of.with_shared(state.learner, continual.with_part(shared, of.part, actor))
+        state = state._replace(learner=moved, memory=memory)
     remember = method.remember
     if remember is not None and not parts.config.told:
         memory = jax.lax.cond(
@@ -301,85 +297,48 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             lambda memory, actor: remember(memory, actor, situation),
             lambda memory, actor: memory,
             state.memory,
-            _actor(state.learner),
+            _actor(parts, state.learner),
         )
         state = state._replace(memory=memory)
     return state, metrics
 
 
-def _bound(parts: _Parts, memory: ArrayTree, situation: Situation) -> Any:
-    """PPO's parts for one update, with the method around the optimiser of what is shared."""
-    transforms = parts.ppo.transforms
-    shared = continual.around(transforms.shared, parts.method, memory, situation)
-    bound = _of_task(parts.ppo, situation.task)
-    return bound._replace(transforms=transforms._replace(shared=shared))
+def _wrap(parts: Parts, state: State) -> in_turn.Wrap:
+    method, situation = parts.method, _situation(parts, state)
+    free = continual.Method(trainable=method.trainable, everything=True)
+
+    def wrap(inner: Any, critic: bool = False) -> Any:
+        if not critic:
+            return continual.around(inner, method, state.memory, situation, parts.learner.part)
+        if not method.everything:
+            return inner
+        return continual.around(inner, free, state.memory, situation, "")
+
+    return wrap
 
 
-def _situation(parts: _Parts, state: State) -> Situation:
-    nets, moments = parts.ppo.nets, state.learner.observations
-
-    def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
-        read = jax.tree.map(lambda x: x[k], moments)
-        x = actor_critic.inputs(nets, read, observation)
-        return actor_critic.policy(nets, {"actor": actor}, own, x, k)
-
-    key = jax.random.fold_in(jax.random.fold_in(state.learner.key, 1), state.learner.updates)
-    own = state.learner.params.task
-    return Situation(policy, own, state.task, state.done, state.seen, parts.config.told, key)
-
-
-def _seen(parts: _Parts, rollout: Rollout) -> Array:
-    """`[M, ...]` of a rollout of one task, evenly spread; of all devices, so that all have them."""
-    rows = parts.ppo.numbers.collectives.gather(rollout.timestep.observation[:-1], 2)[:, 0]
-    flat = rows.reshape(-1, *rows.shape[2:])
-    return flat[jnp.arange(parts.config.observations) * flat.shape[0] // parts.config.observations]
-
-
-def _of_task(parts: Any, task: Array) -> Any:
-    return parts._replace(numbers=parts.numbers._replace(tasks=task[None]))
-
-
-def _mine(state: ppo.State, task: Array) -> ppo.State:
-    """PPO's state of one task, leaves `[1, ...]` of what is a task's own."""
-
-    def row(tree: ArrayTree) -> Any:
-        return jax.tree.map(lambda x: x[task][None], tree)
-
-    params = state.params._replace(task=row(state.params.task))
-    return state._replace(
-        params=params, observations=row(state.observations), returns=row(state.returns)
+def _situation(parts: Parts, state: State) -> Situation:
+    return parts.learner.situation(
+        state.learner, state.task, state.done, state.seen, parts.config.told
     )
 
 
-def _put(state: ppo.State, mine: ppo.State, task: Array) -> ppo.State:
-    """`state` with that of one task in its place."""
-
-    def put(tree: ArrayTree, row: ArrayTree) -> Any:
-        return jax.tree.map(lambda x, y: x.at[task].set(y[0]), tree, row)
-
-    params = mine.params._replace(task=put(state.params.task, mine.params.task))
-    return mine._replace(
-        params=params,
-        observations=put(state.observations, mine.observations),
-        returns=put(state.returns, mine.returns),
-    )
+def _begin(parts: Parts, state: State) -> State:
+    of = parts.learner
+    mine = in_turn.alone(of, state.learner, state.task)
+    mine = of.begin(mine, state.task, _wrap(parts, state))
+    return state._replace(learner=_put(parts, state, mine))
 
 
-def _optimisers_anew(parts: _Parts, state: State) -> State:
-    mine = _mine(state.learner, state.task).params
-    bound = _bound(parts, state.memory, _situation(parts, state))
-    fresh = learner.init_optimisers(bound.transforms, mine)
-    return state._replace(learner=state.learner._replace(opt_state=fresh))
+def _put(parts: Parts, state: State, mine: Any) -> Any:
+    """The algorithm's state with that of one task in it."""
+    of = parts.learner
+    own = in_turn.put_row(of.own(state.learner), of.own(mine), state.task)
+    return of.with_own(mine, own)
 
 
-def _actor(state: ppo.State) -> ArrayTree:
-    shared: Any = state.params.shared
-    return shared["actor"]
-
-
-def _with_actor(state: ppo.State, actor: ArrayTree) -> ppo.State:
-    shared: Any = state.params.shared
-    return state._replace(params=state.params._replace(shared={**shared, "actor": actor}))
+def _actor(parts: Parts, state: Any) -> ArrayTree:
+    return continual.part_of(parts.learner.shared(state), parts.learner.part)
 
 
 def _lead(tree: ArrayTree) -> Any:

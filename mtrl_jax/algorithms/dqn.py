@@ -140,6 +140,11 @@ class _Parts(NamedTuple):
     transforms: learner.Transforms
     collectives: learner.Collectives
     weights: curriculum.Plan
+    at_once: int  # tasks that an update is of
+    tasks: Any = None  # int32 [at_once], which of the network's tasks those are; None: all
+
+    def task_numbers(self) -> Array:
+        return jnp.arange(self.spec.num_tasks) if self.tasks is None else self.tasks
 
 
 def check(spec: EnvSpec, config: Config) -> None:
@@ -188,10 +193,7 @@ def agent(
         distilled: bool = False,
         greedy: bool = False,
     ) -> tuple[Array, Array, tuple[()]]:
-        if greedy:
-            policy = policy._replace(epsilon=jnp.float32(config.eval_epsilon))
-        q = q_network.values(parts.net, policy.params, timestep.observation)
-        return *q_network.epsilon_greedy(q, spec.action_mask, policy.epsilon, keys), actor
+        return *act(parts, policy, timestep.observation, keys, greedy=greedy), actor
 
     return Agent(
         init=lambda key: init(parts, key),
@@ -211,20 +213,25 @@ def agent(
 
 
 def make_parts(
-    spec: EnvSpec, config: Config, collectives: learner.Collectives = learner.ALONE
+    spec: EnvSpec,
+    config: Config,
+    collectives: learner.Collectives = learner.ALONE,
+    at_once: int = 0,
 ) -> _Parts:
-    """Network and optimisers of the numbers in `config`."""
+    """Network and optimisers of the numbers in `config`. An update is of `at_once` of the tasks
+    (0: of all), whose numbers whoever calls it puts into `tasks`."""
     net = q_network.make(spec, config.network, config.torso, config.hidden)
     task = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adam(config.learning_rate, eps=config.adam_epsilon),
     )
     operate: Any = surgery.METHODS[config.surgery]
-    shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), task)
+    count = at_once or spec.num_tasks
+    shared = optax.chain(operate(num_tasks=count, diagnostics=True), task)
     frozen = freeze.select(config.freeze, lambda key: q_network.init_params(net, key))
     transforms = learner.Transforms(shared, task, frozen)
     weights = checks.task_weights(spec, config)
-    return _Parts(config, spec, net, transforms, collectives, weights)
+    return _Parts(config, spec, net, transforms, collectives, weights, count)
 
 
 def init(parts: _Parts, key: Key) -> State:
@@ -236,7 +243,7 @@ def init(parts: _Parts, key: Key) -> State:
         params=params,
         target=params,
         opt_state=opt_state._replace(shared=surgery.reseed(opt_state.shared, key)),
-        replay=replay.init(item_spec(spec), spec.num_tasks, parts.config.replay_size),
+        replay=replay.init(item_spec(spec), parts.at_once, parts.config.replay_size),
         key=jax.random.fold_in(key, 2),
         steps=jnp.int32(0),
         updates=jnp.int32(0),
@@ -249,6 +256,16 @@ def epsilon_at(config: Any, steps: Array) -> Array:
     that has these."""
     done = jnp.minimum(steps / config.epsilon_steps, 1.0)
     return 1.0 + done * (config.epsilon - 1.0)
+
+
+def act(
+    parts: _Parts, policy: Policy, observation: Array, keys: Key, *, greedy: bool = False
+) -> tuple[Array, Array]:
+    """Actions `[K, E]` and their log-probabilities; greedy ones are with `eval_epsilon`."""
+    tasks = parts.task_numbers()
+    epsilon = jnp.float32(parts.config.eval_epsilon) if greedy else policy.epsilon
+    q = q_network.values(parts.net, policy.params, observation, tasks)
+    return q_network.epsilon_greedy(q, jnp.asarray(parts.spec.action_mask)[tasks], epsilon, keys)
 
 
 # ------------------------------------------------------------------------------------------ update
@@ -333,21 +350,21 @@ def gradient_step(
 ) -> tuple[learner.Params, learner.OptState, Metrics]:
     """One step of every task on its batch, leaves `[K, B, ...]`; metrics `[K]`. `weights` are of
     the tasks' losses, `[K]` or None."""
-    config, spec, net = parts.config, parts.spec, parts.net
-    q_t = q_network.values(net, target, batch.next_observation)
-    q_t_selector = q_network.values(net, params, batch.next_observation) if config.double_q else q_t
+    config, net, numbers = parts.config, parts.net, parts.task_numbers()
+    q_t = q_network.values(net, target, batch.next_observation, numbers)
+    q_t_selector = q_t
+    if config.double_q:
+        q_t_selector = q_network.values(net, params, batch.next_observation, numbers)
 
     def loss(shared, task, one):
         batch, q_t, q_t_selector, mask, k = one
         q_tm1 = q_network.values_of_task(net, shared, task, batch.observation, k)
-        delta = jax.vmap(losses.double_q_learning, (0, 0, 0, 0, 0, 0, None))(
-            q_tm1, batch.action, batch.reward, batch.discount, q_t, q_t_selector, mask
-        )
+        delta = errors(q_tm1, batch, q_t, q_t_selector, mask)
         real = jnp.broadcast_to(mask, q_tm1.shape)
         values = {"value/mean": q_tm1.mean(where=real), "value/error": jnp.abs(delta).mean()}
         return losses.huber(delta, config.huber).mean(), values
 
-    mask, numbers = jnp.asarray(spec.action_mask), jnp.arange(spec.num_tasks)
+    mask = jnp.asarray(parts.spec.action_mask)[numbers]
     return learner.gradient_step(
         loss,
         parts.transforms,
@@ -356,4 +373,12 @@ def gradient_step(
         (batch, q_t, q_t_selector, mask, numbers),
         parts.collectives,
         weights,
+    )
+
+
+def errors(q_tm1: Array, batch: Transition, q_t: Array, q_t_selector: Array, mask: Array) -> Array:
+    """`losses.double_q_learning` of one task's transitions, `[B]` of values `[B, A]` and a mask
+    `[A]`."""
+    return jax.vmap(losses.double_q_learning, (0, 0, 0, 0, 0, 0, None))(
+        q_tm1, batch.action, batch.reward, batch.discount, q_t, q_t_selector, mask
     )

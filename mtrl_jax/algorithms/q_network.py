@@ -80,13 +80,17 @@ def init_params(net: QNetwork, key: Key) -> learner.Params:
     return learner.Params(halves if jax.tree.leaves(halves) else {}, task)
 
 
-def values(net: QNetwork, params: learner.Params, observation: Array) -> Array:
-    """float32 `[K, B, A]` of observations `[K, B, ...]`."""
+def values(
+    net: QNetwork, params: learner.Params, observation: Array, tasks: Array | None = None
+) -> Array:
+    """float32 `[K, B, A]` of observations `[K, B, ...]` of the network's tasks number `tasks`,
+    int32 `[K]`; None: all of them, in their order."""
+    numbers = jnp.arange(net.spec.num_tasks) if tasks is None else tasks
 
     def one(task, observation, k):
         return values_of_task(net, params.shared, task, observation, k)
 
-    return jax.vmap(one)(params.task, observation, jnp.arange(net.spec.num_tasks))
+    return jax.vmap(one)(params.task, observation, numbers)
 
 
 def values_of_task(

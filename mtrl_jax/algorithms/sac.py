@@ -111,6 +111,7 @@ class _Parts(NamedTuple):
     spec: EnvSpec
     numbers: sac_step.Numbers
     weights: curriculum.Plan
+    at_once: int  # tasks that an update is of
 
 
 def check(spec: EnvSpec, config: Config) -> None:
@@ -176,8 +177,13 @@ def agent(
 
 
 def make_parts(
-    spec: EnvSpec, config: Config, collectives: learner.Collectives = learner.ALONE
+    spec: EnvSpec,
+    config: Config,
+    collectives: learner.Collectives = learner.ALONE,
+    at_once: int = 0,
 ) -> _Parts:
+    """Networks and optimisers of the numbers in `config`. An update is of `at_once` of the tasks
+    (0: of all), whose numbers whoever calls it puts into `numbers.tasks`."""
     nets = actor_q.make(
         spec,
         config.network,
@@ -195,7 +201,8 @@ def make_parts(
         )
 
     operate: Any = surgery.METHODS[config.surgery]
-    shared = optax.chain(operate(num_tasks=spec.num_tasks, diagnostics=True), step())
+    count = at_once or spec.num_tasks
+    shared = optax.chain(operate(num_tasks=count, diagnostics=True), step())
     frozen = actor_q.frozen(nets, config.freeze)
     return _Parts(
         config,
@@ -212,17 +219,18 @@ def make_parts(
             collectives=collectives,
         ),
         checks.task_weights(spec, config),
+        count,
     )
 
 
 def init(parts: _Parts, key: Key) -> State:
     """Fresh networks, and empty rings."""
-    k, config = parts.spec.num_tasks, parts.config
+    k, count, config = parts.spec.num_tasks, parts.at_once, parts.config
     return State(
         sac_step.init_learned(parts.numbers, jax.random.fold_in(key, 0), config.temperature),
         normalisers.init_moments((k, parts.numbers.nets.num_inputs)),
-        jnp.ones(k),
-        replay.init(experience.item_spec(parts.spec), k, config.capacity),
+        jnp.ones(count),
+        replay.init(experience.item_spec(parts.spec), count, config.capacity),
         jax.random.fold_in(key, 1),
         jnp.int32(0),
         jnp.int32(0),
@@ -253,7 +261,7 @@ def act(
             jnp.where(policy.warmup, -sizes[k] * np.log(2.0), log_prob),
         )
 
-    numbers = jnp.arange(parts.spec.num_tasks)
+    numbers = parts.numbers.task_numbers()
     return jax.vmap(one_task)(policy.params.task, policy.observations, observation, keys, numbers)
 
 
@@ -284,7 +292,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
             jnp.moveaxis(rows.valid[1:], 1, 0),
             config.statistics == "shared",
             collectives.sum,
-            parts.spec.observation_mask,
+            parts.numbers.of_tasks(parts.spec.observation_mask),
         )
     state = state._replace(
         observations=observations,

@@ -34,6 +34,7 @@ class Numbers(NamedTuple):
       max_temperature: 0 for no bound.
       target_rate: weight of the newest critics in the slow ones.
       collectives: of the devices to average over.
+      tasks: int32 `[K]`, which of the networks' tasks a step is of; None: all, in their order.
     """
 
     nets: actor_q.ActorQ
@@ -45,6 +46,15 @@ class Numbers(NamedTuple):
     max_temperature: float
     target_rate: float
     collectives: learner.Collectives
+    tasks: Any = None
+
+    def task_numbers(self) -> Array:
+        """int32 `[K]`."""
+        return jnp.arange(self.nets.spec.num_tasks) if self.tasks is None else self.tasks
+
+    def of_tasks(self, rows: Any) -> Any:
+        """The rows `[K, ...]` of something of all tasks, or None of None."""
+        return rows if self.tasks is None or rows is None else jnp.asarray(rows)[self.tasks]
 
 
 class Learned(NamedTuple):
@@ -110,7 +120,7 @@ def step(
       What has been learnt, and metrics `[K]`: of the losses, and of `learner.gradient_step` the
       sum over both networks and each one's own with `_critic` or `_actor` behind the name.
     """
-    nets, tasks = numbers.nets, jnp.arange(numbers.nets.spec.num_tasks)
+    nets, tasks = numbers.nets, numbers.task_numbers()
     read = jax.vmap(lambda moments, x: actor_q.inputs(nets, moments, x))
     x_tm1, x_t = read(moments, batch.observation), read(moments, batch.next_observation)
     alpha = jnp.exp(learned.log_temperature)
@@ -164,7 +174,7 @@ def _targets(
         q = actor_q.q_values(nets, learned.target.shared, slow, x, action, k)
         return losses.soft_target(r_t, discount_t, q, log_prob, alpha)
 
-    own, tasks = (learned.actor.task, learned.target.task), jnp.arange(nets.spec.num_tasks)
+    own, tasks = (learned.actor.task, learned.target.task), numbers.task_numbers()
     return jax.vmap(target)(*own, x, batch.reward, discount_t, noise, alpha, tasks)
 
 
@@ -172,7 +182,9 @@ def _temperature(numbers: Numbers, learned: Learned, log_prob: Array) -> tuple[A
     """The log temperatures `[K]` and their optimiser's state after one step."""
     # The loss is linear in log pi, so the mean over samples and devices serves as a batch of one.
     slope = jax.vmap(jax.grad(losses.temperature_loss))(
-        learned.log_temperature, log_prob[:, None], jnp.asarray(numbers.target_entropy, jnp.float32)
+        learned.log_temperature,
+        log_prob[:, None],
+        jnp.asarray(numbers.of_tasks(numbers.target_entropy), jnp.float32),
     )
     change, temperature_opt = numbers.temperature.update(slope, learned.temperature_opt)
     log_temperature = optax.apply_updates(learned.log_temperature, change)

@@ -6,14 +6,25 @@ belongs to one task alone (an output layer) does not move while others are learn
 """
 
 from mtrl_jax.continual.anchors import ewc, l2, mas, online_ewc
+from mtrl_jax.continual.columns import layer_sensitivity, sensitivity
 from mtrl_jax.continual.imitation import Teacher, distill
-from mtrl_jax.continual.method import FINETUNE, Method, Situation, Steps, around
+from mtrl_jax.continual.method import (
+    FINETUNE,
+    Lesson,
+    Method,
+    Situation,
+    Steps,
+    around,
+    part_of,
+    with_part,
+)
 from mtrl_jax.continual.samples import Kept, a_gem, keep, reservoir
 from mtrl_jax.continual.shares import packnet, progressive
 
 __all__ = [
     "FINETUNE",
     "Kept",
+    "Lesson",
     "Method",
     "Situation",
     "Steps",
@@ -24,9 +35,13 @@ __all__ = [
     "ewc",
     "keep",
     "l2",
+    "layer_sensitivity",
     "mas",
     "online_ewc",
     "packnet",
+    "part_of",
     "progressive",
     "reservoir",
+    "sensitivity",
+    "with_part",
 ]

@@ -63,7 +63,7 @@ def mas(strength: float) -> Method:
     tasks, at the newest parameters.
 
     Aljundi et al. 2018, arXiv 1711.09601; see `losses.importance.sensitivity`. Outputs are the
-    action probabilities, or the means of a Gaussian.
+    action probabilities, or the means of a Gaussian (of a Q-network, its values, if asked for).
 
     Args:
       strength: lambda.
@@ -73,7 +73,7 @@ def mas(strength: float) -> Method:
         def outputs(actor: ArrayTree, observation: Array) -> Array:
             found = _one(actor, observation, situation)
             if isinstance(found, distributions.Gaussian):
-                return found.mean
+                return distributions.mode(found)
             return jnp.exp(found.log_probs)
 
         f = importance.sensitivity(outputs, actor, situation.seen)

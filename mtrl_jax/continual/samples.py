@@ -1,9 +1,10 @@
-"""Reservoir and A-GEM: observations that are kept, and what the policy said of them.
+"""Reservoir and A-GEM: a uniform sample of all tasks, and what is learnt from it.
 
-Continual World keeps transitions and trains on them as if they were new. An on-policy learner
-cannot: what is kept here are observations with the policy's distribution at that time, and what is
-learnt from them is to say the same again, as in CLEAR (Rolnick et al. 2019, *Experience Replay for
-Continual Learning*, arXiv 1811.11682), whose cloning of values is left out: critics are free.
+A learner with a replay of transitions (`Situation.lesson`) learns from old ones as from new ones,
+as in Continual World (Wolczyk et al. 2021, arXiv 2105.10919). One without cannot: what it keeps are
+observations with the policy's distribution at that time, and what is learnt from them is to say the
+same again, as in CLEAR (Rolnick et al. 2019, *Experience Replay for Continual Learning*, arXiv
+1811.11682), whose cloning of values is left out: critics are free.
 """
 
 from typing import Any, NamedTuple
@@ -24,14 +25,13 @@ class Kept(NamedTuple):
     Attributes:
       priority: float32 `[C]`, drawn from [0, 1) for each; -1 where there is nothing yet.
       task: int32 `[C]`, whose it is.
-      observation: `[C, ...]`.
-      said: distributions `[C, ...]`, the policy's.
+      item: leaves `[C, ...]`: of `Situation.lesson`, or observations and the distributions that
+        the policy gave them.
     """
 
     priority: Array
     task: Array
-    observation: Array
-    said: Any
+    item: Any
 
 
 def keep(kept: Kept, offered: Kept) -> Kept:
@@ -49,11 +49,13 @@ def keep(kept: Kept, offered: Kept) -> Kept:
 
 
 def reservoir(strength: float, capacity: int, batch_size: int) -> Method:
-    """The gradient of the new task and of saying what was said, on what was kept.
+    """The gradient of the new task and of what was kept.
 
-        g + strength d/dtheta mean_x KL(said(x) || pi_theta(x))
+        g + strength d/dtheta mean_i loss_i(theta)
 
-    Where the agent is told, of tasks before alone, whose heads stay; else of all that is kept.
+    loss_i is that of the kept transition i, where there is such a lesson, else the divergence
+    KL(said(x_i) || pi_theta(x_i)). Where the agent is told, it is of tasks before alone, whose
+    heads stay; else of all that is kept.
 
     Args:
       strength: of the second.
@@ -71,10 +73,10 @@ def reservoir(strength: float, capacity: int, batch_size: int) -> Method:
 
 
 def a_gem(capacity: int, batch_size: int) -> Method:
-    """The gradient of the new task without what would undo what was said; see `surgery.a_gem`.
+    """The gradient of the new task without what would harm what was kept; see `surgery.a_gem`.
 
-    Chaudhry et al. 2019, arXiv 1812.00420. The reference is the gradient of the divergence of
-    `reservoir`, which is 0 while the policy says the same.
+    Chaudhry et al. 2019, arXiv 1812.00420. The reference is the gradient of the loss that
+    `reservoir` adds. That of a divergence is 0 while the policy says the same.
 
     Args:
       capacity, batch_size: as of `reservoir`.
@@ -101,18 +103,21 @@ def _keeping(capacity: int, correct: Any) -> Method:
 
 
 def _offer(actor: ArrayTree, situation: Situation) -> Kept:
-    """What was seen in the newest rollout."""
+    """What was seen lately."""
     m, k = situation.seen.shape[0], situation.task
-    own = jax.tree.map(lambda x: x[k], situation.own)
-    said = situation.policy(actor, own, situation.seen, k)
+    if situation.lesson is not None:
+        item = situation.lesson.items
+    else:
+        own = jax.tree.map(lambda x: x[k], situation.own)
+        item = (situation.seen, situation.policy(actor, own, situation.seen, k))
     priority = jax.random.uniform(jax.random.fold_in(situation.key, 2), (m,))
-    return Kept(priority, jnp.full(m, k), situation.seen, said)
+    return Kept(priority, jnp.full(m, k), item)
 
 
 def _reference(
     kept: Kept, actor: ArrayTree, situation: Situation, key: Key, batch_size: int
 ) -> ArrayTree:
-    """Gradient of the mean divergence on a batch of what counts; 0 where nothing does."""
+    """Gradient of the mean loss on a batch of what counts; 0 where nothing does."""
     counts = kept.priority >= 0
     if situation.told:
         counts &= kept.task != situation.task
@@ -122,12 +127,17 @@ def _reference(
     batch = jax.tree.map(lambda x: x[index], kept)
     weight = counts.any().astype(jnp.float32)
 
-    def divergence(actor: ArrayTree) -> Array:
-        def one(k: Array, observation: Array, said: distributions.Distribution) -> Array:
-            own = jax.tree.map(lambda x: x[k], situation.own)
-            now = situation.policy(actor, own, observation[None], k)
-            return distributions.kl(said, jax.tree.map(lambda x: x[0], now))
+    def said_again(actor: ArrayTree, own: ArrayTree, item: Any, k: Array) -> Array:
+        observation, said = item
+        now = situation.policy(actor, own, observation[None], k)
+        return distributions.kl(said, jax.tree.map(lambda x: x[0], now))
 
-        return weight * jax.vmap(one)(batch.task, batch.observation, batch.said).mean()
+    loss = said_again if situation.lesson is None else situation.lesson.loss
 
-    return jax.grad(divergence)(actor)
+    def mean(actor: ArrayTree) -> Array:
+        def one(k: Array, item: Any) -> Array:
+            return loss(actor, jax.tree.map(lambda x: x[k], situation.own), item, k)
+
+        return weight * jax.vmap(one)(batch.task, batch.item).mean()
+
+    return jax.grad(mean)(actor)

@@ -32,7 +32,7 @@ def packnet(num_tasks: int, prune_at: int) -> Method:
     def trainable(owner: ArrayTree, params: ArrayTree, situation: Situation) -> ArrayTree:
         pruned = situation.done >= prune_at
         both = [shares.trainable(owner, situation.task + 1, which) for which in (True, False)]
-        return {"actor": jax.tree.map(lambda a, b: jnp.where(pruned, a, b), *both)}
+        return jax.tree.map(lambda a, b: jnp.where(pruned, a, b), *both)
 
     def after(
         owner: ArrayTree, actor: ArrayTree, situation: Situation
@@ -57,7 +57,7 @@ def packnet(num_tasks: int, prune_at: int) -> Method:
 def progressive() -> Method:
     """A column of `networks.progressive` for each task; only that of the task that is learnt moves.
 
-    Rusu et al. 2016, arXiv 1606.04671. The critic has such columns too.
+    Rusu et al. 2016, arXiv 1606.04671. A critic has such columns too.
     """
 
     def trainable(memory: ArrayTree, params: ArrayTree, situation: Situation) -> ArrayTree:

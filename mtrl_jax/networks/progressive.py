@@ -23,6 +23,11 @@ class Progressive(nn.Module):
     `params` and all are computed; what column k says depends on the columns up to k alone. Whoever
     trains task k moves row k only (`continual.progressive`).
 
+    What each layer says is in the collection `intermediates`, `h0`, `h1`, ..., `[K, B, H_i]`, for
+    whoever makes it mutable. Where parameters hold a `nudge0`, `nudge1`, ..., `[K, H_i]`, they are
+    added to that, so that a gradient with respect to them is one to what layers say
+    (`continual.columns`); `init` makes none.
+
     Attributes as in `networks.onehot.OneHot`.
 
     Raises:
@@ -52,7 +57,12 @@ class Progressive(nn.Module):
     def _activated(self, h: Array, i: int) -> Array:
         if self.layer_norm:
             h = layers.stacked_norm(self, f"norm{i}", h)
-        return layers.activate(self, h)
+        h = layers.activate(self, h)
+        if self.has_variable("params", f"nudge{i}"):
+            nudge: Array = self.get_variable("params", f"nudge{i}")
+            h = layers.add_bias(h, nudge[:, None])
+        self.sow("intermediates", f"h{i}", h)
+        return h
 
     def _param(self, name: str, scale: float, width: int, out: int) -> Array:
         return self.param(name, layers.scaled(scale, stacked=True), (self.num_tasks, width, out))

@@ -40,7 +40,8 @@ def _quick():
 def planned(folder, names=("finetune",), told=True, **config):
     numbers = NUMBERS if told else dataclasses.replace(NUMBERS, network="onehot")
     config = continual.Config(told=told, observations=8, capacity=16, batch_size=4, **config)
-    return plan.make(probe_envs.memory((0.0, 1.0)), STEPS, numbers, config, folder, names, {})
+    suite = probe_envs.memory((0.0, 1.0))
+    return plan.make(suite, STEPS, "ppo", numbers, config, folder, names, {})
 
 
 def trained(folder, method, **config):
@@ -126,9 +127,9 @@ def test_not_told_everything_goes_on_and_the_clock_remembers():
         ({"method": "packnet", "told": False}, {}, "method packnet must be told where tasks"),
         ({"method": "x"}, {}, "method must be one of finetune, l2, ewc"),
         ({"ewc": -1.0}, {}, "ewc must not be negative; got -1.0"),
-        ({}, {"surgery": "pcgrad"}, "surgery must be left alone where one task is learnt at a"),
+        ({}, {"surgery": "pcgrad"}, "surgery must be 'mean' where one task is learnt at a"),
         ({}, {"network": "separate"}, "network must share something between tasks"),
-        ({}, {"final_learning_rate": 0.5}, "final_learning_rate must be 1"),
+        ({}, {"final_learning_rate": 0.5}, "final_learning_rate must be 1.0 where"),
         ({"method": "packnet", "updates": 1}, {}, "a task must have at least 2 updates"),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_gem_takes_out_what_conflicts_with_the_samples():
 def test_what_is_kept_is_a_uniform_sample_of_all_that_was_offered():
     def item(numbers, key):
         n = len(numbers)
-        return continual.Kept(jax.random.uniform(key, (n,)), jnp.asarray(numbers), numbers, ())
+        return continual.Kept(jax.random.uniform(key, (n,)), jnp.asarray(numbers), numbers)
 
     @jax.jit
     def stream(key):
@@ -171,17 +171,15 @@ def test_what_may_not_move_has_no_part_in_a_norm_and_stays_whatever_moments_say(
 def test_packnet_moves_what_is_free_then_what_it_keeps_and_others_read_their_own():
     method, memory, actor = continual.packnet(2, prune_at=3), None, ACTOR
     memory = method.init(actor, situation(0))
-    free = method.trainable(memory, {}, situation(0, done=1))["actor"]["w"]
+    free = method.trainable(memory, {}, situation(0, done=1))["w"]
     assert free.all()
     same, owner = method.after(memory, actor, situation(0, done=2))
     assert not owner["w"].any() and same["w"] is not None
     actor, owner = method.after(memory, actor, situation(0, done=3))
     assert (owner["w"] == 1).sum() == F * 5 // 2
-    kept = method.trainable(owner, {}, situation(0, done=4))["actor"]["w"]
+    kept = method.trainable(owner, {}, situation(0, done=4))["w"]
     np.testing.assert_array_equal(kept, owner["w"] == 1)
-    np.testing.assert_array_equal(
-        method.trainable(owner, {}, situation(1))["actor"]["w"], owner["w"] == 0
-    )
+    np.testing.assert_array_equal(method.trainable(owner, {}, situation(1))["w"], owner["w"] == 0)
     later = {"w": jnp.where(owner["w"] == 0, 7.0, actor["w"])}  # another task moves what is free
     np.testing.assert_array_equal(method.view(owner, later, 0, jnp.int32(1))["w"], actor["w"])
     np.testing.assert_array_equal(method.view(owner, later, 1, jnp.int32(1))["w"], later["w"])
@@ -189,13 +187,23 @@ def test_packnet_moves_what_is_free_then_what_it_keeps_and_others_read_their_own
         continual.packnet(2, 0)
 
 
-def columns_by_hand(p, x, k):
-    """Column k of `Progressive`, with loops over columns."""
+def columns_by_hand(p, x, k, nudge=None, act=None):
+    """Column k of `Progressive`, with loops over columns, and what all say, by layer; `nudge` is
+    (layer, column, feature, by)."""
+
+    def nudged(h, layer):
+        if nudge is not None and nudge[0] == layer and nudge[1] < len(h):
+            h[nudge[1]][:, nudge[2]] += nudge[3]
+        said.append(np.stack(h))
+        return h
+
+    said = []
 
     def relu(x):
-        return np.maximum(x, 0.0)
+        return np.maximum(x, 0.0) if act is None else act(x)
 
     h = [relu(x @ p["dense0_kernel"][j] + p["dense0_bias"][j]) for j in range(k + 1)]
+    nudged(h, 0)
     for layer, name in ((1, "dense1"), (2, "out")):
         new = []
         for j in range(k + 1):
@@ -206,25 +214,77 @@ def columns_by_hand(p, x, k):
             lateral = relu(read @ p[f"adapter{layer}_in"][j]) @ p[f"adapter{layer}_out"][j]
             y = h[j] @ p[f"{name}_kernel"][j] + p[f"{name}_bias"][j] + lateral
             new.append(y if name == "out" else relu(y))
-        h = new
-    return h[k]
+        h = new if name == "out" else nudged(new, layer)
+    return h[k], said
+
+
+def noisy(net, scale):
+    """Parameters of which none is 0."""
+
+    @jax.jit
+    def draw():
+        params = net.init(KEY, SEEN, jnp.int32(0))["params"]
+        return jax.tree.map(lambda x: x + scale * jax.random.normal(KEY, x.shape), params)
+
+    return draw()
 
 
 def test_progressive_columns_read_those_before_and_none_behind():
     net = Progressive(N, (6, 5), A)
-    params = net.init(KEY, SEEN, jnp.int32(0))["params"]
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), params)
-    before = [net.apply({"params": params}, SEEN, jnp.int32(k)) for k in range(N)]
+    apply = jax.jit(lambda params, k: net.apply({"params": params}, SEEN, k))
+    params = noisy(net, 0.1)
+    before = [apply(params, jnp.int32(k)) for k in range(N)]
     numbers = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     for k in range(N):
         np.testing.assert_allclose(
-            before[k], columns_by_hand(numbers, np.asarray(SEEN), k), rtol=2e-4
+            before[k], columns_by_hand(numbers, np.asarray(SEEN), k)[0], rtol=2e-4
         )
     other = jax.tree.map(lambda x: x.at[1].add(0.5), params)  # the middle one learns
-    after = [net.apply({"params": other}, SEEN, jnp.int32(k)) for k in range(N)]
+    after = [apply(other, jnp.int32(k)) for k in range(N)]
     np.testing.assert_array_equal(before[0], after[0])  # to the bit
     assert (before[1] != after[1]).any() and (before[2] != after[2]).any()
     alone = {n: (0 * x if n.endswith("_out") else x) for n, x in params.items()}
     changed = jax.tree.map(lambda x: x.at[0].add(0.5), alone)
-    both = [net.apply({"params": p}, SEEN, jnp.int32(2)) for p in (alone, changed)]
+    both = [apply(p, jnp.int32(2)) for p in (alone, changed)]
     np.testing.assert_array_equal(*both)  # without U a column is on its own
+
+
+def test_sensitivity_to_columns_is_that_of_differences_of_log_probabilities():
+    """E_x sum_a pi (d log pi / d (h / s))^2 by central differences, as shares of the columns."""
+    net, k = Progressive(N, (6, 5), A, activation="tanh"), 1
+    params = noisy(net, 0.3)
+
+    def policy(columns, observation):
+        logits = net.apply({"params": columns}, observation[None], jnp.int32(k))[0]
+        return distributions.categorical(logits)
+
+    @jax.jit
+    def run(params, seen):
+        _, found = net.apply({"params": params}, seen, jnp.int32(k), mutable=["intermediates"])
+        said = [found["intermediates"][f"h{i}"][0] for i in range(2)]
+        return said, continual.sensitivity(policy, params, said, seen)
+
+    said, found = run(params, SEEN)
+    numbers, x = jax.tree.map(lambda x: np.asarray(x, np.float64), (params, SEEN))
+
+    def log_pi(nudge=None):
+        logits, said = columns_by_hand(numbers, x, k, nudge, np.tanh)
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True)), said
+
+    pi, h = log_pi()
+    assert found.shape == (2, N) and not found[:, 2].any()
+    for layer, width in enumerate((6, 5)):
+        np.testing.assert_allclose(said[layer][:2], h[layer], rtol=1e-4, atol=1e-5)
+        f = np.zeros((2, width))
+        for j in range(2):
+            for m in range(width):
+                up, down = (log_pi((layer, j, m, by))[0] for by in (1e-5, -1e-5))
+                slope = (up - down) / 2e-5
+                f[j, m] = (np.exp(pi) * slope**2).sum(-1).mean() * h[layer][j, :, m].var()
+        expected = (f / f.sum(0)).mean(1)
+        np.testing.assert_allclose(found[layer, :2], expected, rtol=1e-3)
+        assert 0.005 < expected[0] < 0.995  # both columns matter
+    dead = continual.layer_sensitivity(jnp.zeros((2, 3)), jnp.ones((2, 4, 3)))
+    np.testing.assert_array_equal(dead, 0.0)
+    with pytest.raises(ValueError, match=r"activations must have shape \[K, B, H\]"):
+        continual.layer_sensitivity(jnp.zeros((2, 3)), jnp.ones((2, 4, 5)))
