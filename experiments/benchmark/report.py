@@ -2,9 +2,11 @@ r"""Turns the results of the benchmark into one HTML page and PNG figures.
 
     python -m experiments.benchmark.report --workdir=runs/benchmark/maze8
     python -m experiments.benchmark.report --results=a/results.jsonl,b --out=report.html
+    python -m experiments.benchmark.report --workdir=runs/benchmark/small --continual=runs/x
 
-Several tables of the same games become one report; what is not finished is left out. The page
-needs no other file. docs/benchmark.md says what each number means.
+Several tables of the same games become one report; what is not finished is left out. Runs of
+experiments.continual get a section each, with Continual World's numbers. The page needs no other
+file. docs/benchmark.md says what each number means.
 """
 
 import datetime
@@ -18,7 +20,7 @@ from absl import flags
 
 import mtrl_jax
 from mtrl_jax import metrics
-from mtrl_jax.benchmark import results, sections, study
+from mtrl_jax.benchmark import in_sequence, results, sections, study
 from mtrl_jax.benchmark.page import Section, write
 from mtrl_jax.benchmark.study import Study
 
@@ -30,6 +32,9 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of a run of the benchmark.")
     flags.DEFINE_list(
         "results", [], "Tables to read, or folders that hold one. (default: that of --workdir)"
+    )
+    flags.DEFINE_list(
+        "continual", [], "Finished runs of experiments.continual (directories, or their tables)."
     )
     flags.DEFINE_string("out", None, "The page. (default: report.html beside the first table)")
 
@@ -55,8 +60,9 @@ def main() -> None:
     paths = [pathlib.Path(p) for p in flags.FLAGS.results] or [runs.existing(flags.FLAGS.workdir)]
     beside = paths[0] if paths[0].is_dir() else paths[0].parent
     out = given.out(pathlib.Path(flags.FLAGS.out or beside / "report.html"), (".html",))
+    sequences = [in_sequence.read(pathlib.Path(p)) for p in flags.FLAGS.continual]
     s, rows = read(paths)
-    parts = sections.every(s, rows)
+    parts = sections.every(s, rows) + [in_sequence.section(lines) for lines in sequences]
     config = beside / "config.json"
     if config.exists():
         text = "Counts are environment steps, reset rows included."

@@ -150,7 +150,13 @@ CASES = [
     ("continual", ("--sequence=small_games:catch",), "--sequence must have at least two tasks"),
     ("continual", ("--told=false", "--method=packnet"), "method packnet must be told where"),
     ("continual", ("--method_overrides=ewc=nan",), "ewc must not be negative; got nan"),
+    ("continual", ("--algorithm=sac",), "suite must have continuous actions for SAC; got disc"),
     ("continual", ("--suite=small_games",), "--suite means nothing here"),
+    (
+        "benchmark.report",
+        ("--results=x", "--continual=none"),
+        "--continual: none holds no numbers of a finished experiments.continual",
+    ),
     ("benchmark.report", ("--results=x", "--out=x.png"), "--out must end in .html; got x.png"),
     ("evaluate", ("--workdir=.", "--seed=99999999999"), "--seed must be at most 2147483647"),
 ]
