@@ -34,6 +34,7 @@ BINARIES = {
     "benchmark": "rl",
     "benchmark.report": "jaxenvs",
     "few_shot": "jaxenvs",
+    "transporter": "jaxenvs",
     "evaluate": "jaxenvs",
     "export": "jaxenvs",
     "plot": "jaxenvs",
