@@ -2,7 +2,7 @@ r"""Picks and places towards a goal image, or a sequence of them, on a small tab
 
     python -m experiments.transporter                                 # told nothing, an end, a way
     python -m experiments.transporter --condition=final,sequence --sampling=uniform,weighted
-    python -m experiments.transporter --condition=final --steps=1600 --workdir=runs/transporter/long
+    python -m experiments.transporter --condition=final --steps=1200 --workdir=runs/transporter/long
 
 Transporter networks imitate a scripted oracle on six compositions of two modules each. Inspired by
 Lim et al. 2021 (MultiRavens): no contact physics, and no score here compares with theirs. Prints
@@ -36,7 +36,7 @@ _SAMPLING = flags.DEFINE_list(
     ["weighted"],
     "How tasks are drawn: some of uniform, weighted (more often, where the loss is higher).",
 )
-_STEPS = flags.DEFINE_integer("steps", 400, "Optimiser steps of each network.", 1)
+_STEPS = flags.DEFINE_integer("steps", 300, "Optimiser steps of each network.", 1)
 _EPISODES = flags.DEFINE_integer("test_episodes", 20, "Of each composition, for each network.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "The first seed; the others follow it.", 0)
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Networks of each kind.", 1)

@@ -102,7 +102,7 @@ def block_conv_transpose(x: Array, kernel: Array, stride: int) -> Array:
 def same_conv(x: Array, kernel: Array, hole: int = 1) -> Array:
     """A convolution that keeps the image's size, its kernel's pixels `hole` apart.
 
-        y[i, j] = sum_{u, v < size} x[i + hole (u - c), j + hole (v - c)] . kernel[u, v]
+        y[i, j] = sum_{u, v} kernel[u, v]^T x[i + hole (u - c), j + hole (v - c)]
 
     with c = (size - 1) / 2 and zeros around x. Rows are gathered, columns are shifted sums of one
     product: XLA:CPU's own convolution is as fast, but takes ten times as long inside a loop (jax

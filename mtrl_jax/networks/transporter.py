@@ -4,7 +4,7 @@ Zeng et al. 2020, *Transporter Networks*, arXiv 2010.14406. With o an image, p t
 the part of the image around it, o_p(t) the same after t quarter turns, Phi and Psi convolutions,
 
     pick logits     Q(u)     = f(o)(u)
-    place logits    Q(t, u)  = <Psi(o_p(t)), Phi(o) around u>  / sqrt(n n C)
+    place logits    Q(t, u)  = (1/sqrt(n n C)) sum_v <Psi(o_p(t))(v), Phi(o)(u + v)>
 
 The second is a cross-correlation: what is picked is laid over every place, once a turn. Goals
 come in as in Seita et al. 2021, arXiv 2012.03385 (goal-conditioned Transporters): a third stack of
@@ -150,10 +150,11 @@ def quarter_turns(image: Array) -> Array:
 def cross_correlate(query: Array, key: Array) -> Array:
     """Every query laid over every place of the key.
 
-        y[t, i, j] = sum_{u, v, c} query[t, u, v, c] key[i + u - n//2, j + v - n//2, c]
+        y[t, i, j] = sum_{u, v, d} query[t, u, v, d] key[i + u - c, j + v - c, d]
 
-    Rows are gathered, columns are shifted sums of one product: a convolution with kernels of each
-    sample's own is slow on XLA:CPU (`networks/convolution.py`).
+    with c = (n - 1) / 2 and zeros around the key. Rows are gathered, columns are shifted sums of one
+    product: a convolution with kernels of each sample's own is slow on XLA:CPU
+    (`networks/convolution.py`).
 
     Args:
       query: float `[R, n, n, C]`, n odd.

@@ -157,6 +157,11 @@ CASES = [
         ("--results=x", "--continual=none"),
         "--continual: none holds no numbers of a finished experiments.continual",
     ),
+    ("transporter", ("--condition=goal",), "--condition must be some of none, final, sequence"),
+    ("transporter", ("--sampling=",), "--sampling must be some of uniform, weighted; got ''"),
+    ("transporter", ("--floor=1.5",), "floor must lie in [0, 1]; got 1.5"),
+    ("transporter", ("--learning_rate=nan",), "learning_rate must be above 0; got nan"),
+    ("transporter", ("--seed=2147483647",), "seed + num_seeds must be at most 2147483647"),
     ("benchmark.report", ("--results=x", "--out=x.png"), "--out must end in .html; got x.png"),
     ("evaluate", ("--workdir=.", "--seed=99999999999"), "--seed must be at most 2147483647"),
 ]
