@@ -152,8 +152,8 @@ def cross_correlate(query: Array, key: Array) -> Array:
 
         y[t, i, j] = sum_{u, v, d} query[t, u, v, d] key[i + u - c, j + v - c, d]
 
-    with c = (n - 1) / 2 and zeros around the key. Rows are gathered, columns are shifted sums of one
-    product: a convolution with kernels of each sample's own is slow on XLA:CPU
+    with c = (n - 1) / 2 and zeros around the key. Rows are gathered, columns are shifted sums of
+    one product: a convolution with kernels of each sample's own is slow on XLA:CPU
     (`networks/convolution.py`).
 
     Args:
