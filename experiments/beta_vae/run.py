@@ -8,6 +8,8 @@ latents.json, plots/*.png       what its latents are
 
 import dataclasses
 import pathlib
+import shutil
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import jax
@@ -56,8 +58,14 @@ class Config:
     seed: Seed = 0
 
 
-def run(config: Config, folder: pathlib.Path) -> None:
+def run(config: Config, folder: pathlib.Path, judges: Iterable[pathlib.Path] = ()) -> None:
     """Learns what is left to learn, draws and prints; of a finished run it says so alone.
+
+    Args:
+      config: what is to be learnt.
+      folder: of the run.
+      judges: of other runs: the first that has learnt the denoising autoencoder that this one would
+        learn, bit for bit, lends it.
 
     Raises:
       ValueError: for what cannot be, or a folder of another run; nothing is written then.
@@ -77,6 +85,7 @@ def run(config: Config, folder: pathlib.Path) -> None:
         images = file or _met(config)
         nets, params, frozen, denoising = denoiser_nets(shape), None, None, None
         if config.objective != "pixels":
+            _lend(judges, folder, config)
             learner, total = _denoiser(config, shape), config.denoising_steps
             params = denoising = _learn(learner, folder / DENOISING, total, config, images)
             frozen = judge(shape, denoising["encoder"], images.train[:HELD_OUT])
@@ -85,6 +94,20 @@ def run(config: Config, folder: pathlib.Path) -> None:
             params = _learn(_vae(config, shape), folder, config.steps, config, images, frozen)
         report.write(folder, config, nets, params, images, denoising)
     report.show(folder)
+
+
+def _lend(judges: Iterable[pathlib.Path], folder: pathlib.Path, config: Config) -> None:
+    """Copies the denoising autoencoder of a run with the same one, unless this run has begun it."""
+    apart = {"objective", "beta", "num_latents", "steps"}
+    same = {name: x for name, x in settings_of(config).items() if name not in apart}
+    for other in judges if not (folder / DENOISING).exists() else ():
+        finished = (other / DENOISING / "checkpoints" / str(config.denoising_steps)).is_dir()
+        if finished and same.items() <= workdir.read_config(other).items():
+            temporary = folder / f"{DENOISING}.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(other / DENOISING, temporary)
+            temporary.rename(folder / DENOISING)
+            return
 
 
 def _met(config: Config) -> Images:

@@ -3,8 +3,9 @@ r"""DARLA's question, with encoders enough to answer it: who keeps its score in 
     python -m experiments.darla.study
     python -m experiments.darla.study --visions=darla,entangled --policies=ppo --encoders=3
 
-Every vision learns to see --encoders times (`random` and `pixels` begin anew as often), and on each
-of them every policy learns --num_seeds times, as one program. Intervals are over encoders, whose
+Every vision learns to see --encoders times (`random` and `pixels` begin anew as often; `finetuned`
+begins with what `darla` has learnt), and on each of them every policy learns --num_seeds times, as
+one program. Intervals are over encoders, whose
 policies are averaged. The same command goes on where it was stopped, run by run; two shells with
 different --visions may share a --workdir, and a last command over all of them only draws.
 """
@@ -23,12 +24,17 @@ from . import plan, report, rooms_flags, stages
 from .table import SCORES, Cell, cells_of, table
 from .vision import VISIONS
 
-__all__ = ["asked_of", "cell_of", "learn_to_see"]
+__all__ = ["asked_of", "cell_of", "eyes", "learn_to_see"]
 
 DEFAULT_VISIONS = ("darla", "entangled", "dae", "finetuned", "random", "pixels")
 _VISIONS = flags.DEFINE_list("visions", list(DEFAULT_VISIONS), "What policies read.")
 _POLICIES = flags.DEFINE_list("policies", ["dqn", "a3c", "mfec"], "How they learn to act.")
 _ENCODERS = flags.DEFINE_integer("encoders", 5, "Encoders of each vision.", 1)
+
+
+def eyes(root: pathlib.Path, vision: str, encoder: int) -> pathlib.Path:
+    """Where an encoder is learnt: `finetuned` begins with `darla`'s."""
+    return root / ("darla" if vision == "finetuned" else vision) / f"encoder{encoder}" / "see"
 
 
 def asked_of(root: pathlib.Path, vision: str, encoder: int, first: plan.Asked) -> plan.Asked:
@@ -39,18 +45,20 @@ def asked_of(root: pathlib.Path, vision: str, encoder: int, first: plan.Asked) -
         vision=vision,
         folder=folder / first.policy,
         run=dataclasses.replace(run, seed=seed),
-        borrow=str(folder / "see") if VISIONS[vision].objective else None,
+        borrow=str(eyes(root, vision, encoder)) if VISIONS[vision].objective else None,
         seed=first.seed + encoder,
         seeing={},
     )
 
 
 def learn_to_see(root: pathlib.Path, vision: str, encoder: int, first: plan.Asked) -> None:
-    """The encoder's run, if its kind learns anything and it has not learnt it yet."""
+    """The encoder's run, if its kind learns anything and it has not learnt it yet. J is the same
+    for all visions of one encoder's seed, and learnt once."""
     kind = VISIONS[vision]
     if kind.objective:
         config = plan.seeing(kind, first.where, first.seed + encoder, first.seeing)
-        see.run(config, root / vision / f"encoder{encoder}" / "see")
+        others = (eyes(root, other, encoder) for other in VISIONS if other != vision)
+        see.run(config, eyes(root, vision, encoder), judges=[x for x in others if x.is_dir()])
 
 
 def cell_of(planned: plan.Plan, encoder: int) -> Cell:

@@ -74,6 +74,7 @@ def test_a_damaged_encoder_is_refused_and_nothing_is_written(file, tmp_path):
     run.run(config, tmp_path)
     assert {"mig"} == json.loads((tmp_path / report.LATENTS).read_text()).keys()
     folder = tmp_path / "denoising" / "checkpoints" / "4"
+    _lent(config, tmp_path)
     for path in (folder / "state").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             data = bytearray(path.read_bytes())
@@ -83,6 +84,16 @@ def test_a_damaged_encoder_is_refused_and_nothing_is_written(file, tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint .*4 cannot be restored"):
         run.run(config, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def _lent(config, whole):
+    """A run that would learn the same autoencoder takes it, times of its steps and all."""
+    times = (whole / "denoising" / "metrics.jsonl").read_text()
+    for seed, same in ((config.seed, True), (config.seed + 1, False)):
+        folder = whole.with_name(f"lent{seed}")
+        run.run(dataclasses.replace(config, seed=seed), folder, judges=[whole])
+        assert ((folder / "denoising" / "metrics.jsonl").read_text() == times) is same
+        assert not (folder / "denoising.tmp").exists()
 
 
 def test_nothing_moves_the_judge():

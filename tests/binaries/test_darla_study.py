@@ -89,6 +89,7 @@ def test_cells_have_encoders_and_policies_of_their_own(tmp_path):
     assert [a.run.seed for a in asked] == [10, 15, 20]
     assert len({a.folder for a in asked}) == len({a.borrow for a in asked}) == 3
     assert study.asked_of(tmp_path, "pixels", 0, first).borrow is None
+    assert study.asked_of(tmp_path, "finetuned", 1, first).borrow == asked[1].borrow
 
 
 def test_what_a_run_has_written_becomes_a_line(tmp_path):
