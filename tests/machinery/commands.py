@@ -57,7 +57,8 @@ def start(
 _FORKS = """
 import json, os, runpy, sys
 import flax.linen, matplotlib.pyplot, optax, tqdm
-import mtrl_jax.benchmark.hosted, mtrl_jax.networks.morph, mtrl_jax.plots, mtrl_jax.sweep
+import mtrl_jax.benchmark.disentanglement, mtrl_jax.benchmark.hosted, mtrl_jax.networks.morph
+import mtrl_jax.plots, mtrl_jax.sweep
 import mtrl_jax.envs.games, mtrl_jax.envs.maze, mtrl_jax.record
 from mtrl_jax.algorithms import distill, distral, dqn, mfec, nec, ppo, sac, soft_q
 for n, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
@@ -67,8 +68,13 @@ for n, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
         for number, kind in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"../{n}.{kind}", os.O_WRONLY | os.O_CREAT), number)
         sys.argv = ["binary", *arguments]
-        runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
-        os._exit(0)
+        code = 0
+        try:
+            runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+        except SystemExit as error:
+            code = error.code or 0
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)  # an orderly end frees all that was imported, which takes the longest
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
