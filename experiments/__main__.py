@@ -35,6 +35,7 @@ BINARIES = {
     "benchmark.report": "jaxenvs",
     "few_shot": "jaxenvs",
     "transporter": "jaxenvs",
+    "offline": "jaxenvs",
     "evaluate": "jaxenvs",
     "export": "jaxenvs",
     "plot": "jaxenvs",

@@ -26,7 +26,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from mtrl_jax.types import Array, ArrayTree, EnvSpec, FunctionalSuite
+from mtrl_jax.types import Array, ArrayTree, EnvSpec, FunctionalSuite, HostSuite
 
 __all__ = ["Labels", "Recording", "Relabels", "check_relabels", "load", "relabel", "save"]
 
@@ -71,15 +71,19 @@ class Relabels(Protocol):
     ) -> tuple[Array, Array]: ...
 
 
-def check_relabels(suite: Any, name: str) -> None:
-    """Raises ValueError unless `suite`, called `name`, is functional and its environment is one of
-    `Relabels`."""
-    env = suite.env if isinstance(suite, FunctionalSuite) else None
-    if not (hasattr(env, "relabel") and hasattr(env, "least_reward")):
-        raise ValueError(
-            f"suite {name}: data can be shared between tasks only if the environment is functional "
-            "and has relabel(observation, action, next_observation, task) and least_reward"
-        )
+def check_relabels(suite: FunctionalSuite | HostSuite, name: str) -> FunctionalSuite:
+    """`suite`, called `name`, if it is functional and its environment is one of `Relabels`.
+
+    Raises:
+      ValueError: if not.
+    """
+    if isinstance(suite, FunctionalSuite):
+        if hasattr(suite.env, "relabel") and hasattr(suite.env, "least_reward"):
+            return suite
+    raise ValueError(
+        f"suite {name}: data can be shared between tasks only if the environment is functional "
+        "and has relabel(observation, action, next_observation, task) and least_reward"
+    )
 
 
 def relabel(suite: FunctionalSuite, recording: Recording, name: str = "") -> Labels:

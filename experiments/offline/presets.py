@@ -3,12 +3,12 @@
 from typing import Any
 
 from mtrl_jax import engines
-from mtrl_jax.algorithms import dqn, sac
+from mtrl_jax.algorithms import dqn, offline, sac
 from mtrl_jax.types import EnvSpec
 
 from ..common import runs
 
-__all__ = ["teacher"]
+__all__ = ["UPDATES", "numbers", "teacher"]
 
 CHECKPOINTS = 12  # of a teacher, evenly over its training: medium is one of them
 _DQN: dict[str, Any] = {
@@ -54,3 +54,12 @@ def teacher(suite: str, spec: EnvSpec, seed: int) -> tuple[dict[str, Any], engin
     else:
         made = runs.settings_of("dqn", named, run, dqn.Config(**_DQN))
     return made, run
+
+
+UPDATES = 3_000
+_STRENGTH = 0.1  # of CQL; rewards are 1 at most
+
+
+def numbers(base: str, spec: EnvSpec) -> offline.Config:
+    """Of offline learning, without a rule."""
+    return offline.Config(base=base, cql_strength=_STRENGTH)

@@ -162,6 +162,13 @@ CASES = [
     ("transporter", ("--floor=1.5",), "floor must lie in [0, 1]; got 1.5"),
     ("transporter", ("--learning_rate=nan",), "learning_rate must be above 0; got nan"),
     ("transporter", ("--seed=2147483647",), "seed + num_seeds must be at most 2147483647"),
+    ("offline", ("--rule=all,some",), "--rule must be some of none, all, hipi"),
+    ("offline", ("--own=expert",), "--own must be <level>:<episodes>, with + between several"),
+    ("offline", ("--suite=maze8",), "suite maze8: data can be shared between tasks only if"),
+    ("offline", (), "data/random.npz is no file; --record makes one"),
+    ("offline", ("--record", "--updates=5"), "--updates means nothing here"),
+    ("offline", ("--record", "--from_run=here"), "here/config.json is not a readable run"),
+    ("offline", ("--data=x", "--episodes=3"), "--episodes means nothing here"),
     ("benchmark.report", ("--results=x", "--out=x.png"), "--out must end in .html; got x.png"),
     ("evaluate", ("--workdir=.", "--seed=99999999999"), "--seed must be at most 2147483647"),
 ]
