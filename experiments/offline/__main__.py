@@ -33,6 +33,9 @@ _SUITE = flags.DEFINE_string("suite", "goal_rooms", "Whose environment can relab
 _RECORD = flags.DEFINE_bool("record", False, "Record data instead of learning from them.")
 _FROM = flags.DEFINE_string("from_run", None, "The run to record from. (default: train one)")
 _EPISODES = flags.DEFINE_integer("episodes", 200, "To record of each task at each level.", 1)
+_STEPS = flags.DEFINE_integer(
+    "teacher_steps", None, "Of each task, to train it with --record. (default: the preset's)", 1
+)
 _DATA = flags.DEFINE_string(
     "data", None, "Folder of the files. (default: runs/offline/<suite>/data)"
 )
@@ -66,11 +69,13 @@ def main() -> None:
         binary.refuse(*LEARNING, "workdir", "eval_episodes")
         given.check_folder("data", data)
         source = None if _FROM.value is None else pathlib.Path(_FROM.value)
-        asked = record.Asked(_SUITE.value, data, _EPISODES.value, _SEED.value, source)
+        asked = record.Asked(
+            _SUITE.value, data, _EPISODES.value, _SEED.value, source, _STEPS.value or 0
+        )
         for level, mean in record.record(asked, suite).items():
             print(f"{level:8} {mean:7.3f} a return of an episode   {record.path_of(data, level)}")
         return
-    binary.refuse("from_run", "episodes")
+    binary.refuse("from_run", "episodes", "teacher_steps")
     own = split.Own(
         split.mix_of("own", _OWN.value), split.mix_of("few", _FEW.value) if _FEW.value else ()
     )

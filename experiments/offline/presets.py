@@ -33,11 +33,13 @@ _SAC: dict[str, Any] = {
 _STEPS = {False: 15_000, True: 8_000}  # of each task, by whether actions are continuous
 
 
-def teacher(suite: str, spec: EnvSpec, seed: int) -> tuple[dict[str, Any], engines.RunConfig]:
+def teacher(
+    suite: str, spec: EnvSpec, seed: int, steps: int
+) -> tuple[dict[str, Any], engines.RunConfig]:
     """Settings, as config.json holds them, and length of the run that data are recorded from: DQN,
-    or SAC where actions are continuous."""
+    or SAC where actions are continuous. `steps` are of each task; 0: the preset's."""
     continuous = spec.action_size > 0
-    total = _STEPS[continuous] * spec.num_tasks
+    total = (steps or _STEPS[continuous]) * spec.num_tasks
     run = engines.RunConfig(
         total_env_steps=total,
         num_envs_per_task=8,

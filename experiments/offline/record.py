@@ -34,6 +34,7 @@ class Asked(NamedTuple):
       episodes: of every task, at every level.
       seed: of the episodes, and of the teacher, where one is trained.
       run: the directory of a run to record from; None: train one.
+      steps: of each task, of the teacher that is trained; 0: the preset's.
     """
 
     suite: str
@@ -41,6 +42,7 @@ class Asked(NamedTuple):
     episodes: int
     seed: int
     run: pathlib.Path | None
+    steps: int = 0
 
 
 def path_of(folder: pathlib.Path, level: str) -> pathlib.Path:
@@ -75,7 +77,7 @@ def record(asked: Asked, suite: FunctionalSuite) -> dict[str, float]:
         return {level: _read(asked, level, suite) for level in LEVELS}
     folder = asked.run or asked.folder / "teacher"
     if asked.run is None:
-        settings, config = teacher(asked.suite, suite.spec, asked.seed)
+        settings, config = teacher(asked.suite, suite.spec, asked.seed, asked.steps)
         agent = agents.make(suite.spec, settings)
         runs.learn("teacher", suite, agent, config, settings, folder)
     settings, config = runs.read(folder)
@@ -140,6 +142,7 @@ def _identity(asked: Asked, suite: FunctionalSuite) -> dict[str, Any]:
         "episodes": asked.episodes,
         "seed": asked.seed,
         "from_run": "" if asked.run is None else str(asked.run),
+        "teacher_steps": asked.steps,
     }
 
 

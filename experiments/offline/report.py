@@ -96,15 +96,8 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
     shown, panel = weighed[0], axes[-1]
     panel.imshow(np.array(shown["share"]), vmin=0.0, cmap="viridis")
     for (i, j), x in np.ndenumerate(np.array(shown["share"])):
-        panel.text(
-            j,
-            i,
-            f"{x:.2f}"[1:] if x < 1 else "1",
-            ha="center",
-            va="center",
-            fontsize=6,
-            color="white" if x < 0.4 else "black",
-        )  # fmt: none
+        text, colour = f"{x:.2f}"[1:] if x < 1 else "1", "white" if x < 0.4 else "black"
+        panel.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
     panel.set_title(f"{shown['rule']}: share of what a task learns from", fontsize=9)
     panel.set_xlabel("recorded for task", fontsize=8)
     panel.set_ylabel("learns", fontsize=8)

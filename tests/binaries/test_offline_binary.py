@@ -97,17 +97,18 @@ def test_a_killed_run_ends_as_the_whole_one(loaded, tmp_path, monkeypatch):
 
 
 def _ended(*arguments):
-    return commands.finish(commands.start(arguments, 1, "experiments.offline"))
+    return commands.finish(commands.start(arguments, 1, "experiments.offline"), 900)
 
 
 @pytest.mark.slow
 def test_one_command_records_and_one_learns_and_bad_files_are_refused(tmp_path):
     data = f"--data={tmp_path / 'data'}"
-    code, out, err = _ended("--record", "--episodes=4", data)
+    record_it = ("--record", "--episodes=4", "--teacher_steps=64", data)
+    code, out, err = _ended(*record_it)
     assert code == 0, err
     levels = out.splitlines()[-3:]
     assert [row.split()[0] for row in levels] == ["random", "medium", "expert"]
-    code, out, err = _ended("--record", "--episodes=4", data)  # there is nothing to do
+    code, out, err = _ended(*record_it)  # there is nothing to do
     assert code == 0 and out.splitlines()[-3:] == levels
     sizes = "--config_overrides=hidden=8,batch_size=4,refresh_every=5"
     learn = (data, "--own=expert:4", "--few=random:2", "--updates=10", sizes, "--num_seeds=2")

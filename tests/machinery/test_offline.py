@@ -214,10 +214,12 @@ def test_without_sharing_a_task_learns_from_its_own_data_alone(rule):
     np.testing.assert_allclose(np.diag(share), 1.0 if same else 0.5, rtol=1e-5)
 
 
+EVERY = [("cql", "rooms", rule) for rule in sharing.RULES]
+EVERY += [("iql", "rooms", "cds"), ("iql", "plane", "all"), ("cql", "plane", "cds")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("base", offline.BASES)
-@pytest.mark.parametrize("kind", SPECS)
-@pytest.mark.parametrize("rule", sharing.RULES)
+@pytest.mark.parametrize(("base", "kind", "rule"), EVERY)
 def test_every_base_and_rule_learns_on_both_kinds_of_actions(base, kind, rule):
     state, metrics = _learning(kind, base=base, rule=rule)(_data(kind))
     assert state.updates == 2
