@@ -1,6 +1,7 @@
 """Losses as pure functions of arrays, one paper family a module; loads only jax and NumPy."""
 
 from mtrl_jax.losses import (
+    auxiliary,
     continual,
     distillation,
     distral,
@@ -15,6 +16,7 @@ from mtrl_jax.losses import (
 )
 
 __all__ = [
+    "auxiliary",
     "continual",
     "distillation",
     "distral",
