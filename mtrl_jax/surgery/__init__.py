@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from mtrl_jax.surgery.a_gem import a_gem
 from mtrl_jax.surgery.aligned_mtl import aligned_mtl, aligned_mtl_weights
+from mtrl_jax.surgery.auxilearn import auxilearn_gradient
 from mtrl_jax.surgery.cagrad import cagrad, cagrad_weights
 from mtrl_jax.surgery.config import config, config_weights
 from mtrl_jax.surgery.curvature import multi_task_curvature
@@ -52,8 +53,9 @@ from mtrl_jax.surgery.mean import mean
 from mtrl_jax.surgery.mgda import mgda, mgda_weights
 from mtrl_jax.surgery.moco import moco, moco_step
 from mtrl_jax.surgery.nash_mtl import clip_weights, nash_mtl, nash_mtl_weights
+from mtrl_jax.surgery.ol_aux import OLAuxState, ol_aux, ol_aux_step
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
-from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_weights
+from mtrl_jax.surgery.pcgrad import pcgrad, pcgrad_main_weights, pcgrad_weights
 from mtrl_jax.surgery.pivrg import pivrg, pivrg_importance, pivrg_weights
 from mtrl_jax.surgery.plot import plot_diagnostics
 from mtrl_jax.surgery.quadratic import Solution
@@ -91,6 +93,7 @@ __all__ = [
     "MConFIGState",
     "Memory",
     "Method",
+    "OLAuxState",
     "Options",
     "STCHState",
     "Solution",
@@ -100,6 +103,7 @@ __all__ = [
     "aligned_mtl",
     "aligned_mtl_weights",
     "all_diagnostics",
+    "auxilearn_gradient",
     "cagrad",
     "cagrad_weights",
     "clip_weights",
@@ -154,7 +158,10 @@ __all__ = [
     "nash_mtl",
     "nash_mtl_weights",
     "num_conflicts",
+    "ol_aux",
+    "ol_aux_step",
     "pcgrad",
+    "pcgrad_main_weights",
     "pcgrad_weights",
     "per_task_value_and_grad",
     "pivrg",
@@ -210,6 +217,7 @@ METHODS: dict[str, Callable[..., Transform]] = _Methods(
         "uncertainty_weighting": uncertainty_weighting,
         "dwa": dwa,
         "gradient_cosine": gradient_cosine,
+        "ol_aux": ol_aux,
         "imtl_l": imtl_l,
         "stch": stch,
         "go4align": go4align,

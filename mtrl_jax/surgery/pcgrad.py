@@ -11,7 +11,7 @@ from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
 
-__all__ = ["pcgrad", "pcgrad_weights"]
+__all__ = ["pcgrad", "pcgrad_main_weights", "pcgrad_weights"]
 
 
 def pcgrad_weights(gram: Array, orders: Array) -> Array:
@@ -46,6 +46,24 @@ def pcgrad_weights(gram: Array, orders: Array) -> Array:
     return c.sum(0)
 
 
+def pcgrad_main_weights(gram: Array, main: Array | int = 0) -> Array:
+    """Weights of the sum of gradients of which all but the main one are projected off that one.
+
+    `w_main = 1 + sum_i max(0, -G_i,main) / G_main,main` over the others, whose weights are 1.
+
+    Args:
+      gram: float32 `[K, K]`.
+      main: index of the main task. Where its gradient is 0 all weights are 1.
+
+    Returns:
+      float32 `[K]`, each at least 1.
+    """
+    length = gram[main, main]
+    inverse = jnp.where(length > 0, 1.0 / jnp.where(length > 0, length, 1.0), 0.0)
+    added = jnp.maximum(-gram[main], 0.0).sum() * inverse
+    return jnp.where(jnp.arange(gram.shape[0]) == main, 1.0 + added, 1.0)
+
+
 @factory
 def pcgrad(
     num_tasks: int,
@@ -53,6 +71,7 @@ def pcgrad(
     reduction: Literal["sum", "mean"] = "sum",
     order: Literal["independent", "shared", "fixed"] = "independent",
     num_orders: int | None = None,
+    main: int | None = None,
     **options: Unpack[Options],
 ) -> Transform:
     """PCGrad, "project conflicting gradients".
@@ -72,12 +91,20 @@ def pcgrad(
     keeps the learning rate of plain mean training. For K > 2 the update may still conflict with
     some task; see `upgrad` for one that does not.
 
+    With a `main` task and auxiliary ones, only the main gradient is protected:
+
+        d = g_main + sum_i [ g_i - (min(0, <g_i, g_main>) / |g_main|^2) g_main ]
+
+    so that <d, g_main> is at least |g_main|^2, and nothing is drawn.
+
     Args:
       num_tasks: K.
       reduction: 'sum' as in the paper, or 'mean' (the sum over K).
       order: 'independent'; 'shared', one order for all tasks (other ports; more variance); 'fixed'.
       num_orders: weights are averaged over this many draws (K x K work each), which divides the
         variance that comes from the orders.
+      main: index of the one task that the others are projected off; then `order` and `num_orders`
+        mean nothing. None: all are projected off all others.
       options: see `Options`.
     """
     check_choice("reduction", reduction, ("sum", "mean"))
@@ -85,6 +112,9 @@ def pcgrad(
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         k = inputs.gram.shape[0]
+        if main is not None:
+            w = jnp.where(inputs.present, pcgrad_main_weights(inputs.gram, main), 0.0)
+            return (w / inputs.num_present if reduction == "mean" else w), state
 
         def draw(key: Array) -> Array:
             if order == "fixed":
@@ -99,5 +129,6 @@ def pcgrad(
             w = jax.vmap(draw)(jax.random.split(inputs.key, n)).mean(0)
         return (w / inputs.num_present if reduction == "mean" else w), state
 
-    method = Method("pcgrad", weights, uses_key=order != "fixed", sums=reduction == "sum")
+    draws = main is None and order != "fixed"
+    method = Method("pcgrad", weights, uses_key=draws, sums=reduction == "sum")
     return make_transform(method, num_tasks, **options)

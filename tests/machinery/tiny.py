@@ -38,7 +38,7 @@ RUN = engines.RunConfig(
 _LIKE_OTHERS = {
     *("gradvac", "mgda", "imtl_g", "fairgrad", "dual_proj", "config", "graddrop", "gradnorm"),
     *("uncertainty_weighting", "dwa", "gradient_cosine", "imtl_l", "stch", "go4align", "sdmgrad"),
-    *("pivrg", "db_mtl", "excess_mtl", "m_config", "sum"),
+    *("ol_aux", "pivrg", "db_mtl", "excess_mtl", "m_config", "sum"),
 }
 
 

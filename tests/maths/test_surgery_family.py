@@ -59,6 +59,7 @@ TABLE = {
     "uncertainty_weighting": Row(equal=2.0, alone=0.5, linear=True),
     "dwa": Row(equal=4.0, linear=True),
     "gradient_cosine": Row(equal=4.0, permutes=False),
+    "ol_aux": Row(equal=4.0, linear=True),
     "imtl_l": Row(equal=4.0, linear=True),
     "stch": Row(linear=True),
     "go4align": Row(linear=True),
@@ -187,7 +188,7 @@ def test_no_task_is_set_back_where_that_is_claimed(name):
         worst = min(worst, cosines.min())
     if TABLE[name].unconflicting:
         assert worst > -1e-5
-    elif name in ("mean", "sum", "random_weighting", "dwa", "gradient_cosine"):
+    elif name in ("mean", "sum", "random_weighting", "dwa", "gradient_cosine", "ol_aux"):
         assert worst < -0.01  # the matrices do conflict, so that the claim above means something
 
 
