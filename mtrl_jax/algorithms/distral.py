@@ -82,8 +82,8 @@ class ActorState(NamedTuple):
     task_core: ArrayTree
 
 
-class _Batch(NamedTuple):
-    """What one task's loss reads, leaves `[K, ...]` outside the vmap over tasks."""
+class Batch(NamedTuple):
+    """What one task's loss reads, leaves `[K, ...]` outside the vmap over tasks: see `batch_of`."""
 
     timestep: Timestep  # [K, T + 1, E, ...]
     action: Array  # [K, T, E, ...]
@@ -173,13 +173,7 @@ def agent(
         return fn(policy, mask, actor, timestep, keys)
 
     def update_(state: State, rollout: Rollout) -> tuple[State, Metrics]:
-        batch = _Batch(
-            jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rollout.timestep),
-            jnp.moveaxis(rollout.action, 1, 0),
-            rollout.actor_state,
-            mask,
-            scales,
-        )
+        batch = batch_of(rollout, mask, scales)
         fn = functools.partial(update, parts)
         if config.separate:
             state, metrics = alone.each_alone(fn)(state, batch)
@@ -188,7 +182,7 @@ def agent(
 
     return Agent(
         init=init_,
-        init_actor=lambda num_envs: _init_actor(spec, config, variant, num_envs),
+        init_actor=lambda num_envs: init_actor(spec, config, variant, num_envs),
         policy_params=lambda state: state.params,
         act=act_,
         update=update_,
@@ -199,6 +193,17 @@ def agent(
         num_devices=collectives.size,
         observe=curriculum.observer(parts.weights),
         environments=curriculum.stepping(parts.weights),
+    )
+
+
+def batch_of(rollout: Rollout, action_mask: Array | None, cost_scale: Array) -> Batch:
+    """A rollout as `update` reads it, with the masks `[K, A]` and the scales `[K]` of costs."""
+    return Batch(
+        jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rollout.timestep),
+        jnp.moveaxis(rollout.action, 1, 0),
+        rollout.actor_state,
+        action_mask,
+        cost_scale,
     )
 
 
@@ -262,7 +267,7 @@ def act(
     return jax.vmap(one_task)(params.task, action_mask, actor, timestep, keys)
 
 
-def update(parts: _Parts, state: State, batch: _Batch) -> tuple[State, Metrics]:
+def update(parts: _Parts, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One gradient step on a rollout; metrics `[K]`."""
     num_envs = batch.action.shape[2] * parts.collectives.size
     ratio = curriculum.all_to_stepping(parts.weights, state.curriculum, num_envs)
@@ -279,7 +284,7 @@ def update(parts: _Parts, state: State, batch: _Batch) -> tuple[State, Metrics]:
     return State(params, opt_state, state.curriculum), metrics
 
 
-def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: _Batch) -> tuple[Array, Metrics]:
+def loss(parts: _Parts, shared: ArrayTree, task: ArrayTree, batch: Batch) -> tuple[Array, Metrics]:
     """Mean over environments of `losses.distral_loss` for one task; leaves of `batch` without K."""
     config, rows = parts.config, batch.timestep
     prev_action = jnp.concatenate([batch.actor_state.prev_action[None], batch.action])
@@ -385,9 +390,8 @@ def make_parts(
     return parts._replace(transforms=parts.transforms._replace(frozen=fixed))
 
 
-def _init_actor(
-    spec: EnvSpec, config: Config, variant: losses.Variant, num_envs: int
-) -> ActorState:
+def init_actor(spec: EnvSpec, config: Config, variant: losses.Variant, num_envs: int) -> ActorState:
+    """The memory of E environments of each task before anything was seen."""
     batch = (spec.num_tasks, num_envs)
 
     def core(exists):

@@ -100,7 +100,8 @@ class Column(nn.Module):
         Returns:
           logits float32 `[T, B, A]`, or `[T, B, 2 A]` where actions are continuous (zeros without a
           policy head), value float32 `[T, B]` (zeros without a value head), and the core's state
-          after the last row.
+          after the last row. With `mutable=["intermediates"]` also what auxiliary heads read:
+          "seen" `[T, B, N]`, the convolutions' output, and "core" `[T, B, F]`, what the heads read.
         """
         t, b = first.shape
 
@@ -113,6 +114,7 @@ class Column(nn.Module):
             for i, (features, size, stride) in enumerate(((16, 8, 4), (32, 4, 2))):
                 x = nn.relu(BlockConv(features, size, stride, name=f"conv{i}")(x))
             x = x.reshape(t, b, -1)
+            self.sow("intermediates", "seen", x)
         else:
             x = flat_features(self, observation) if dense0 is None else dense0
         for i, width in enumerate(self.hidden):
@@ -124,6 +126,7 @@ class Column(nn.Module):
             x = nn.relu(x if given else dense(width, 2.0, f"dense{i}")(x))
         if self.core != "none":
             x, carry = _recur(self.core, self.core_size, x, first, carry)
+        self.sow("intermediates", "core", x)
         outputs = 2 * self.action_size or self.num_actions
         logits = jnp.zeros((t, b, outputs))
         value = jnp.zeros((t, b))
