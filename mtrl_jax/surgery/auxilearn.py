@@ -26,7 +26,8 @@ def auxilearn_gradient(
     arXiv 2007.02693, with the truncated Neumann series of Lorraine, Vicol & Duvenaud 2020 (arXiv
     1911.02590). At W where the gradient of L_train(W, phi) is 0, W moves with phi, and
 
-        grad_phi L_val = -(grad_W L_val) H^-1 (grad_phi grad_W L_train),    H = grad_W grad_W L_train
+        grad_phi L_val = -(grad_W L_val) H^-1 (grad_phi grad_W L_train)
+        H = grad_W grad_W L_train
         H^-1 v ~ step_size sum_{j < terms} (1 - step_size H)^j v
 
     The series is that of `terms` gradient steps of `step_size` on W; it converges to H^-1 where H

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack
 import jax.numpy as jnp
 from jax import Array
 
-from mtrl_jax.surgery.checks import check_positive, static_int
+from mtrl_jax.surgery.checks import check_positive
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["OLAuxState", "ol_aux", "ol_aux_step"]
@@ -67,14 +67,14 @@ def ol_aux(
       options: see `Options`.
     """
     check_positive("learning_rate", learning_rate)
-    n = static_int("period", period)
+    check_positive("period", period)
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         total = state.total + inputs.gram[main]
         moved = OLAuxState(
             ol_aux_step(state.weights, total, learning_rate, main), jnp.zeros_like(total)
         )
-        ends = (inputs.step + 1) % n == 0
+        ends = (inputs.step + 1) % period == 0
         kept = OLAuxState(state.weights, total)
         new = OLAuxState(*(jnp.where(ends, a, b) for a, b in zip(moved, kept, strict=True)))
         return state.weights, new

@@ -71,7 +71,7 @@ def three(base):
 
 
 def test_without_auxiliaries_it_is_the_base_agent_to_the_bit(base, three):
-    agent, state, played = base
+    agent, state, _ = base
     tiny.assert_trees_equal(three[0], three[1])
     off = unreal.agent(SUITE.spec, change(auxiliaries=()))
     assert off._replace(**dict.fromkeys(CALLS)) == agent._replace(**dict.fromkeys(CALLS))

@@ -158,7 +158,7 @@ def test_the_series_is_cut():
     ("make", "message"),
     [
         (lambda: surgery.ol_aux(2, learning_rate=0.0), "learning_rate must be positive"),
-        (lambda: surgery.ol_aux(2, period=0), "period must be a positive integer, got 0"),
+        (lambda: surgery.ol_aux(2, period=0), "period must be positive, got 0"),
         (lambda: implicit(0, 0.1, np.ones(2)), "terms must be a positive integer"),
         (lambda: implicit(1, -0.1, np.ones(2)), "step_size must be positive"),
     ],
