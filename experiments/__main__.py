@@ -29,6 +29,7 @@ BINARIES = {
     "episodic": "rl",
     "episodic.compare": "rl",
     "continual": "jaxenvs",
+    "auxiliary": "jaxenvs",
     "distill": "jaxenvs",
     "distill.actor_mimic": "jaxenvs",
     "benchmark": "rl",

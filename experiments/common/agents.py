@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from mtrl_jax import episodic, learner, replay
-from mtrl_jax.algorithms import distral, dqn, embeddings, experience, mfec, nec, ppo, sac
+from mtrl_jax.algorithms import distral, dqn, embeddings, experience, mfec, nec, ppo, sac, unreal
 from mtrl_jax.engines import RunConfig
 from mtrl_jax.networks import autoencoder
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec
@@ -74,6 +74,7 @@ def config_of(kind: Any, settings: dict[str, Any]) -> Any:
 BINARIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "distral": lambda settings: distral,
     "metaworld": lambda settings: ON_METAWORLD[settings["algorithm"]],
+    "auxiliary": lambda settings: unreal,
     "dqn": lambda settings: dqn,
     "episodic": lambda settings: EPISODIC[settings["algorithm"]],
 }

@@ -3,7 +3,7 @@
 Jaderberg et al. 2016, *Reinforcement learning with unsupervised auxiliary tasks*, arXiv 1611.05397.
 The base agent is `distral` with `algorithm="a3c_multitask"`, one column for all tasks; without
 auxiliary tasks this *is* that agent. Their losses stand in `losses/auxiliary`, on networks in
-`auxiliaries`. One gradient of the main loss and one of each auxiliary one meet in `combine`:
+`auxiliaries`. One gradient of the main loss and one of each auxiliary one meet in `combine`::
 
     sum                    L_main + sum_k lambda_k L_k, UNREAL's own
     gradient_cosine        Du et al. 2018: each by the cosine with the main gradient, never negative
@@ -74,7 +74,7 @@ class Config:
     history: Count = 3  # frames from which a reward is foretold
     reward_samples: Count = 64
     noise_size: Count = 32
-    replay_size: Count = 512  # stretches of each task
+    replay_size: Count = 128  # stretches of each task
     replay_batch: Count = 8  # of each task
     phi_every: Count = 10
     phi_rate: Positive = 1e-2
@@ -102,8 +102,8 @@ class State(NamedTuple):
       params: `column`, that of the base agent, and `heads` by auxiliary task.
       opt_state: of both.
       replay: stretches.
-      phi: float32 `[N]`, of `auxilearn`'s weights; else [0].
-      phi_state: of its optimiser.
+      phi: float32 `[N]`, of `auxilearn`'s weights; else ().
+      phi_state: of its optimiser; else ().
       key: constant.
       updates: int32, made so far.
     """
@@ -111,7 +111,7 @@ class State(NamedTuple):
     params: dict[str, ArrayTree]
     opt_state: ArrayTree
     replay: replay.ReplayState
-    phi: Array
+    phi: Any
     phi_state: ArrayTree
     key: Key
     updates: Array
@@ -239,13 +239,13 @@ def init(parts: _Parts, key: Key) -> State:
     heads = auxiliaries.init_heads(parts.numbers, column, one, config.auxiliaries, own)
     params = {"column": column, "heads": heads}
     learns = config.combine == "auxilearn"
-    phi = jnp.full(len(config.auxiliaries) if learns else 0, _ONE, jnp.float32)
+    phi = jnp.full(len(config.auxiliaries), _ONE, jnp.float32) if learns else ()
     return State(
         params,
         surgery.reseed(parts.transform.init(params), key),
         replay.init(item, k, config.replay_size),
         phi,
-        parts.phi_optimiser.init(phi),
+        parts.phi_optimiser.init(phi) if learns else (),
         jax.random.fold_in(key, 2),
         jnp.int32(0),
     )
@@ -290,7 +290,8 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     )
     params = optax.apply_updates(state.params, updates)
     record = surgery.diagnostics(opt_state)
-    weights = jax.nn.softplus(state.phi) if state.phi.size else record.weights[1:]
+    learns = config.combine == "auxilearn"
+    weights = jax.nn.softplus(state.phi) if learns else record.weights[1:]
     for i, name in enumerate(names):
         metrics[f"aux/{name}/loss"] = values[i + 1]
         metrics[f"aux/{name}/cosine"] = record.cosine[0, i + 1]
