@@ -16,7 +16,7 @@ import dataclasses
 from absl import flags
 
 from mtrl_jax import engines
-from mtrl_jax.algorithms import unreal
+from mtrl_jax.algorithms import auxiliaries, unreal
 from mtrl_jax.types import FunctionalSuite
 
 from ..common import binary, given, run_flags, runs
@@ -26,14 +26,14 @@ from .presets import PRESETS
 
 _AUXILIARY = flags.DEFINE_list("auxiliary", list(run.SETS), "What is learnt beside the main task.")
 _COMBINE = flags.DEFINE_list(
-    "combine", ["sum"], f"How gradients meet: some of {', '.join(unreal.COMBINE)}."
+    "combine", ["sum"], f"How gradients meet: some of {', '.join(auxiliaries.COMBINE)}."
 )
 
 
 def main() -> None:
     run_flags.start()
     names = given.names(_AUXILIARY, list(run.SETS))
-    ways = given.names(_COMBINE, list(unreal.COMBINE))
+    ways = given.names(_COMBINE, list(auxiliaries.COMBINE))
     suite_settings = run_flags.suite_settings()
     suite = runs.make_suite(suite_settings)
     preset = PRESETS.get(suite_settings["suite"].partition(":")[0], PRESETS[""])

@@ -28,7 +28,8 @@ def final_scores(group: Sequence[Rows], tasks: Sequence[str]) -> np.ndarray:
 def cosines(group: Sequence[Rows]) -> dict[str, float]:
     """Of each auxiliary task, the cosine of its gradient with the main one: the mean over all of
     training and seeds."""
-    names = [key for key in group[0][0] if key.startswith("aux/") and key.endswith("/cosine")]
+    keys = dict.fromkeys(key for rows in group for row in rows for key in row)
+    names = [key for key in keys if key.startswith("aux/") and key.endswith("/cosine")]
     found = {}
     for name in names:
         values = [np.mean(row[name]) for rows in group for row in rows if name in row]

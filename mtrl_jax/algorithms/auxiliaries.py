@@ -11,12 +11,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtrl_jax import surgery
 from mtrl_jax.losses import auxiliary
 from mtrl_jax.networks import auxiliary as heads
 from mtrl_jax.networks import columns
 from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Rollout
 
-__all__ = ["AUXILIARIES", "Numbers", "Stretch", "init_heads", "look", "recorded", "stretch_spec"]
+__all__ = [
+    "AUXILIARIES",
+    "COMBINE",
+    "Numbers",
+    "Stretch",
+    "init_heads",
+    "look",
+    "recorded",
+    "stretch_spec",
+    "time_major",
+]
 
 
 class Stretch(NamedTuple):
@@ -94,6 +105,11 @@ def recorded(rollout: Rollout) -> Stretch:
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), stretch)
 
 
+def time_major(drawn: Stretch) -> Stretch:
+    """Leaves `[K, B, T + 1, ...]` to `[T + 1, K B, ...]`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, *x.shape[2:]), 0, 1), drawn)
+
+
 def look(numbers: Numbers, params: ArrayTree, rows: Stretch) -> Seen:
     """The column on time-major stretches, leaves `[T + 1, B, ...]`, from an empty memory."""
     inputs = (
@@ -154,6 +170,19 @@ AUXILIARIES: dict[str, Callable[[Numbers, Any, Seen, Stretch, Key], Array]] = {
     "reward_prediction": _reward_prediction,
     "value_replay": _value_replay,
     "noise": _noise,
+}
+
+
+# `num_losses -> transform`; the main loss is number 0.
+COMBINE: dict[str, Callable[..., surgery.Transform]] = {
+    "sum": surgery.sum,
+    "gradient_cosine": surgery.gradient_cosine,
+    "pcgrad": lambda n, **options: surgery.pcgrad(n, main=0, **options),
+    "gradnorm": surgery.gradnorm,
+    "uncertainty_weighting": surgery.uncertainty_weighting,
+    "dwa": lambda n, **options: surgery.dwa(n, period=10, **options),
+    "ol_aux": surgery.ol_aux,
+    "auxilearn": surgery.sum,  # of gradients that phi has weighed
 }
 
 

@@ -35,26 +35,15 @@ import optax
 
 from mtrl_jax import learner, ranges, replay, surgery
 from mtrl_jax.algorithms import auxiliaries, distral
-from mtrl_jax.algorithms.auxiliaries import AUXILIARIES, Stretch
+from mtrl_jax.algorithms.auxiliaries import AUXILIARIES, COMBINE, Stretch
 from mtrl_jax.losses import auxiliary
 from mtrl_jax.losses import distral as losses
 from mtrl_jax.networks import columns
 from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Agent, Array, ArrayTree, EnvSpec, Key, Metrics, Rollout
 
-__all__ = ["COMBINE", "Config", "State", "agent", "base_config", "check"]
+__all__ = ["Config", "State", "agent", "base_config", "check"]
 
-# `num_losses -> transform`; the main loss is number 0.
-COMBINE: dict[str, Callable[..., surgery.Transform]] = {
-    "sum": surgery.sum,
-    "gradient_cosine": surgery.gradient_cosine,
-    "pcgrad": lambda n, **options: surgery.pcgrad(n, main=0, **options),
-    "gradnorm": surgery.gradnorm,
-    "uncertainty_weighting": surgery.uncertainty_weighting,
-    "dwa": lambda n, **options: surgery.dwa(n, period=10, **options),
-    "ol_aux": surgery.ol_aux,
-    "auxilearn": surgery.sum,  # of gradients that phi has weighed
-}
 _TERMS, _CLIP_PHI, _ONE = 3, 10.0, 0.5413248546  # softplus of the last is 1
 
 
@@ -266,7 +255,7 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     rings = replay.add(state.replay, collected)
     key = jax.random.fold_in(state.key, state.updates)
     drawn = replay.sample(rings, jax.random.fold_in(key, 0), config.replay_batch)
-    rows = _time_major(parts.collectives.scatter(drawn, 1))
+    rows = auxiliaries.time_major(parts.collectives.scatter(drawn, 1))
 
     def main(params: Any) -> tuple[Array, Metrics]:
         return _main(parts, params, batch)
@@ -302,11 +291,6 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
         metrics["aux/main/cosine_update"] = record.update_cosine[0]
     new = state._replace(params=params, opt_state=opt_state, replay=rings)
     return new._replace(updates=state.updates + 1), metrics
-
-
-def _time_major(drawn: Stretch) -> Stretch:
-    """Leaves `[K, B, T + 1, ...]` to `[T + 1, K B, ...]`."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, *x.shape[2:]), 0, 1), drawn)
 
 
 def _main(parts: _Parts, params: Any, batch: distral.Batch) -> tuple[Array, Metrics]:

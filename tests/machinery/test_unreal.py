@@ -101,7 +101,7 @@ def test_the_replay_holds_what_was_played(base, three):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("combine", unreal.COMBINE)
+@pytest.mark.parametrize("combine", auxiliaries.COMBINE)
 def test_every_way_of_combining_trains(combine, base):
     names = ("pixel_control", "reward_prediction", "value_replay", "noise")
     agent = unreal.agent(SUITE.spec, change(auxiliaries=names, combine=combine, phi_every=2))
