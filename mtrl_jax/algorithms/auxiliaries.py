@@ -126,7 +126,8 @@ def look(numbers: Numbers, params: ArrayTree, rows: Stretch) -> Seen:
 
 def _pixel_control(numbers: Numbers, head: ArrayTree, seen: Seen, rows: Stretch, key: Key) -> Array:
     net = heads.PixelControl(numbers.num_actions, numbers.cells)
-    q: Any = net.apply({"params": head}, seen.core)
+    parts: Any = net.apply({"params": head}, seen.core)
+    q = auxiliary.dueling(*parts)
     valid = rows.valid[1:]
 
     def one(q: Array, frames: Array, action: Array, discount: Array, valid: Array) -> Array:
@@ -145,7 +146,7 @@ def _reward_prediction(
     chosen = auxiliary.balanced_samples(key, reward, valid, numbers.num_samples, numbers.history)
     back = jnp.arange(1 - numbers.history, 1)
     frames = seen.seen[chosen.t[:, None] + back[None], chosen.env[:, None]]
-    logits: Any = heads.RewardPrediction().apply(
+    logits: Any = heads.RewardPrediction(len(auxiliary.CLASSES)).apply(
         {"params": head}, frames.reshape(numbers.num_samples, -1)
     )
     return auxiliary.reward_prediction_loss(logits, reward[chosen.t, chosen.env], chosen.weight)
@@ -207,7 +208,9 @@ def init_heads(
             return net.init(key, jnp.zeros((1, features)))["params"]
         if name == "reward_prediction":
             width = numbers.history * seen
-            return heads.RewardPrediction().init(key, jnp.zeros((1, width)))["params"]
+            return heads.RewardPrediction(len(auxiliary.CLASSES)).init(key, jnp.zeros((1, width)))[
+                "params"
+            ]
         if name == "noise":
             shape = (features, numbers.noise_size)
             return {"kernel": jax.random.normal(key, shape) * features**-0.5}

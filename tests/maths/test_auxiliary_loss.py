@@ -93,8 +93,9 @@ def test_nothing_that_is_not_valid_enters_pixel_control():
     q, action, change, discount = control()
     loss = jax.jit(auxiliary.pixel_control_loss)
     bad = ~VALID
-    change2, discount2 = (np.where(bad.reshape(-1, *(1,) * (x.ndim - 1)), np.nan, x)
-                          for x in (change, discount))  # fmt: skip
+    change2, discount2 = (
+        np.where(bad.reshape(-1, *(1,) * (x.ndim - 1)), np.nan, x) for x in (change, discount)
+    )
     action2 = np.where(bad, 99, action)
     assert loss(q, action, change, discount, VALID) == loss(q, action2, change2, discount2, VALID)
 
