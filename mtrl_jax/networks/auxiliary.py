@@ -19,8 +19,8 @@ class PixelControl(nn.Module):
     """A dueling network's two parts in every cell of the image, by a deconvolution.
 
     A dense layer makes a map of half as many cells a side, and two transposed convolutions of
-    4 x 4 at stride 2 make of it the two parts, for `losses.auxiliary.dueling`. (The paper's map of 9 x 9 becomes
-    20 x 20 without padding, ours of 10 x 10 with it.)
+    4 x 4 at stride 2 make of it the two parts, for `losses.auxiliary.dueling`. (The paper's map of
+    9 x 9 becomes 20 x 20 without padding, ours of 10 x 10 with it.)
 
     Attributes:
       num_actions: A.
@@ -34,7 +34,8 @@ class PixelControl(nn.Module):
 
     @nn.compact
     def __call__(self, core: Array) -> tuple[Array, Array]:
-        """Value `[..., H', W']` and advantages `[..., A, H', W']` of what the column's heads read, `[..., F]`."""
+        """Value `[..., H', W']` and advantages `[..., A, H', W']` of what the column's heads read,
+        `[..., F]`."""
         height, width = (math.ceil(n / 2) for n in self.cells)
         x = nn.relu(nn.Dense(height * width * self.channels, name="dense")(core))
         x = x.reshape(-1, height, width, self.channels)
@@ -60,6 +61,7 @@ class RewardPrediction(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Array) -> Array:
-        """float32 `[N, num_classes]` of what the convolutions made of the frames side by side, `[N, F]`."""
+        """float32 `[N, num_classes]` of what the convolutions made of the frames side by side, `[N,
+        F]`."""
         x = nn.relu(nn.Dense(self.hidden, name="dense")(frames))
         return nn.Dense(self.num_classes, name="out")(x).astype(jnp.float32)
