@@ -198,8 +198,9 @@ def agent(
 
 def batch_of(rollout: Rollout, action_mask: Array | None, cost_scale: Array) -> Batch:
     """A rollout as `update` reads it, with the masks `[K, A]` and the scales `[K]` of costs."""
-    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (rollout.timestep, rollout.action))
-    return Batch(*rows, rollout.actor_state, action_mask, cost_scale)
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rollout.timestep)
+    action = jnp.moveaxis(rollout.action, 1, 0)
+    return Batch(rows, action, rollout.actor_state, action_mask, cost_scale)
 
 
 def init(parts: _Parts, spec: EnvSpec, num_tasks: int, key: Key) -> State:
