@@ -16,7 +16,7 @@ from mtrl_jax import distributions, surgery
 from mtrl_jax.continual.method import Method, Situation
 from mtrl_jax.types import Array, ArrayTree, Key
 
-__all__ = ["Kept", "a_gem", "keep", "reservoir"]
+__all__ = ["Kept", "a_gem", "draw", "keep", "reservoir"]
 
 
 class Kept(NamedTuple):
@@ -46,6 +46,14 @@ def keep(kept: Kept, offered: Kept) -> Kept:
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, offered)
     _, index = jax.lax.top_k(both.priority, kept.priority.shape[0])
     return jax.tree.map(lambda x: x[index], both)
+
+
+def draw(counts: Array, key: Key, batch_size: int) -> Array:
+    """int32 `[B]`, places drawn uniformly, with replacement, from those where `counts`, bool `[C]`;
+    where none is, any place."""
+    rank = jnp.cumsum(counts)
+    nth = jax.random.randint(key, (batch_size,), 1, jnp.maximum(rank[-1], 1) + 1)
+    return jnp.minimum(jnp.searchsorted(rank, nth), rank.shape[0] - 1)
 
 
 def reservoir(strength: float, capacity: int, batch_size: int) -> Method:
@@ -121,9 +129,7 @@ def _reference(
     counts = kept.priority >= 0
     if situation.told:
         counts &= kept.task != situation.task
-    # Uniform over what counts: where nothing does all are drawn, and weigh 0.
-    logits = jnp.where(counts | ~counts.any(), 0.0, -jnp.inf)
-    index = jax.random.categorical(key, logits, shape=(batch_size,))
+    index = draw(counts, key, batch_size)
     batch = jax.tree.map(lambda x: x[index], kept)
     weight = counts.any().astype(jnp.float32)
 

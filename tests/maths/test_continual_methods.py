@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mtrl_jax import continual, distributions
-from mtrl_jax.continual import Situation
+from mtrl_jax.continual import Situation, samples
 from mtrl_jax.losses.continual import Anchor
 from mtrl_jax.networks.progressive import Progressive
 
@@ -146,6 +146,16 @@ def test_what_is_kept_is_a_uniform_sample_of_all_that_was_offered():
     assert all(len(set(row)) == 10 for row in drawn[:50])
     shares = np.bincount(drawn.ravel() // 20, minlength=5) / drawn.size
     np.testing.assert_allclose(shares, 0.2, atol=0.015)
+
+
+def test_a_batch_is_a_uniform_draw_of_what_counts():
+    counts = np.array([False, True, True, False, False, True, False])
+    drawn = np.asarray(samples.draw(jnp.asarray(counts), KEY, 6000))
+    shares = np.bincount(drawn, minlength=7) / 6000
+    np.testing.assert_allclose(shares, counts / 3, atol=0.03)
+    assert not shares[~counts].any()
+    nothing = np.asarray(samples.draw(jnp.zeros(3, bool), KEY, 6000))
+    assert nothing.min() >= 0 and nothing.max() < 3
 
 
 def test_what_may_not_move_has_no_part_in_a_norm_and_stays_whatever_moments_say():
