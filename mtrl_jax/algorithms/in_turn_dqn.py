@@ -15,6 +15,7 @@ is E_x sum_a (dQ(x, a) / dtheta)^2 / tau^2, a divergence the squared difference 
 tau^2, and MAS is of the values themselves.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -28,7 +29,7 @@ from mtrl_jax.continual import Lesson, Situation
 from mtrl_jax.distributions import Distribution, Gaussian
 from mtrl_jax.losses import q_learning
 from mtrl_jax.networks import torsos
-from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Metrics, Rollout
+from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Rollout
 
 __all__ = ["check", "make", "said"]
 
@@ -66,68 +67,7 @@ def make(
       q_policy: kind and tau of `said`.
     """
     parts: Any = dqn.make_parts(spec, numbers, collectives, at_once=1)
-    net, masks = parts.net, jnp.asarray(spec.action_mask)
-
-    def bound(task: Array, wrap: Wrap | None = None) -> Any:
-        of = parts._replace(tasks=task[None])
-        if wrap is None:
-            return of
-        shared = wrap(parts.transforms.shared)
-        return of._replace(transforms=parts.transforms._replace(shared=shared))
-
-    def with_own(state: dqn.State, own: Any) -> dqn.State:
-        halves = zip((state.params, state.target), own, strict=True)
-        params, target = (half._replace(task=x) for half, x in halves)
-        return state._replace(params=params, target=target)
-
-    def act(
-        acting: Acting, task: Array, observation: Array, keys: Key, greedy: bool
-    ) -> tuple[Array, Array]:
-        policy = dqn.Policy(learner.Params(acting.shared, acting.own), acting.rest)
-        return dqn.act(bound(task), policy, observation, keys, greedy=greedy)
-
-    def situation(state: dqn.State, task: Array, done: Array, seen: Any, told: bool) -> Situation:
-        def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
-            return said(
-                q_network.values_of_task(net, actor, own, observation, k), masks[k], *q_policy
-            )
-
-        def loss(actor: ArrayTree, own: ArrayTree, item: dqn.Transition, k: Array) -> Array:
-            """DQN's own, with the target network as it stood when the update began."""
-            one = jax.tree.map(lambda x: x[None], item)
-            # The head of a task before does not move: it is its own target.
-            slow = jax.tree.map(lambda x, y: jnp.where(k == task, x[k], y), state.target.task, own)
-            q_tm1 = q_network.values_of_task(net, actor, own, one.observation, k)
-            q_t = q_network.values_of_task(net, state.target.shared, slow, one.next_observation, k)
-            chosen = q_t
-            if numbers.double_q:
-                chosen = q_network.values_of_task(net, actor, own, one.next_observation, k)
-            delta = dqn.errors(q_tm1, one, q_t, chosen, masks[k])
-            return q_learning.huber(delta, numbers.huber)[0]
-
-        key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY + task), done)
-        own = state.params.task
-        lesson = Lesson(seen, loss)
-        return Situation(policy, own, task, done, seen.observation, told, key, lesson)
-
-    def seen(state: dqn.State, rollout: Rollout) -> dqn.Transition:
-        key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY - 1), state.steps)
-        drawn = replay.sample(state.replay, key, observations)
-        return jax.tree.map(lambda x: x[0], drawn)
-
-    def update(
-        state: dqn.State, task: Array, rollout: Rollout, wrap: Wrap
-    ) -> tuple[dqn.State, Metrics]:
-        return dqn.update(bound(task, wrap), state, rollout)
-
-    def begin(state: dqn.State, task: Array, wrap: Wrap) -> dqn.State:
-        return state._replace(
-            opt_state=learner.init_optimisers(bound(task, wrap).transforms, state.params),
-            target=jax.tree.map(jnp.copy, state.params),
-            replay=replay.init(dqn.item_spec(spec), 1, numbers.replay_size),
-            steps=jnp.zeros_like(state.steps),
-        )
-
+    item, net = dqn.item_spec(spec), parts.net
     return Learner(
         spec=spec,
         config=numbers,
@@ -137,17 +77,101 @@ def make(
         shared=lambda state: state.params.shared,
         with_shared=lambda state, x: state._replace(params=state.params._replace(shared=x)),
         own=lambda state: (state.params.task, state.target.task),
-        with_own=with_own,
+        with_own=_with_own,
         acting=lambda state: Acting(
             state.params.shared, state.params.task, dqn.epsilon_at(numbers, state.steps)
         ),
-        act=act,
-        situation=situation,
+        act=functools.partial(_act, parts),
+        situation=functools.partial(_situation, parts, q_policy),
         network=lambda state, k, x: (net.head, "head", net.torso.apply({}, x)),  # without layers
-        unseen=jax.tree.map(
-            lambda x: jnp.zeros((observations, *x.shape), x.dtype), dqn.item_spec(spec)
+        unseen=jax.tree.map(lambda x: jnp.zeros((observations, *x.shape), x.dtype), item),
+        seen=functools.partial(_seen, observations),
+        update=lambda state, task, rollout, wrap: dqn.update(
+            _bound(parts, task, wrap), state, rollout
         ),
-        seen=seen,
-        update=update,
-        begin=begin,
+        begin=functools.partial(_begin, parts),
+    )
+
+
+def _bound(parts: Any, task: Array, wrap: Wrap | None = None) -> Any:
+    """DQN's parts for one task, with a method around the optimiser of what is shared."""
+    of = parts._replace(tasks=task[None])
+    if wrap is None:
+        return of
+    shared = wrap(parts.transforms.shared)
+    return of._replace(transforms=parts.transforms._replace(shared=shared))
+
+
+def _with_own(state: dqn.State, own: Any) -> dqn.State:
+    halves = zip((state.params, state.target), own, strict=True)
+    params, target = (half._replace(task=x) for half, x in halves)
+    return state._replace(params=params, target=target)
+
+
+def _act(
+    parts: Any, acting: Acting, task: Array, observation: Array, keys: Key, greedy: bool
+) -> tuple[Array, Array]:
+    policy = dqn.Policy(learner.Params(acting.shared, acting.own), acting.rest)
+    return dqn.act(_bound(parts, task), policy, observation, keys, greedy=greedy)
+
+
+def _situation(
+    parts: Any,
+    q_policy: tuple[str, float],
+    state: dqn.State,
+    task: Array,
+    done: Array,
+    seen: dqn.Transition,
+    told: bool,
+) -> Situation:
+    masks = jnp.asarray(parts.spec.action_mask)
+
+    def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
+        q = q_network.values_of_task(parts.net, actor, own, observation, k)
+        return said(q, masks[k], *q_policy)
+
+    def loss(actor: ArrayTree, own: ArrayTree, item: dqn.Transition, k: Array) -> Array:
+        return _loss(parts, state.target, task, actor, own, item, k)
+
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY + task), done)
+    lesson = Lesson(seen, loss)
+    return Situation(policy, state.params.task, task, done, seen.observation, told, key, lesson)
+
+
+def _loss(
+    parts: Any,
+    target: learner.Params,
+    task: Array,
+    actor: ArrayTree,
+    own: ArrayTree,
+    item: dqn.Transition,
+    k: Array,
+) -> Array:
+    """DQN's own of one kept transition of task k, with the target network as it stood when the
+    update of task `task` began."""
+    net, config = parts.net, parts.config
+    one = jax.tree.map(lambda x: x[None], item)
+    # The head of a task before does not move: it is its own target.
+    slow = jax.tree.map(lambda x, y: jnp.where(k == task, x[k], y), target.task, own)
+    q_tm1 = q_network.values_of_task(net, actor, own, one.observation, k)
+    q_t = q_network.values_of_task(net, target.shared, slow, one.next_observation, k)
+    chosen = q_t
+    if config.double_q:
+        chosen = q_network.values_of_task(net, actor, own, one.next_observation, k)
+    delta = dqn.errors(q_tm1, one, q_t, chosen, jnp.asarray(parts.spec.action_mask)[k])
+    return q_learning.huber(delta, config.huber)[0]
+
+
+def _seen(observations: int, state: dqn.State, rollout: Rollout) -> Any:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY - 1), state.steps)
+    return jax.tree.map(lambda x: x[0], replay.sample(state.replay, key, observations))
+
+
+def _begin(parts: Any, state: dqn.State, task: Array, wrap: Wrap) -> dqn.State:
+    bound = _bound(parts, task, wrap)
+    return state._replace(
+        opt_state=learner.init_optimisers(bound.transforms, state.params),
+        target=jax.tree.map(jnp.copy, state.params),
+        replay=replay.init(dqn.item_spec(parts.spec), 1, parts.config.replay_size),
+        steps=jnp.zeros_like(state.steps),
     )

@@ -1,5 +1,6 @@
 """PPO as a learner of tasks in turn. Methods act on the policy; the value network is free."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from mtrl_jax.algorithms import actor_critic, in_turn, ppo
 from mtrl_jax.algorithms.in_turn import Acting, Learner, Wrap
 from mtrl_jax.continual import Situation
 from mtrl_jax.distributions import Distribution
-from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Metrics, Rollout
+from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Rollout
 
 __all__ = ["check", "make"]
 
@@ -37,53 +38,6 @@ def make(
     """
     parts: Any = ppo.make_parts(spec, numbers, 0, collectives, at_once=1)
     nets = parts.nets
-
-    def bound(task: Array, wrap: Wrap | None = None) -> Any:
-        of = parts._replace(numbers=parts.numbers._replace(tasks=task[None]))
-        if wrap is None:
-            return of
-        shared = wrap(parts.transforms.shared)
-        return of._replace(transforms=parts.transforms._replace(shared=shared))
-
-    def with_own(state: ppo.State, own: Any) -> ppo.State:
-        task, observations, returns = own
-        params = state.params._replace(task=task)
-        return state._replace(params=params, observations=observations, returns=returns)
-
-    def act(
-        acting: Acting, task: Array, observation: Array, keys: Key, greedy: bool
-    ) -> tuple[Array, Array]:
-        own, moments = acting.own
-        policy = ppo.Policy(learner.Params(acting.shared, own), moments)
-        return ppo.act(bound(task), policy, observation, keys, greedy=greedy)
-
-    def inputs(state: ppo.State, k: Array, observation: Array) -> Array:
-        moments = jax.tree.map(lambda x: x[k], state.observations)
-        return actor_critic.inputs(nets, moments, observation)
-
-    def situation(state: ppo.State, task: Array, done: Array, seen: Any, told: bool) -> Situation:
-        def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
-            x = inputs(state, k, observation)
-            return actor_critic.policy(nets, {"actor": actor}, own, x, k)
-
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.updates)
-        return Situation(policy, state.params.task, task, done, seen, told, key)
-
-    def seen(state: ppo.State, rollout: Rollout) -> Array:
-        """Of all devices, so that all have the same."""
-        rows = collectives.gather(rollout.timestep.observation[:-1], 2)[:, 0]
-        flat = rows.reshape(-1, *rows.shape[2:])
-        return flat[jnp.arange(observations) * flat.shape[0] // observations]
-
-    def update(
-        state: ppo.State, task: Array, rollout: Rollout, wrap: Wrap
-    ) -> tuple[ppo.State, Metrics]:
-        return ppo.update(bound(task, wrap), state, rollout)
-
-    def begin(state: ppo.State, task: Array, wrap: Wrap) -> ppo.State:
-        fresh = learner.init_optimisers(bound(task, wrap).transforms, state.params)
-        return state._replace(opt_state=fresh)
-
     return Learner(
         spec=spec,
         config=numbers,
@@ -93,13 +47,66 @@ def make(
         shared=lambda state: state.params.shared,
         with_shared=lambda state, x: state._replace(params=state.params._replace(shared=x)),
         own=lambda state: (state.params.task, state.observations, state.returns),
-        with_own=with_own,
+        with_own=_with_own,
         acting=lambda state: Acting(state.params.shared, (state.params.task, state.observations)),
-        act=act,
-        situation=situation,
-        network=lambda state, k, x: (nets.actor, "", inputs(state, k, x)),
+        act=functools.partial(_act, parts),
+        situation=functools.partial(_situation, nets),
+        network=lambda state, k, x: (nets.actor, "", _inputs(nets, state, k, x)),
         unseen=jnp.zeros((observations, *spec.observation_shape), spec.observation_dtype),
-        seen=seen,
-        update=update,
-        begin=begin,
+        seen=lambda state, rollout: _seen(collectives, observations, rollout),
+        update=lambda state, task, rollout, wrap: ppo.update(
+            _bound(parts, task, wrap), state, rollout
+        ),
+        begin=functools.partial(_begin, parts),
     )
+
+
+def _bound(parts: Any, task: Array, wrap: Wrap | None = None) -> Any:
+    """PPO's parts for one task, with a method around the optimiser of what is shared."""
+    of = parts._replace(numbers=parts.numbers._replace(tasks=task[None]))
+    if wrap is None:
+        return of
+    shared = wrap(parts.transforms.shared)
+    return of._replace(transforms=parts.transforms._replace(shared=shared))
+
+
+def _with_own(state: ppo.State, own: Any) -> ppo.State:
+    task, observations, returns = own
+    params = state.params._replace(task=task)
+    return state._replace(params=params, observations=observations, returns=returns)
+
+
+def _act(
+    parts: Any, acting: Acting, task: Array, observation: Array, keys: Key, greedy: bool
+) -> tuple[Array, Array]:
+    own, moments = acting.own
+    policy = ppo.Policy(learner.Params(acting.shared, own), moments)
+    return ppo.act(_bound(parts, task), policy, observation, keys, greedy=greedy)
+
+
+def _inputs(nets: Any, state: ppo.State, k: Array, observation: Array) -> Array:
+    moments = jax.tree.map(lambda x: x[k], state.observations)
+    return actor_critic.inputs(nets, moments, observation)
+
+
+def _situation(
+    nets: Any, state: ppo.State, task: Array, done: Array, seen: Array, told: bool
+) -> Situation:
+    def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
+        x = _inputs(nets, state, k, observation)
+        return actor_critic.policy(nets, {"actor": actor}, own, x, k)
+
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.updates)
+    return Situation(policy, state.params.task, task, done, seen, told, key)
+
+
+def _seen(collectives: learner.Collectives, observations: int, rollout: Rollout) -> Array:
+    """Of all devices, so that all have the same."""
+    rows = collectives.gather(rollout.timestep.observation[:-1], 2)[:, 0]
+    flat = rows.reshape(-1, *rows.shape[2:])
+    return flat[jnp.arange(observations) * flat.shape[0] // observations]
+
+
+def _begin(parts: Any, state: ppo.State, task: Array, wrap: Wrap) -> ppo.State:
+    fresh = learner.init_optimisers(_bound(parts, task, wrap).transforms, state.params)
+    return state._replace(opt_state=fresh)

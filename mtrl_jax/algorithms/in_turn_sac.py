@@ -9,6 +9,7 @@ Reservoir and A-GEM keep what the policy said, as with PPO, not transitions: an 
 critics that still know its task.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from mtrl_jax.algorithms import actor_q, experience, in_turn, sac
 from mtrl_jax.algorithms.in_turn import Acting, Learner, Wrap
 from mtrl_jax.continual import Situation
 from mtrl_jax.distributions import Distribution
-from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Metrics, Rollout
+from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Rollout
 
 __all__ = ["check", "make"]
 
@@ -49,82 +50,6 @@ def make(
     """
     parts: Any = sac.make_parts(spec, numbers, collectives, at_once=1)
     nets = parts.numbers.nets
-
-    def bound(task: Array, wrap: Wrap | None = None) -> Any:
-        of = parts.numbers._replace(tasks=task[None])
-        if wrap is not None:
-            actor, critic = of.transforms, of.critic_transforms
-            of = of._replace(
-                transforms=actor._replace(shared=wrap(actor.shared)),
-                critic_transforms=critic._replace(shared=wrap(critic.shared, critic=True)),
-            )
-        return parts._replace(numbers=of)
-
-    def own(state: sac.State) -> Any:
-        of = state.learned
-        halves = (of.actor.task, of.critic.task, of.target.task)
-        return halves, of.log_temperature, state.observations
-
-    def with_own(state: sac.State, own: Any) -> sac.State:
-        of, ((actor, critic, target), log_temperature, observations) = state.learned, own
-        of = of._replace(
-            actor=of.actor._replace(task=actor),
-            critic=of.critic._replace(task=critic),
-            target=of.target._replace(task=target),
-            log_temperature=log_temperature,
-        )
-        return state._replace(learned=of, observations=observations)
-
-    def with_shared(state: sac.State, shared: Any) -> sac.State:
-        actor = state.learned.actor._replace(shared=shared)
-        return state._replace(learned=state.learned._replace(actor=actor))
-
-    def acting(state: sac.State) -> Acting:
-        actor = state.learned.actor
-        return Acting(actor.shared, (actor.task, state.observations), state.steps < numbers.warmup)
-
-    def act(
-        acting: Acting, task: Array, observation: Array, keys: Key, greedy: bool
-    ) -> tuple[Array, Array]:
-        own, moments = acting.own
-        policy = sac.Policy(learner.Params(acting.shared, own), moments, acting.rest)
-        return sac.act(bound(task), policy, observation, keys, greedy=greedy)
-
-    def inputs(state: sac.State, k: Array, observation: Array) -> Array:
-        moments = jax.tree.map(lambda x: x[k], state.observations)
-        return actor_q.inputs(nets, moments, observation)
-
-    def situation(state: sac.State, task: Array, done: Array, seen: Any, told: bool) -> Situation:
-        def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
-            return actor_q.head(nets, actor, own, inputs(state, k, observation), k)
-
-        key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY + task), done)
-        return Situation(policy, state.learned.actor.task, task, done, seen, told, key)
-
-    def seen(state: sac.State, rollout: Rollout) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY - 1), state.steps)
-        drawn: Any = replay.sample(state.rings, key, observations)
-        found: Array = drawn.observation[0]
-        return found
-
-    def update(
-        state: sac.State, task: Array, rollout: Rollout, wrap: Wrap
-    ) -> tuple[sac.State, Metrics]:
-        return sac.update(bound(task, wrap), state, rollout)
-
-    def begin(state: sac.State, task: Array, wrap: Wrap) -> sac.State:
-        of, learned = bound(task, wrap).numbers, state.learned
-        learned = learned._replace(
-            actor_opt=learner.init_optimisers(of.transforms, learned.actor),
-            critic_opt=learner.init_optimisers(of.critic_transforms, learned.critic),
-            temperature_opt=of.temperature.init(learned.log_temperature),
-        )
-        return state._replace(
-            learned=learned,
-            rings=replay.init(experience.item_spec(spec), 1, numbers.capacity),
-            steps=jnp.zeros_like(state.steps),
-        )
-
     return Learner(
         spec=spec,
         config=numbers,
@@ -132,15 +57,100 @@ def make(
         part="",
         init=lambda key: sac.init(parts, key),
         shared=lambda state: state.learned.actor.shared,
-        with_shared=with_shared,
-        own=own,
-        with_own=with_own,
-        acting=acting,
-        act=act,
-        situation=situation,
-        network=lambda state, k, x: (nets.actor, "", inputs(state, k, x)),
+        with_shared=_with_shared,
+        own=_own,
+        with_own=_with_own,
+        acting=functools.partial(_acting, numbers),
+        act=functools.partial(_act, parts),
+        situation=functools.partial(_situation, nets),
+        network=lambda state, k, x: (nets.actor, "", _inputs(nets, state, k, x)),
         unseen=jnp.zeros((observations, *spec.observation_shape), spec.observation_dtype),
-        seen=seen,
-        update=update,
-        begin=begin,
+        seen=functools.partial(_seen, observations),
+        update=lambda state, task, rollout, wrap: sac.update(
+            _bound(parts, task, wrap), state, rollout
+        ),
+        begin=functools.partial(_begin, parts),
+    )
+
+
+def _bound(parts: Any, task: Array, wrap: Wrap | None = None) -> Any:
+    """SAC's parts for one task, with a method around the optimisers of what is shared."""
+    of = parts.numbers._replace(tasks=task[None])
+    if wrap is not None:
+        actor, critic = of.transforms, of.critic_transforms
+        of = of._replace(
+            transforms=actor._replace(shared=wrap(actor.shared)),
+            critic_transforms=critic._replace(shared=wrap(critic.shared, critic=True)),
+        )
+    return parts._replace(numbers=of)
+
+
+def _own(state: sac.State) -> Any:
+    of = state.learned
+    halves = (of.actor.task, of.critic.task, of.target.task)
+    return halves, of.log_temperature, state.observations
+
+
+def _with_own(state: sac.State, own: Any) -> sac.State:
+    of, ((actor, critic, target), log_temperature, observations) = state.learned, own
+    of = of._replace(
+        actor=of.actor._replace(task=actor),
+        critic=of.critic._replace(task=critic),
+        target=of.target._replace(task=target),
+        log_temperature=log_temperature,
+    )
+    return state._replace(learned=of, observations=observations)
+
+
+def _with_shared(state: sac.State, shared: Any) -> sac.State:
+    actor = state.learned.actor._replace(shared=shared)
+    return state._replace(learned=state.learned._replace(actor=actor))
+
+
+def _acting(numbers: sac.Config, state: sac.State) -> Acting:
+    actor = state.learned.actor
+    return Acting(actor.shared, (actor.task, state.observations), state.steps < numbers.warmup)
+
+
+def _act(
+    parts: Any, acting: Acting, task: Array, observation: Array, keys: Key, greedy: bool
+) -> tuple[Array, Array]:
+    own, moments = acting.own
+    policy = sac.Policy(learner.Params(acting.shared, own), moments, acting.rest)
+    return sac.act(_bound(parts, task), policy, observation, keys, greedy=greedy)
+
+
+def _inputs(nets: Any, state: sac.State, k: Array, observation: Array) -> Array:
+    moments = jax.tree.map(lambda x: x[k], state.observations)
+    return actor_q.inputs(nets, moments, observation)
+
+
+def _situation(
+    nets: Any, state: sac.State, task: Array, done: Array, seen: Array, told: bool
+) -> Situation:
+    def policy(actor: ArrayTree, own: ArrayTree, observation: Array, k: Array) -> Distribution:
+        return actor_q.head(nets, actor, own, _inputs(nets, state, k, observation), k)
+
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY + task), done)
+    return Situation(policy, state.learned.actor.task, task, done, seen, told, key)
+
+
+def _seen(observations: int, state: sac.State, rollout: Rollout) -> Array:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _KEY - 1), state.steps)
+    drawn: Any = replay.sample(state.rings, key, observations)
+    found: Array = drawn.observation[0]
+    return found
+
+
+def _begin(parts: Any, state: sac.State, task: Array, wrap: Wrap) -> sac.State:
+    of, learned = _bound(parts, task, wrap).numbers, state.learned
+    learned = learned._replace(
+        actor_opt=learner.init_optimisers(of.transforms, learned.actor),
+        critic_opt=learner.init_optimisers(of.critic_transforms, learned.critic),
+        temperature_opt=of.temperature.init(learned.log_temperature),
+    )
+    return state._replace(
+        learned=learned,
+        rings=replay.init(experience.item_spec(parts.spec), 1, parts.config.capacity),
+        steps=jnp.zeros_like(state.steps),
     )
