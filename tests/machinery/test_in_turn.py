@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import shutil
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.common import runs
-from experiments.continual import plan, run
+from experiments.continual import columns, plan, run
 from mtrl_jax import continual as methods
 from mtrl_jax import distributions, engines, replay
 from mtrl_jax.algorithms import continual, dqn, in_turn, in_turn_dqn, q_network, sac
@@ -319,7 +320,7 @@ def trained(folder, algorithm, method):
 @pytest.mark.parametrize("method", ["packnet", "progressive"])
 @pytest.mark.parametrize("algorithm", ["dqn", "sac"])
 def test_what_a_task_owns_stays_to_the_bit_while_another_is_learnt(algorithm, method, tmp_path):
-    (first, second), _, found = trained(tmp_path, algorithm, method)
+    (first, second), blocks, found = trained(tmp_path, algorithm, method)
     agent = continual.evaluated(plan.parts(found, method))
     x = jax.random.normal(jax.random.key(0), (2, 7, *SUITES[algorithm].spec.observation_shape))
     row = Timestep(x, *(jnp.zeros((2, 7)),) * 5)
@@ -330,6 +331,16 @@ def test_what_a_task_owns_stays_to_the_bit_while_another_is_learnt(algorithm, me
     np.testing.assert_array_equal(before[1][0], after[1][0])
     assert int(first.task) == 0 and int(second.task) == 1
     assert int(second.learner.updates) > int(first.learner.updates) > 0
+    assert [b.folder for b in run.finished(found, method)] == [b.folder for b in blocks]
+    assert run.finished(found, "reset") == []
+    if method == columns.METHOD:
+        columns.show(found, blocks)
+        lines = (tmp_path / columns.FILE).read_text().splitlines()
+        shares = np.array([json.loads(line)["sensitivity"] for line in lines])
+        assert shares.shape == (2, 1, 2, 2)  # tasks, seeds, layers, columns
+        np.testing.assert_allclose(shares.sum(-1), 1.0, atol=1e-3)
+        assert not shares[0, ..., 1].any() and (shares[1] > 0).all()
+        assert (tmp_path / "plots" / "sensitivity.png").stat().st_size > 5_000
 
 
 @pytest.mark.slow
