@@ -111,12 +111,18 @@ def gifs(folders: list[pathlib.Path], folder: pathlib.Path) -> None:
                 images, goals = file["images"][k], file["goals"][k]
                 done = int(file["success"][k].sum())
             told = np.concatenate([goals, goals[-1:]])
-            pictures = [
-                np.concatenate([tabletop.picture(x, SCALE) for x in pair])
-                for pair in zip(images, told, strict=True)
-            ]
+            pictures = [_above(a, b) for a, b in zip(images, told, strict=True)]
             condition, _, sampling = path.name.partition("-")
             words = [f"{name}: {TOLD[condition]}", f"{sampling}; {done} of 2 modules finished"]
             panels.append(record.captioned(pictures, words))
         frames = [np.concatenate(row, axis=1) for row in zip(*panels, strict=True)]
         record.write_gif(frames, folder / "gifs" / f"{name}.gif", fps=FPS)
+
+
+def _above(image: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Both pictures with a line between them, and one on their right."""
+    upper, lower = (tabletop.picture(x, SCALE) for x in (image, told))
+    line = np.full((SCALE // 2, upper.shape[1], 3), 255, np.uint8)
+    both = np.concatenate([upper, line, lower])
+    both[:, -SCALE // 2 :] = 255
+    return both

@@ -48,16 +48,17 @@ def test_sub_goals_are_followed_by_what_is_seen():
     assert (askew == 0).all()
 
 
-@pytest.mark.slow  # two trainings, a minute of two cores
-def test_the_sequence_beats_the_end_alone():
+@pytest.mark.slow  # two trainings, more than a minute of one core
+@pytest.mark.parametrize("condition", ["final", "sequence"])
+def test_the_sequence_beats_the_end_alone(condition):
+    """Five seeds with more steps are in docs/transporter.md: .95 and .31."""
     with tiny.quick_compiles(False):
-        found = {name: _trained(name) for name in ("final", "sequence")}
-    assert found["sequence"].mean() > 0.85
-    assert found["sequence"].mean() > found["final"].mean() + 0.25
-    assert (found["sequence"] >= found["final"]).all()  # on every composition
+        finished = _trained(condition)
+    low, high = {"final": (0.0, 0.5), "sequence": (0.65, 1.0)}[condition]
+    assert low <= finished.mean() <= high, finished
 
 
-def _trained(condition, steps=250):
+def _trained(condition, steps=200):
     """Modules finished on each composition after one training."""
     config = Config(condition=condition)
 
@@ -75,31 +76,29 @@ def _trained(condition, steps=250):
         def play(key, composition):
             return transporter.play(config, state.params, tabletop_tasks.draw(key, composition))
 
-        keys = jax.random.split(jax.random.fold_in(key, 10**6), (6, 8))
+        keys = jax.random.split(jax.random.fold_in(key, 10**6), (6, 4))
         return jax.vmap(jax.vmap(play, (0, None)))(keys, jnp.arange(6)).success.mean((1, 2))
 
     return np.asarray(run(jax.random.key(3)))
 
 
-@pytest.mark.slow  # two programs of a gradient step
-def test_an_update_draws_as_it_says_and_learns_what_was_shown():
-    for sampling in transporter.SAMPLINGS:
-        config = Config(sampling=sampling, num_demos=2, width=4, batch_size=64, floor=0.2)
+@pytest.mark.slow  # the program of a gradient step
+def test_an_update_draws_as_it_says_and_moves_every_parameter():
+    config = Config(num_demos=2, width=4, batch_size=64, floor=0.2)
 
-        @jax.jit
-        def run(key, config=config):
-            demos = transporter.collect(config, key)
-            state = transporter.init(config, key)
-            state = state._replace(running=jnp.array([0.0, 0, 0, 0, 0, 8]))
-            return (state, *transporter.update(config, state, demos, key, jnp.float32(0.0)))
+    @jax.jit
+    def run(key):
+        demos = transporter.collect(config, key)
+        state = transporter.init(config, key)
+        state = state._replace(running=jnp.array([0.0, 0, 0, 0, 0, 8]))
+        return (state, *transporter.update(config, state, demos, key, jnp.float32(0.0)))
 
+    with tiny.quick_compiles():
         before, after, metrics = jax.device_get(run(jax.random.key(1)))
-        weighted = sampling == "weighted"
-        expected = [0.2 / 6] * 5 + [0.2 / 6 + 0.8] if weighted else [1 / 6] * 6
-        np.testing.assert_allclose(metrics["share"], expected, rtol=1e-5)
-        assert (after.running != before.running).any() and np.isfinite(metrics["loss/place"])
-        rest = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params, after.params)
-        np.testing.assert_allclose(jax.tree.leaves(rest), config.learning_rate, rtol=1e-2)
+    np.testing.assert_allclose(metrics["share"], [0.2 / 6] * 5 + [0.2 / 6 + 0.8], rtol=1e-5)
+    assert (after.running != before.running).any() and np.isfinite(metrics["loss/place"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params, after.params)
+    np.testing.assert_allclose(jax.tree.leaves(moved), config.learning_rate, rtol=1e-2)
 
 
 def test_numbers_that_cannot_be_are_refused():
