@@ -86,7 +86,7 @@ def main() -> None:
     files = split.read(data, suite.spec, _SUITE.value, own)
     split.check(files, suite.spec, own)
     loaded = load(suite, data, files)
-    config = override(numbers(_BASE.value, suite.spec), _OVERRIDES.value)
+    config = override(numbers(_BASE.value, _UPDATES.value), _OVERRIDES.value)
     asked_of = {
         rule: Asked(
             _SUITE.value,

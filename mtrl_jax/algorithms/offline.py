@@ -52,6 +52,7 @@ class Config:
     batch_size: Count = 64  # of each task
     target_rate: Unit = 0.01  # weight of the newest critics in the slow ones
     learning_rate: Positive = 1e-3
+    decay_steps: CountOr0 = 0  # gradient steps over which it falls to 0, linearly; 0: it stays
     max_grad_norm: Positive = 10.0
     cql_strength: NotNegative = 1.0  # alpha
     cql_samples: Count = 4  # of each of three kinds, where actions are continuous
@@ -132,9 +133,10 @@ def learner_of(spec: EnvSpec, config: Config, least_reward: float = 0.0) -> Lear
     """
     check(spec, config)
     nets = _nets(spec, config)
-    adam = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate)
-    )
+    rate: Any = config.learning_rate
+    if config.decay_steps:
+        rate = optax.linear_schedule(rate, 0.0, config.decay_steps)
+    adam = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate))
     shared = optax.chain(surgery.mean(num_tasks=spec.num_tasks, diagnostics=True), adam)
     numbers = offline_step.Numbers(
         nets,
