@@ -86,7 +86,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
             colour = plots.COLOURS[n % len(plots.COLOURS)]
             panel.plot(line["steps"], mean, color=colour, label=line["rule"])
             if not np.isnan(low).any():
-                panel.fill_between(line["steps"], low, high, color=colour, alpha=0.15, linewidth=0)
+                panel.fill_between(line["steps"], low, high, color=colour, alpha=0.08, linewidth=0)
         panel.set_title(f"{lines[0]['suite']}, own data {name}", fontsize=9)
         panel.set_xlabel("gradient steps", fontsize=8)
         panel.grid(alpha=0.25)

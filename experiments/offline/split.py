@@ -12,7 +12,7 @@ from mtrl_jax.types import EnvSpec
 
 from . import record
 
-__all__ = ["Mix", "check", "few_tasks", "mix_of", "read", "splits"]
+__all__ = ["Mix", "Own", "check", "few_tasks", "mix_of", "read", "splits"]
 
 Mix = tuple[tuple[str, int], ...]  # levels, and how many episodes of each
 Files = dict[str, recorded.Recording]

@@ -1,6 +1,7 @@
 """Offline learning: whose data a task sees and as what, the losses of one step, and weights."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +232,21 @@ def test_every_base_and_rule_learns_on_both_kinds_of_actions(base, kind, rule):
         now = state.params.shared[part]
         pairs = zip(jax.tree.leaves(was), jax.tree.leaves(now), strict=True)
         assert all((a != b).any() for a, b in pairs), part
+
+
+@pytest.mark.slow
+def test_a_rate_that_has_fallen_to_nothing_moves_nothing():
+    data, split = _data("rooms"), _split(_data("rooms"))
+    made = offline.learner_of(SPECS["rooms"], dataclasses.replace(CONFIG, decay_steps=2))
+    learn = jax.jit(lambda state: made.learn(state, data, split, jax.random.key(1), 1)[0])
+    states = [made.init(jax.random.key(0))]
+    for _ in range(3):
+        states.append(learn(states[-1]))
+    moved = [
+        any((x != y).any() for x, y in zip(*map(jax.tree.leaves, pair), strict=True))
+        for pair in itertools.pairwise(state.params for state in states)
+    ]
+    assert moved == [True, True, False]
 
 
 @pytest.mark.parametrize(
