@@ -100,6 +100,8 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
         panel.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
     panel.set_title(f"{shown['rule']}: share of what a task learns from", fontsize=9)
     panel.set_xlabel("recorded for task", fontsize=8)
+    panel.set_xticks(range(len(shown["share"])))
+    panel.set_yticks(range(len(shown["share"])))
     panel.set_ylabel("learns", fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
