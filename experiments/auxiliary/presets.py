@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "hidden": (128,),
         },
     },
-    # Atari, Doom, Procgen, MiniGrid's pictures: throughput was not looked at.
+    # Atari, Doom, Procgen: throughput was not looked at.
     "": {
         "run": {"total_env_steps": 1_000_000, "num_envs_per_task": 8, "eval_episodes": 8},
         "config": {"entropy_cost": 1e-2, "lambda_": 0.95, "learning_rate": 5e-4},
