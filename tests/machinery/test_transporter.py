@@ -49,6 +49,7 @@ def test_sub_goals_are_followed_by_what_is_seen():
 
 
 @pytest.mark.slow  # two trainings, more than a minute of one core
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("condition", ["final", "sequence"])
 def test_the_sequence_beats_the_end_alone(condition):
     """Five seeds with more steps are in docs/transporter.md: .95 and .31."""
