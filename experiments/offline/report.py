@@ -73,7 +73,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Curves of each group of tasks, and from whom tasks learn under the last rule that weighs."""
+    """Curves of each group of tasks, and from whom tasks learn under one rule, CDS at best."""
     from matplotlib.figure import Figure  # not needed to learn
 
     groups = list(_groups(lines[0]))
@@ -92,8 +92,8 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
         panel.grid(alpha=0.25)
     axes[0].set_ylabel("return of an episode", fontsize=8)
     axes[0].legend(fontsize=7, frameon=False)
-    weighed = [x for x in lines if x["rule"] in ("cds", "cds_basic", "cds_uds", "hipi")] or lines
-    shown, panel = weighed[0], axes[-1]
+    order = ("cds", "cds_basic", "cds_uds", "hipi", "all", "uds", "none")
+    shown, panel = min(lines, key=lambda line: order.index(line["rule"])), axes[-1]
     panel.imshow(np.array(shown["share"]), vmin=0.0, cmap="viridis")
     for (i, j), x in np.ndenumerate(np.array(shown["share"])):
         text, colour = f"{x:.2f}"[1:] if x < 1 else "1", "white" if x < 0.4 else "black"
