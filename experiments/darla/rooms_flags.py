@@ -27,6 +27,8 @@ flags.DEFINE_integer("steps", plan.SEEING["steps"], "Optimiser steps of learning
 flags.DEFINE_integer(
     "denoising_steps", plan.SEEING["denoising_steps"], "Of the denoising autoencoder before.", 1
 )
+flags.DEFINE_integer("batch_size", plan.SEEING["batch_size"], "Images in each of them.", 1)
+flags.DEFINE_float("learning_rate", plan.SEEING["learning_rate"], "Step size of both.", 0.0)
 
 
 def where() -> plan.Where:
