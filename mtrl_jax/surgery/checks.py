@@ -21,6 +21,7 @@ __all__ = [
     "check_losses",
     "check_positive",
     "check_present",
+    "check_task",
     "static_int",
 ]
 
@@ -70,6 +71,16 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
     number = _number(value)
     if number is None or not math.isfinite(number) or not (number > 0 or (or_zero and number == 0)):
         raise ValueError(f"{name} must be positive{' or zero' if or_zero else ''}, got {value!r}.")
+
+
+def check_task(name: str, value: Any, num_tasks: Any) -> None:
+    """Raises unless `value` is the number of one of `num_tasks` tasks; traced ones pass unseen."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = _number(value)
+    top = math.inf if isinstance(num_tasks, jax.core.Tracer) else num_tasks
+    if number is None or number != math.floor(number) or not 0 <= number < top:
+        raise ValueError(f"{name} must be a task's number, 0 to {top} - 1, got {value!r}.")
 
 
 def check_gradients(grads: Any, num_tasks: Any, params: Any = None) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Literal, Unpack
 import jax.numpy as jnp
 from jax import Array
 
-from mtrl_jax.surgery.checks import check_choice
+from mtrl_jax.surgery.checks import check_choice, check_task
 from mtrl_jax.surgery.quadratic import unit_gram
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
@@ -52,6 +52,7 @@ def gradient_cosine(
       gate: 'soft' weighs by the cosine, 'hard' lets in or keeps out.
       options: see `Options`.
     """
+    check_task("main", main, num_tasks)
     check_choice("gate", gate, ("soft", "hard"))
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:

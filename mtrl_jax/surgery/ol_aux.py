@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack
 import jax.numpy as jnp
 from jax import Array
 
-from mtrl_jax.surgery.checks import check_positive
+from mtrl_jax.surgery.checks import check_positive, check_task
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 
 __all__ = ["OLAuxState", "ol_aux", "ol_aux_step"]
@@ -61,11 +61,12 @@ def ol_aux(
 
     Args:
       num_tasks: K.
-      main: index of the main task.
+      main: index of the main task. While it is absent the others move by the weights they have.
       learning_rate: b.
       period: N, updates between two moves of the weights.
       options: see `Options`.
     """
+    check_task("main", main, num_tasks)
     check_positive("learning_rate", learning_rate)
     check_positive("period", period)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mtrl_jax.surgery.checks import check_choice, static_int
+from mtrl_jax.surgery.checks import check_choice, check_task, static_int
 from mtrl_jax.surgery.orders import fixed_orders, random_orders
 from mtrl_jax.surgery.transform import Inputs, Method, Options, Transform, factory, make_transform
 from mtrl_jax.surgery.varying import vary_like
@@ -104,16 +104,19 @@ def pcgrad(
       num_orders: weights are averaged over this many draws (K x K work each), which divides the
         variance that comes from the orders.
       main: index of the one task that the others are projected off; then `order` and `num_orders`
-        mean nothing. None: all are projected off all others.
+        mean nothing, and while it is absent nothing moves. None: all are projected off all others.
       options: see `Options`.
     """
     check_choice("reduction", reduction, ("sum", "mean"))
     check_choice("order", order, ("independent", "shared", "fixed"))
+    if main is not None:
+        check_task("main", main, num_tasks)
 
     def weights(inputs: Inputs, state: Any) -> tuple[Array, Any]:
         k = inputs.gram.shape[0]
         if main is not None:
-            w = jnp.where(inputs.present, pcgrad_main_weights(inputs.gram, main), 0.0)
+            there = inputs.present & inputs.present[main]
+            w = jnp.where(there, pcgrad_main_weights(inputs.gram, main), 0.0)
             return (w / inputs.num_present if reduction == "mean" else w), state
 
         def draw(key: Array) -> Array:

@@ -96,6 +96,14 @@ def test_pcgrad_leaves_the_length_along_the_main_gradient():
     np.testing.assert_allclose(update, [2.0, 1.0], rtol=1e-6)
 
 
+def test_nothing_moves_by_pcgrad_while_the_main_task_is_absent():
+    grads = jnp.array([[2.0, 0.0], [-3.0, 1.0]])
+    tx = surgery.pcgrad(num_tasks=2, main=0)
+    present = jnp.array([False, True])
+    update, _ = jax.jit(tx.update)(grads, tx.init(jnp.zeros(2)), present=present)
+    np.testing.assert_array_equal(update, [0.0, 0.0])
+
+
 # --------------------------------------------------------------------------------- AuxiLearn
 
 
@@ -159,6 +167,10 @@ def test_the_series_is_cut():
     [
         (lambda: surgery.ol_aux(2, learning_rate=0.0), "learning_rate must be positive"),
         (lambda: surgery.ol_aux(2, period=0), "period must be positive, got 0"),
+        (lambda: surgery.ol_aux(2, main=2), "main must be a task's number, 0 to 2 - 1, got 2"),
+        (lambda: surgery.pcgrad(3, main=-1), "main must be a task's number, 0 to 3 - 1, got -1"),
+        (lambda: surgery.gradient_cosine(3, main=1.5), "main must be .* got 1.5"),
+        (lambda: surgery.gradient_cosine(3, main=True), "main must be .* got True"),
         (lambda: implicit(0, 0.1, np.ones(2)), "terms must be a positive integer"),
         (lambda: implicit(1, -0.1, np.ones(2)), "step_size must be positive"),
     ],
