@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,6 +27,12 @@ def text_of(found: intervals.Interval | None, places: int = 2) -> str:
     value, low, high = (float(x) for x in found)
     ends = "" if np.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
     return f"{value:.{places}f}{ends}"
+
+
+def write_lines(path: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
+    """A JSON line each, in place of what was there."""
+    with path.open("w") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def random_scores(suite: Any, config: engines.RunConfig) -> dict[str, Any]:

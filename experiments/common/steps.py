@@ -1,12 +1,15 @@
 """Learning that is a number of steps on one state, in a directory: logged, kept and gone on with.
 
+config.json                     what it is
 checkpoints/, metrics.jsonl     beside what else the caller keeps there
+scores.json                     there once all is done
 
 For what is no run of `train.run`: there are no environments, or they are inside a step.
 """
 
 import contextlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -14,13 +17,43 @@ from typing import Any
 
 import numpy as np
 
-from mtrl_jax import checkpoint, metrics, train
+from mtrl_jax import checkpoint, metrics, train, workdir
 from mtrl_jax.types import ArrayTree, Metrics
 
 from . import binary
 from .progress import Progress
 
-__all__ = ["learn"]
+__all__ = ["SCORES", "finished", "learn", "scores"]
+
+SCORES = "scores.json"
+
+
+def finished(folder: pathlib.Path, settings: dict[str, Any]) -> bool:
+    """Whether `folder` holds the run of these settings, and all of it is done.
+
+    Raises:
+      ValueError: for a folder of another run.
+    """
+    return workdir.check(folder, settings) and (folder / SCORES).exists()
+
+
+def scores(
+    folder: pathlib.Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What scores.json holds; if it is not there, `make` says it, alone in the directory.
+
+    Raises:
+      ValueError: for a folder of another run, or one in which another process is at work.
+    """
+    if not finished(folder, settings):
+        with workdir.locked(folder):
+            workdir.check(folder, settings)
+            workdir.create(folder, settings)
+            temporary = folder / f"{SCORES}.tmp"
+            temporary.write_text(json.dumps(make()) + "\n")
+            os.replace(temporary, folder / SCORES)
+    found: dict[str, Any] = json.loads((folder / SCORES).read_text())
+    return found
 
 
 def learn(

@@ -20,6 +20,7 @@ from absl import flags
 
 from ..beta_vae import run as see
 from ..common import binary, given, run_flags
+from ..common.report import write_lines
 from . import plan, report, rooms_flags, stages
 from .table import SCORES, Cell, cells_of, table
 from .vision import VISIONS
@@ -92,8 +93,7 @@ def main() -> None:
             print(f"\nencoder {encoder}, {vision}, {policy}")
             stages.run(planned)
             cells.append(cell_of(planned, encoder))
-    with (root / "study.jsonl").open("w") as file:
-        file.writelines(json.dumps(cell.line) + "\n" for cell in cells)
+    write_lines(root / "study.jsonl", (cell.line for cell in cells))
     one = first[policies[0]]
     print(
         f"\nZero-shot, fold {one.where.fold}: {_ENCODERS.value} encoders [95 % interval over them] "

@@ -11,7 +11,6 @@ each: mfec.capacity=20_000,nec.n_step=8.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -109,8 +108,7 @@ def main() -> None:
         groups, tasks, out, task_panels=True, mean_panel=True, levels={"random": levels}
     )
     found = [line for name in names for line in lines(name, groups[name][0], tasks)]
-    with out.with_suffix(".jsonl").open("w") as file:
-        file.writelines(json.dumps(line) + "\n" for line in found)
+    report.write_lines(out.with_suffix(".jsonl"), found)
     print(
         f"\nMean return over {len(tasks)} games, {run.num_seeds} seeds [95 % interval over them]:"
     )

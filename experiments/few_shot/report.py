@@ -1,6 +1,5 @@
 """What a command has found: a table, a figure, and the numbers behind them as JSON lines."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from mtrl_jax import intervals, plots
 from mtrl_jax.benchmark import bandits
 
-from ..common.report import mean_text
+from ..common.report import mean_text, write_lines
 from .asked import Asked, test_tasks
 
 __all__ = ["draw", "lines_of", "references", "table", "write"]
@@ -112,5 +111,4 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
 def write(lines: list[dict[str, Any]], picture: pathlib.Path) -> None:
     """The figure, and the lines beside it."""
     draw(lines, picture)
-    with picture.with_suffix(".jsonl").open("w") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    write_lines(picture.with_suffix(".jsonl"), lines)

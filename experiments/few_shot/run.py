@@ -6,15 +6,12 @@ scores.json                     adaptation curves on training and test tasks, a 
 """
 
 import functools
-import json
-import os
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mtrl_jax import workdir
 from mtrl_jax.algorithms.few_shot import Learner
 
 from ..common import steps
@@ -24,7 +21,6 @@ from .presets import learner
 __all__ = ["check", "run"]
 
 LOG_EVERY, CHECKPOINT_EVERY = 25, 250  # updates
-SCORES = "scores.json"
 
 
 def check(asked: Asked, folder: pathlib.Path) -> bool:
@@ -34,7 +30,7 @@ def check(asked: Asked, folder: pathlib.Path) -> bool:
       ValueError: for numbers that cannot be, or a folder of another run; nothing is written.
     """
     learner(asked.tasks, asked.plan.config, asked.curve)
-    return workdir.check(folder, asked.settings()) and (folder / SCORES).exists()
+    return steps.finished(folder, asked.settings())
 
 
 def run(asked: Asked, folder: pathlib.Path) -> dict[str, Any]:
@@ -43,16 +39,13 @@ def run(asked: Asked, folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: as `check`.
     """
-    if not check(asked, folder):
-        with workdir.locked(folder):
-            workdir.check(folder, asked.settings())
-            workdir.create(folder, asked.settings())
-            made = learner(asked.tasks, asked.plan.config, asked.curve)
-            state = _learn(asked, made, folder)
-            temporary = folder / f"{SCORES}.tmp"
-            temporary.write_text(json.dumps(scores_of(asked, made, state)) + "\n")
-            os.replace(temporary, folder / SCORES)
-    return json.loads((folder / SCORES).read_text())
+    check(asked, folder)
+
+    def make() -> dict[str, Any]:
+        made = learner(asked.tasks, asked.plan.config, asked.curve)
+        return scores_of(asked, made, _learn(asked, made, folder))
+
+    return steps.scores(folder, asked.settings(), make)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

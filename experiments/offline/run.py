@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import evaluate, recorded, workdir
+from mtrl_jax import evaluate, recorded
 from mtrl_jax.algorithms import offline, offline_data
 from mtrl_jax.types import FunctionalSuite
 
@@ -29,7 +28,6 @@ __all__ = ["Asked", "Loaded", "check", "load", "run"]
 
 CHECKPOINT_EVERY = 4  # blocks of `refresh_every` steps
 EPISODES = 32  # of a task, at each point of a curve
-SCORES = "scores.json"
 
 
 class Asked(NamedTuple):
@@ -97,7 +95,7 @@ def check(asked: Asked, loaded: Loaded, folder: pathlib.Path) -> bool:
             f"--updates must be a multiple of refresh_every = {asked.config.refresh_every}; got "
             f"{asked.updates}"
         )
-    return workdir.check(folder, settings(asked, loaded)) and (folder / SCORES).exists()
+    return steps.finished(folder, settings(asked, loaded))
 
 
 def run(asked: Asked, loaded: Loaded, folder: pathlib.Path) -> dict[str, Any]:
@@ -106,20 +104,18 @@ def run(asked: Asked, loaded: Loaded, folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: as `check`.
     """
-    if not check(asked, loaded, folder):
-        with workdir.locked(folder):
-            workdir.check(folder, settings(asked, loaded))
-            workdir.create(folder, settings(asked, loaded))
-            env: Any = loaded.suite.env
-            made = offline.learner_of(loaded.suite.spec, asked.config, env.least_reward)
-            state = _learn(asked, loaded, made, folder)
-            score = evaluate.scorer(loaded.suite, made.player, asked.episodes)
-            played = jax.jit(jax.vmap(score))(state.params, _keys(asked, 2))
-            returns = np.asarray(played.episode_return).mean(-1)
-            temporary = folder / f"{SCORES}.tmp"
-            temporary.write_text(json.dumps({"return": np.round(returns.T, 5).tolist()}) + "\n")
-            os.replace(temporary, folder / SCORES)
-    return json.loads((folder / SCORES).read_text())
+    check(asked, loaded, folder)
+
+    def make() -> dict[str, Any]:
+        env: Any = loaded.suite.env
+        made = offline.learner_of(loaded.suite.spec, asked.config, env.least_reward)
+        state = _learn(asked, loaded, made, folder)
+        score = evaluate.scorer(loaded.suite, made.player, asked.episodes)
+        played = jax.jit(jax.vmap(score))(state.params, _keys(asked, 2))
+        returns = np.asarray(played.episode_return).mean(-1)
+        return {"return": np.round(returns.T, 5).tolist()}
+
+    return steps.scores(folder, settings(asked, loaded), make)
 
 
 def _keys(asked: Asked, stream: int) -> jax.Array:

@@ -1,6 +1,5 @@
 """What a command has found: a table, a verdict, a figure, JSON lines and GIFs."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from mtrl_jax import intervals, plots, record
 from mtrl_jax.envs import tabletop
 
-from ..common.report import mean_text
+from ..common.report import mean_text, write_lines
 from .run import EPISODES, NAMES, Arm
 
 __all__ = ["draw", "gifs", "line_of", "table", "title", "verdicts", "write"]
@@ -97,8 +96,7 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
 def write(lines: list[dict[str, Any]], folder: pathlib.Path) -> None:
     """transporter.png, and transporter.jsonl beside it."""
     draw(lines, folder / "transporter.png")
-    with (folder / "transporter.jsonl").open("w") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    write_lines(folder / "transporter.jsonl", lines)
 
 
 def gifs(folders: list[pathlib.Path], folder: pathlib.Path) -> None:

@@ -11,7 +11,6 @@ all seeds and kinds, and nobody learns from them.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -20,17 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtrl_jax import ranges, workdir
+from mtrl_jax import ranges
 from mtrl_jax.algorithms import transporter
 from mtrl_jax.algorithms.transporter import Config, Episode
 from mtrl_jax.envs import tabletop_tasks
 
 from ..common import steps
 
-__all__ = ["EPISODES", "NAMES", "SCORES", "Arm", "check", "run"]
+__all__ = ["EPISODES", "NAMES", "Arm", "check", "run"]
 
 LOG_EVERY, CHECKPOINT_EVERY = 25, 100  # optimiser steps
-SCORES, EPISODES = "scores.json", "episodes.npz"
+EPISODES = "episodes.npz"
 NAMES = tuple(map(tabletop_tasks.composition_name, range(transporter.K)))
 _TEST_SEED = 2**31 - 1
 
@@ -63,7 +62,7 @@ def check(arm: Arm, folder: pathlib.Path) -> bool:
       ValueError: for numbers that cannot be, or a folder of another run; nothing is written.
     """
     ranges.check(arm.config)
-    return workdir.check(folder, arm.settings()) and (folder / SCORES).exists()
+    return steps.finished(folder, arm.settings())
 
 
 def run(arm: Arm, folder: pathlib.Path) -> dict[str, Any]:
@@ -72,14 +71,15 @@ def run(arm: Arm, folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: as `check`.
     """
-    if not check(arm, folder):
-        with workdir.locked(folder):
-            workdir.check(folder, arm.settings())
-            workdir.create(folder, arm.settings())
-            params = _learn(arm, folder).params
-            episodes = jax.device_get(_play(arm.config, arm.test_episodes, params))
-            _write(arm, folder, episodes)
-    return json.loads((folder / SCORES).read_text())
+    check(arm, folder)
+
+    def make() -> dict[str, Any]:
+        params = _learn(arm, folder).params
+        episodes = jax.device_get(_play(arm.config, arm.test_episodes, params))
+        _keep(folder, episodes)
+        return _scores(episodes)
+
+    return steps.scores(folder, arm.settings(), make)
 
 
 def _keys(arm: Arm, stream: int) -> jax.Array:
@@ -155,24 +155,22 @@ def _play(config: Config, test_episodes: int, params: Any) -> Episode:
     return jax.lax.map(seed, params)
 
 
-def _write(arm: Arm, folder: pathlib.Path, episodes: Episode) -> None:
-    """The pictures, then the scores: they are there, or the run is not finished."""
-
+def _scores(episodes: Episode) -> dict[str, Any]:
     def numbers(x: Any) -> list[list[float]]:  # [S, K, N, ...] to [K][S]
         of_episodes = x.reshape(*x.shape[:3], -1).mean(-1)
         return np.round(of_episodes.mean(2).T.astype(float), 5).tolist()
 
-    scores = {
+    return {
         "success": numbers(episodes.success),
         "solved": numbers(episodes.success.all(-1)),
         "goals": numbers(episodes.done),
     }
+
+
+def _keep(folder: pathlib.Path, episodes: Episode) -> None:
+    """The pictures of one episode of each composition, of the first seed."""
     first = jax.tree.map(lambda x: x[0, :, 0], episodes)
-    for name, write in (
-        (EPISODES, lambda file: np.savez_compressed(file, **first._asdict())),
-        (SCORES, lambda file: file.write((json.dumps(scores) + "\n").encode())),
-    ):
-        temporary = folder / f"{name}.tmp"
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, folder / name)
+    temporary = folder / f"{EPISODES}.tmp"
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **first._asdict())
+    os.replace(temporary, folder / EPISODES)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.common import steps
 from experiments.few_shot import asked, presets, report, run
 from mtrl_jax import checkpoint, metrics
 from tests.machinery import tiny
@@ -58,7 +59,7 @@ def test_a_killed_run_ends_as_the_whole_one(finished, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", dies)
     with pytest.raises(MemoryError):
         run.run(tiny_run("rl2"), folder / "killed")
-    assert not (folder / "killed" / run.SCORES).exists()
+    assert not (folder / "killed" / steps.SCORES).exists()
     monkeypatch.setattr(checkpoint, "save", save)
     assert run.run(tiny_run("rl2"), folder / "killed") == found["rl2"]
     rows = [metrics.read_jsonl(folder / name / "metrics.jsonl") for name in ("rl2", "killed")]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.common import steps
 from experiments.offline import record, report, run, split
 from mtrl_jax import checkpoint, evaluate, metrics, recorded
 from mtrl_jax.algorithms import offline
@@ -73,7 +74,7 @@ def test_a_killed_run_ends_as_the_whole_one(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", dies)
     with pytest.raises(MemoryError):
         run.run(asked, loaded, tmp_path / "killed")
-    assert not (tmp_path / "killed" / run.SCORES).exists()
+    assert not (tmp_path / "killed" / steps.SCORES).exists()
     monkeypatch.setattr(checkpoint, "save", save)
     assert run.run(asked, loaded, tmp_path / "killed") == whole
     rows = [metrics.read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.common import steps
 from experiments.transporter import report, run
 from mtrl_jax import checkpoint, metrics
 from mtrl_jax.algorithms.transporter import Config
@@ -35,7 +36,7 @@ def test_a_killed_run_ends_as_the_whole_one(tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoint, "save", dies)
         with pytest.raises(MemoryError):
             run.run(arm(), tmp_path / "killed")
-        assert not (tmp_path / "killed" / run.SCORES).exists()
+        assert not (tmp_path / "killed" / steps.SCORES).exists()
         monkeypatch.setattr(checkpoint, "save", save)
         assert run.run(arm(), tmp_path / "killed") == whole
     rows = [metrics.read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
