@@ -1,11 +1,27 @@
-"""What memory a device has left, and a sentence before anything is allocated that does not fit."""
+"""What memory there is, and a sentence before anything is allocated that does not fit."""
 
+import gc
 import os
 import pathlib
 
 import jax
 
-__all__ = ["check", "free_bytes"]
+__all__ = ["check", "free_bytes", "free_programs"]
+
+_MAPS = pathlib.Path("/proc/self/maps")
+_MAPS_TO_KEEP = 20_000  # of the 65,530 that Linux allows a process by default (vm.max_map_count)
+
+
+def free_programs() -> None:
+    """Gives compiled programs back where there are so many that the next ones might not fit.
+
+    XLA:CPU takes dozens of memory maps for every program that it compiles or loads, and when the
+    kernel has no more of them LLVM dies of a segmentation fault. For what trains many agents in one
+    process, between two of them: what is used again is compiled, or read from the cache, again.
+    """
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MAPS_TO_KEEP:
+        jax.clear_caches()
+        gc.collect()
 
 
 def check(what: str, need: int, capacity: int, free: int | None = None) -> None:

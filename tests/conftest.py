@@ -1,6 +1,5 @@
 """Eight virtual CPU devices, rank promotion raises, a compile cache shared by all workers."""
 
-import gc
 import os
 import pathlib
 import tempfile
@@ -9,6 +8,8 @@ from collections.abc import Iterator
 import jax
 import jaxlib.version
 import pytest
+
+from mtrl_jax import memory
 
 # Tests compile far more than they compute. jaxlib 0.10 takes a third less processor time for all of
 # them with XLA:CPU's older code generator; later ones have no such flag, and abort on it. To test
@@ -26,15 +27,8 @@ jax.config.update("jax_compilation_cache_dir", _cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache  # the subprocesses of tests/binaries share it
 
-# Linux lets a process hold 65,530 memory maps (vm.max_map_count), and XLA:CPU takes dozens for
-# every program that it compiles or loads; when they run out, LLVM dies of a segmentation fault.
-_MAPS_TO_KEEP = 20_000
-_MAPS = pathlib.Path("/proc/self/maps")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs_are_given_back() -> Iterator[None]:
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MAPS_TO_KEEP:
-        jax.clear_caches()
-        gc.collect()
+    memory.free_programs()

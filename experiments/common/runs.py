@@ -16,6 +16,7 @@ from mtrl_jax import (
     engines,
     evaluations,
     learner,
+    memory,
     metrics,
     processes,
     rollout,
@@ -151,6 +152,7 @@ def learn(
 ) -> train.Result:
     """Trains what is left of a run; an interrupt ends the process, after saving. The last two are
     those of `train.Options`."""
+    memory.free_programs()  # of the runs before this one, in a study
     with contextlib.closing(Progress(title, suite.spec.task_names)) as progress:
         result = train.run(
             *(run, suite, agent, folder, settings, progress),
