@@ -54,6 +54,7 @@ SIDE_ROOMS = {
     "mtrl_jax/evaluations.py": "when a run evaluates, and what it tells meanwhile",
     "mtrl_jax/freeze.py": "which parameters stay as they are; here none",
     "mtrl_jax/losses/distral/table1.py": "the coefficients of each algorithm by name",
+    "mtrl_jax/memory.py": "programs of earlier runs are given back",
     "mtrl_jax/metrics.py": "what is logged",
     "mtrl_jax/pace.py": "how many dispatches are on their way; one, on a CPU",
     "mtrl_jax/ranges.py": "what numbers may be",
