@@ -15,7 +15,7 @@ import dataclasses
 
 from absl import flags
 
-from mtrl_jax import engines
+from mtrl_jax import engines, learner
 from mtrl_jax.algorithms import auxiliaries, unreal
 from mtrl_jax.types import FunctionalSuite
 
@@ -44,10 +44,11 @@ def main() -> None:
     if not isinstance(suite, FunctionalSuite):  # seeds one after the other
         seeds = range(run_config.seed, run_config.seed + run_config.num_seeds)
         chunks = [dataclasses.replace(run_config, seed=seed, num_seeds=1) for seed in seeds]
-    for config in rows.values():
-        unreal.check(suite.spec, config, chunks[0].num_seeds)
     for chunk in chunks:
         engines.check(chunk, suite)
+    num_envs = run_config.num_envs_per_task // learner.across(run_config.num_devices).size
+    for config in rows.values():
+        unreal.check(suite.spec, config, chunks[0].num_seeds, num_envs)
     folder = run_flags.workdir("auxiliary", f"{suite_settings['suite']}-seed{run_config.seed}")
     given.check_folder("workdir", folder)
     run_flags.explain(run_config, preset["run"])

@@ -1,6 +1,5 @@
 """What came out: a row for each agent, its scores task by task, and how gradients met."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,22 +48,18 @@ def show(
     scores = {name: final_scores(group, tasks) for name, group in found.items()}
     met = {name: cosines(group) for name, group in found.items()}
     path = folder / "results.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "agent": name,
-                    "env_steps": found[name][0][-1]["step"],
-                    "tasks": list(tasks),
-                    "scores": np.round(values, 4).tolist(),
-                    "cosines": {k: round(v, 4) for k, v in met[name].items()},
-                    "random": list(random.values()),
-                }
-            )
-            + "\n"
-            for name, values in scores.items()
-        )
+    lines = (
+        {
+            "agent": name,
+            "env_steps": found[name][0][-1]["step"],
+            "tasks": list(tasks),
+            "scores": np.round(values, 4).tolist(),
+            "cosines": {k: round(v, 4) for k, v in met[name].items()},
+            "random": list(random.values()),
+        }
+        for name, values in scores.items()
     )
+    report.write_lines(path, lines)
     seeds = next(iter(scores.values())).shape[0]
     over = f"{seeds} agents [95 % interval over them]" if seeds > 1 else "one agent"
     print(f"\nFinal return, {over}; cosines of auxiliary with main gradients over training")

@@ -1,6 +1,5 @@
 """Which columns of a progressive network each task depends on."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from mtrl_jax import engines, plots
 from mtrl_jax.algorithms import continual
 
 from ..common import runs
+from ..common.report import write_lines
 from .plan import Block, parts
 from .sequence import Plan
 
@@ -65,7 +65,7 @@ def show(plan: Plan, blocks: Sequence[Block]) -> None:
         for name, x in zip(names, found, strict=True)
     ]
     path = plan.folder / FILE
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(path, lines)
     means = [x.mean(0) for x in found]
     print("\nFisher sensitivity to each column, by layer from the input on (mean over agents):")
     for k, (name, x) in enumerate(zip(names, means, strict=True)):

@@ -1,6 +1,5 @@
 """What came of a sequence: a row of a table for each method, and the curves of every task."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ def show(plan: Plan, found: Mapping[str, Sequence[Block]], scored: Evaluation) -
         for method, c in curves.items()
     ]
     path = plan.folder / "results.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report.write_lines(path, lines)
     _print(plan, numbers, known, [name for name in spec.task_names if name not in known])
     figure = plan.folder / "plots" / "curves.png"
     draw(curves, scale, spec.task_names, quantity, figure)

@@ -5,9 +5,9 @@ r"""DARLA's question, with encoders enough to answer it: who keeps its score in 
 
 Every vision learns to see --encoders times (`random` and `pixels` begin anew as often; `finetuned`
 begins with what `darla` has learnt), and on each of them every policy learns --num_seeds times, as
-one program. Intervals are over encoders, whose
-policies are averaged. The same command goes on where it was stopped, run by run; two shells with
-different --visions may share a --workdir, and a last command over all of them only draws.
+one program. Intervals are over encoders, whose policies are averaged. The same command goes on
+where it was stopped, run by run; two shells with different --visions (`darla` and `finetuned` in
+one of them) may share a --workdir, and a last command over all of them only draws.
 """
 
 import dataclasses

@@ -126,9 +126,9 @@ def base_config(config: Config) -> distral.Config:
     return distral.Config(algorithm="a3c_multitask", surgery="sum", **own)
 
 
-def check(spec: EnvSpec, config: Config, num_seeds: int = 1) -> None:
+def check(spec: EnvSpec, config: Config, num_seeds: int = 1, num_envs: int = 2) -> None:
     """Raises ValueError, naming the field, for what cannot be, and where the replay does not fit
-    into memory."""
+    into memory. `num_envs` are those of a task on one device."""
     ranges.check(config)
     distral.check(spec, base_config(config))
     names = config.auxiliaries
@@ -148,6 +148,11 @@ def check(spec: EnvSpec, config: Config, num_seeds: int = 1) -> None:
     if config.history > config.unroll_length:
         raise ValueError(
             f"history must be at most unroll_length = {config.unroll_length}; got {config.history}"
+        )
+    if config.combine == "auxilearn" and num_envs < 2:
+        raise ValueError(
+            "num_envs_per_task must be at least 2 a device for combine=auxilearn, which halves "
+            f"them; got {num_envs}"
         )
     item = auxiliaries.stretch_spec(spec, config.unroll_length)
     replay.check_memory(item, spec.num_tasks, config.replay_size, num_seeds + 2)
@@ -312,8 +317,6 @@ def _move_phi(parts: _Parts, state: State, batch: distral.Batch, rows: Stretch, 
     """`auxilearn`'s weights after this update, every so often."""
     config, names = parts.config, parts.config.auxiliaries
     half = batch.action.shape[2] // 2
-    if not half:
-        raise ValueError("num_envs_per_task must be at least 2 a device for combine=auxilearn")
 
     def part(first: int, last: int) -> distral.Batch:
         # Environments come behind time in rows and actions, first in the memory.

@@ -26,11 +26,17 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """
     file = path / FILE if path.is_dir() else path
     lines = metrics.read_jsonl(file) if file.is_file() else []
-    if not lines or any({"method", "tasks", *COLUMNS} - line.keys() for line in lines):
+    if not lines or not all(map(_is_row, lines)):
         raise ValueError(
             f"--continual: {file} holds no numbers of a finished experiments.continual"
         )
     return lines
+
+
+def _is_row(line: dict[str, Any]) -> bool:
+    if {"method", "tasks", *COLUMNS} - line.keys() or not isinstance(line["performance"], list):
+        return False
+    return all(line[name] is None or isinstance(line[name], list) for name in COLUMNS)
 
 
 def section(lines: Sequence[dict[str, Any]]) -> Section:

@@ -32,6 +32,9 @@ def expectile_loss(
       expectile: [] tau, in [0, 1].
       weight: [B] of the samples; None: 1.
 
+    Returns:
+      []. Carries gradient to `v_tm1` only.
+
     Raises:
       ValueError: for a wrong shape, or an expectile or weight out of range.
     """
@@ -61,6 +64,9 @@ def advantage_weighted_loss(
       sharpness: [] beta, at least 0; 0 is behavioural cloning.
       limit: [] of one sample's exponential; the authors' code has 100 (from memory).
       weight: [B] of the samples; None: 1.
+
+    Returns:
+      []. Carries gradient to `log_prob` only.
 
     Raises:
       ValueError: for a wrong shape, or a number out of range.

@@ -33,6 +33,9 @@ def weighted_mean(x: Array, weight: Array | None = None) -> Array:
       x: [..., B].
       weight: [B], at least 0, without gradient; None: 1 each. Where all are 0 the mean is 0.
 
+    Returns:
+      [...]. Carries gradient to `x`.
+
     Raises:
       ValueError: for a wrong shape, or a negative weight.
     """
@@ -116,7 +119,8 @@ def critic_loss(q_tm1: Array, target: Array, weight: Array | None = None) -> tup
       weight: [B] of the samples; None: 1.
 
     Returns:
-      The loss, and metrics `loss/critic` (itself), `q/mean`, `q/target`: scalars without gradient.
+      The loss [], with gradient to `q_tm1` only, and metrics `loss/critic` (itself), `q/mean`,
+      `q/target`: scalars without gradient.
 
     Raises:
       ValueError: for a wrong shape, or a negative weight.
@@ -158,8 +162,8 @@ def cql_loss(
       weight: [B] of the samples; None: 1.
 
     Returns:
-      The loss, and metrics: those of `critic_loss`, and `loss/conservative`, the second term's
-      mean over critics without alpha.
+      The loss [], with gradient to `q_tm1` and `log_sum_exp_q`, and metrics: those of
+      `critic_loss`, and `loss/conservative`, the second term's mean over critics without alpha.
 
     Raises:
       ValueError: for a wrong shape, or a negative strength or weight.

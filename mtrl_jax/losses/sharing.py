@@ -150,6 +150,12 @@ def own_first(weight: Array, own: Array) -> Array:
     Args:
       weight: [B].
       own: bool [B].
+
+    Returns:
+      [B].
+
+    Raises:
+      ValueError: for a wrong shape, or an `own` that is not bool.
     """
     assert_shape("[B]", (None,), weight=weight)
     assert_shape("[B]", jnp.shape(weight), own=own)

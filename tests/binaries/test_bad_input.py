@@ -148,6 +148,11 @@ CASES = [
     ("few_shot", ("--method=rl2", "--first_order"), "--first_order is of maml"),
     ("auxiliary", ("--auxiliary=pixels",), "--auxiliary must be some of none, pixel_control,"),
     ("auxiliary", ("--combine=mgda",), "--combine must be some of sum, gradient_cosine, pcgrad,"),
+    (
+        "auxiliary",
+        ("--combine=auxilearn", "--num_envs_per_task=1"),
+        "num_envs_per_task must be at least 2 a device for combine=auxilearn",
+    ),
     ("auxiliary", ("--suite=maze8",), "auxiliaries are of images (C, H, W) and discrete actions"),
     (
         "auxiliary",

@@ -59,7 +59,16 @@ def test_a_row_has_means_with_students_intervals_and_the_best_stand_out(tmp_path
     assert "<td>multitask</td>" in page.render("x", [found])
 
 
-@pytest.mark.parametrize("text", ["", '{"method": "ewc"}\n', '{"cell": 1}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"method": "ewc"}\n',
+        '{"cell": 1}\n',
+        json.dumps({**LINES[0], "forgetting": 3}) + "\n",
+        json.dumps({**LINES[0], "performance": None}) + "\n",
+    ],
+)
 def test_other_tables_are_refused(tmp_path, text):
     path = tmp_path / "results.jsonl"
     path.write_text(text)
