@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mtrl_jax import surgery
-from mtrl_jax.losses import auxiliary
+from mtrl_jax.losses import auxiliary, reward_prediction
 from mtrl_jax.networks import auxiliary as heads
 from mtrl_jax.networks import columns
 from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Rollout
@@ -143,13 +143,17 @@ def _reward_prediction(
     numbers: Numbers, head: ArrayTree, seen: Seen, rows: Stretch, key: Key
 ) -> Array:
     reward, valid = rows.reward[1:], rows.valid[1:]
-    chosen = auxiliary.balanced_samples(key, reward, valid, numbers.num_samples, numbers.history)
+    chosen = reward_prediction.balanced_samples(
+        key, reward, valid, numbers.num_samples, numbers.history
+    )
     back = jnp.arange(1 - numbers.history, 1)
     frames = seen.seen[chosen.t[:, None] + back[None], chosen.env[:, None]]
-    logits: Any = heads.RewardPrediction(len(auxiliary.CLASSES)).apply(
+    logits: Any = heads.RewardPrediction(len(reward_prediction.CLASSES)).apply(
         {"params": head}, frames.reshape(numbers.num_samples, -1)
     )
-    return auxiliary.reward_prediction_loss(logits, reward[chosen.t, chosen.env], chosen.weight)
+    return reward_prediction.reward_prediction_loss(
+        logits, reward[chosen.t, chosen.env], chosen.weight
+    )
 
 
 def _value_replay(numbers: Numbers, head: ArrayTree, seen: Seen, rows: Stretch, key: Key) -> Array:
@@ -208,9 +212,9 @@ def init_heads(
             return net.init(key, jnp.zeros((1, features)))["params"]
         if name == "reward_prediction":
             width = numbers.history * seen
-            return heads.RewardPrediction(len(auxiliary.CLASSES)).init(key, jnp.zeros((1, width)))[
-                "params"
-            ]
+            return heads.RewardPrediction(len(reward_prediction.CLASSES)).init(
+                key, jnp.zeros((1, width))
+            )["params"]
         if name == "noise":
             shape = (features, numbers.noise_size)
             return {"kernel": jax.random.normal(key, shape) * features**-0.5}

@@ -2,8 +2,9 @@
 
 Jaderberg et al. 2016, *Reinforcement learning with unsupervised auxiliary tasks*, arXiv 1611.05397.
 The base agent is `distral` with `algorithm="a3c_multitask"`, one column for all tasks; without
-auxiliary tasks this *is* that agent. Their losses stand in `losses/auxiliary`, on networks in
-`auxiliaries`. One gradient of the main loss and one of each auxiliary one meet in `combine`::
+auxiliary tasks this *is* that agent. Their losses stand in `losses/auxiliary` and
+`losses/reward_prediction`, on networks in `auxiliaries`. One gradient of the main loss and one of
+each auxiliary one meet in `combine`::
 
     sum                    L_main + sum_k lambda_k L_k, UNREAL's own
     gradient_cosine        Du et al. 2018: each by the cosine with the main gradient, never negative

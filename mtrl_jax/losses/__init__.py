@@ -11,6 +11,7 @@ from mtrl_jax.losses import (
     ppo,
     q_learning,
     representation,
+    reward_prediction,
     sac,
     sharing,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "ppo",
     "q_learning",
     "representation",
+    "reward_prediction",
     "sac",
     "sharing",
 ]

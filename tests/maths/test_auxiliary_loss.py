@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from mtrl_jax.losses import auxiliary
+from mtrl_jax.losses import auxiliary, reward_prediction
 
 T, A, N = 6, 3, 2
 RNG = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_value_replay_regresses_on_the_return_of_the_stretch():
 
 # ------------------------------------------------------------------------- reward prediction
 
-draw = jax.jit(auxiliary.balanced_samples, static_argnums=(3, 4))
+draw = jax.jit(reward_prediction.balanced_samples, static_argnums=(3, 4))
 
 
 def test_half_of_the_samples_have_a_reward_and_all_are_of_one_episode():
@@ -146,13 +146,13 @@ def test_where_one_kind_is_missing_all_are_of_the_other(reward, some):
 def test_without_a_whole_window_there_is_nothing_to_predict():
     got = draw(jax.random.key(1), np.ones((4, 2), np.float32), np.zeros((4, 2), bool), 8, 3)
     assert not got.weight.any()
-    assert auxiliary.reward_prediction_loss(jnp.ones((8, 3)), jnp.ones(8), got.weight) == 0
+    assert reward_prediction.reward_prediction_loss(jnp.ones((8, 3)), jnp.ones(8), got.weight) == 0
 
 
 def test_reward_prediction_is_the_cross_entropy_of_the_sign():
     logits, reward = RNG.normal(size=(5, 3)), np.array([0.0, 2.5, -0.1, 0.0, 1.0])
     weight = np.array([1, 1, 1, 0, 1], np.float32)
-    got = auxiliary.reward_prediction_loss(jnp.asarray(logits, jnp.float32), reward, weight)
+    got = reward_prediction.reward_prediction_loss(jnp.asarray(logits, jnp.float32), reward, weight)
     rows = log_softmax(logits, 1)[np.arange(5), [0, 1, 2, 0, 1]]
     np.testing.assert_allclose(got, -(weight * rows).mean(), rtol=1e-5)
 
@@ -164,6 +164,10 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="valid_t must be bool"):
         auxiliary.pixel_changes(jnp.zeros((2, 3, 8, 8)), jnp.ones(1))
     with pytest.raises(ValueError, match="history must be at most T = 2; got 3"):
-        auxiliary.balanced_samples(jax.random.key(0), jnp.zeros((2, 1)), jnp.ones((2, 1), bool), 4)
+        reward_prediction.balanced_samples(
+            jax.random.key(0), jnp.zeros((2, 1)), jnp.ones((2, 1), bool), 4
+        )
     with pytest.raises(ValueError, match="num_samples must be at least 1; got 0"):
-        auxiliary.balanced_samples(jax.random.key(0), jnp.zeros((3, 1)), jnp.ones((3, 1), bool), 0)
+        reward_prediction.balanced_samples(
+            jax.random.key(0), jnp.zeros((3, 1)), jnp.ones((3, 1), bool), 0
+        )
