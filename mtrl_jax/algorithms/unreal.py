@@ -152,8 +152,7 @@ def check(spec: EnvSpec, config: Config, num_seeds: int = 1, num_envs: int = 2) 
         )
     if config.combine == "auxilearn" and num_envs < 2:
         raise ValueError(
-            "num_envs_per_task must be at least 2 a device for combine=auxilearn, which halves "
-            f"them; got {num_envs}"
+            f"num_envs_per_task must be at least 2 a device for combine=auxilearn; got {num_envs}"
         )
     item = auxiliaries.stretch_spec(spec, config.unroll_length)
     replay.check_memory(item, spec.num_tasks, config.replay_size, num_seeds + 2)
@@ -274,8 +273,8 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     found = surgery.per_task_value_and_grad(losses=each, has_aux=True)(state.params)
     ((values, told), grads) = parts.collectives.mean(found)
     metrics = told[0]
-    sizes = values.at[0].set(metrics["loss/value"].sum())
-    if config.combine == "auxilearn":
+    sizes, learns = values.at[0].set(metrics["loss/value"].sum()), config.combine == "auxilearn"
+    if learns:
         state = _move_phi(parts, state, batch, rows, key)
         w = jnp.append(1.0, jax.nn.softplus(state.phi))
         column = jax.tree.map(lambda g: g * w.reshape(-1, *(1,) * (g.ndim - 1)), grads["column"])
@@ -285,7 +284,6 @@ def update(parts: _Parts, state: State, rollout: Rollout) -> tuple[State, Metric
     )
     params = optax.apply_updates(state.params, updates)
     record = surgery.diagnostics(opt_state)
-    learns = config.combine == "auxilearn"
     weights = jax.nn.softplus(state.phi) if learns else record.weights[1:]
     for i, name in enumerate(names):
         metrics[f"aux/{name}/loss"] = values[i + 1]
@@ -346,9 +344,7 @@ def _move_phi(parts: _Parts, state: State, batch: distral.Batch, rows: Stretch, 
         updates, phi_state = parts.phi_optimiser.update(gradient, phi_state, phi)
         return optax.apply_updates(phi, updates), phi_state
 
-    def stay(phi: Array, phi_state: Any) -> tuple[Array, Any]:
-        return phi, phi_state
-
     due = state.updates % config.phi_every == 0
-    phi, phi_state = jax.lax.cond(due, move, stay, state.phi, state.phi_state)
+    kept = (state.phi, state.phi_state)
+    phi, phi_state = jax.lax.cond(due, move, lambda *kept: kept, *kept)
     return state._replace(phi=phi, phi_state=phi_state)
