@@ -4,14 +4,18 @@ r"""Learns to adapt within a few episodes: MAML and RL^2 beside fine-tuning and 
     python -m experiments.few_shot --tasks=navigation --method=maml,scratch --num_seeds=10
     python -m experiments.few_shot --tasks=mdps --method=maml --first_order
     python -m experiments.few_shot --config_overrides=maml.rate=0.3,rl2.core_size=128
+    python -m experiments.few_shot --tasks=ml1:reach --num_seeds=3
+    python -m experiments.few_shot --tasks=ml10:length=500
 
 Prints the return of an episode after 0, 1, 5 and 20 episodes on a task, on training tasks and on
 tasks never met, with intervals over seeds; on bandits beside Thompson sampling and the Gittins
-index. Every seed is a training run. The same command goes on where it was stopped.
+index, on Meta-World with the share of solved episodes. Every seed is a training run. The same
+command goes on where it was stopped.
 """
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import absl.logging
 from absl import flags
@@ -22,15 +26,27 @@ from ..common import binary, given
 from ..common.override import override
 from . import report
 from .asked import Asked
-from .presets import FAMILIES, METHODS, Plan, learner, plan
+from .host_presets import host_learner, is_hosted
+from .presets import METHODS, Plan, defaults, learner, named, plan
 from .run import check, run
 
-_METHOD = flags.DEFINE_list("method", list(METHODS), f"Some of {', '.join(METHODS)}.")
-_TASKS = flags.DEFINE_enum("tasks", "bandits", list(FAMILIES), "The family that tasks are of.")
+_METHOD = flags.DEFINE_list(
+    "method", None, f"Some of {', '.join(METHODS)}. (default: all; on Meta-World rl2)"
+)
+_TASKS = flags.DEFINE_string(
+    "tasks",
+    "bandits",
+    "The family that tasks are of: bandits, mdps, navigation; or Meta-World's ml1:<environment>, "
+    "ml10, ml45, with the goal hidden and episodes of 100 actions, or :length=T behind the name.",
+)
 _FIRST = flags.DEFINE_bool("first_order", False, "MAML without its second derivatives (FOMAML).")
-_CURVE = flags.DEFINE_list("curve", ["0", "1", "5", "20"], "Episodes after which to score.")
+_CURVE = flags.DEFINE_list(
+    "curve", None, "Episodes after which to score. (default: 0,1,5,20; on Meta-World 0,1,2)"
+)
 _UPDATES = flags.DEFINE_integer("updates", None, "Of meta-training. (default: the preset's)", 1)
-_TEST_TASKS = flags.DEFINE_integer("test_tasks", 200, "Tasks to score on, of each kind.", 1)
+_TEST_TASKS = flags.DEFINE_integer(
+    "test_tasks", None, "Tasks to score on, of each kind. (default: 200; on Meta-World 40)", 1
+)
 _SEED = flags.DEFINE_integer("seed", 0, "The first seed; the others follow it.", 0)
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Training runs of a method, as one program.", 1)
 _OVERRIDES = flags.DEFINE_list("config_overrides", [], "Numbers of a method: maml.rate=0.3.")
@@ -38,14 +54,16 @@ _OUT = flags.DEFINE_string("out", None, "The PNG to write. (default: <workdir>/f
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's. (default: runs/few_shot/<tasks>)")
 
 
-def _curve() -> tuple[int, ...]:
+def _curve(otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    if _CURVE.value is None:
+        return otherwise
     found = given.numbers(_CURVE)
     if any(x != int(x) for x in found):
         raise ValueError(f"--curve must hold whole numbers; got {','.join(_CURVE.value)}")
     return tuple(map(int, found))
 
 
-def _plans(methods: list[str]) -> dict[str, Plan]:
+def _plans(methods: list[str], tasks: str) -> dict[str, Plan]:
     """Presets with what the flags change."""
     if _FIRST.value and "maml" not in methods:
         raise ValueError("--first_order is of maml, which --method does not name")
@@ -54,7 +72,7 @@ def _plans(methods: list[str]) -> dict[str, Plan]:
             raise ValueError(f"--config_overrides: {pair!r} is not <method>.name=value")
     found = {}
     for name in methods:
-        updates, config = plan(name, _TASKS.value)
+        updates, config = plan(name, tasks)
         own = [x[len(name) + 1 :] for x in _OVERRIDES.value if x.startswith(f"{name}.")]
         config = override(config, own)
         if name == "maml" and _FIRST.value:
@@ -65,8 +83,11 @@ def _plans(methods: list[str]) -> dict[str, Plan]:
 
 def main() -> None:
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
-    methods, curve = given.names(_METHOD, list(METHODS)), _curve()
-    folder = pathlib.Path(_WORKDIR.value or f"runs/few_shot/{_TASKS.value}")
+    tasks = named(_TASKS.value)
+    usual = defaults(tasks)
+    methods = given.names(_METHOD, list(METHODS)) if _METHOD.value else list(usual.methods)
+    curve, test_tasks = _curve(usual.curve), _TEST_TASKS.value or usual.test_tasks
+    folder = pathlib.Path(_WORKDIR.value or f"runs/few_shot/{tasks.replace(':', '_')}")
     out = given.out(pathlib.Path(_OUT.value or folder / "few_shot.png"), (".png",))
     for name, value, kind in (
         ("seed", _SEED.value, Seed),
@@ -75,23 +96,22 @@ def main() -> None:
     ):
         check_value(name, value, kind)
     all_asked = {
-        name: Asked(
-            name, _TASKS.value, one, curve, _TEST_TASKS.value, _SEED.value, _NUM_SEEDS.value
-        )
-        for name, one in _plans(methods).items()
+        name: Asked(name, tasks, one, curve, test_tasks, _SEED.value, _NUM_SEEDS.value)
+        for name, one in _plans(methods, tasks).items()
     }
     for name, asked in all_asked.items():  # whatever cannot be is said before anything is written
         check(asked, folder / name)
     lines = []
     for name, asked in all_asked.items():
         scores = run(asked, folder / name)
-        made = learner(asked.tasks, asked.plan.config, curve)
+        made: Any = host_learner if is_hosted(tasks) else learner
+        made = made(tasks, asked.plan.config, curve)
         lines.append(report.lines_of(asked, scores, made.episodes_per_update))
     lines += report.references(next(iter(all_asked.values())))
     report.write(lines, out)
     print(
         f"\nReturn of an episode after so many of adaptation, {_NUM_SEEDS.value} seeds "
-        f"[95 % interval over them], {_TEST_TASKS.value} tasks of each kind"
+        f"[95 % interval over them], {test_tasks} tasks of each kind"
     )
     print("\n".join(report.table(lines)))
     print(f"\nfigure {out}, numbers {out.with_suffix('.jsonl')}")

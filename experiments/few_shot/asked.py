@@ -14,9 +14,9 @@ from mtrl_jax.types import ArrayTree
 
 from .presets import FAMILIES, Plan
 
-__all__ = ["Asked", "keys_of", "scores_of", "test_tasks"]
+__all__ = ["TEST_SEED", "Asked", "keys_of", "scores_of", "test_tasks"]
 
-_TEST_SEED = 2**31 - 1  # of the test tasks, which are the same for all seeds and methods
+TEST_SEED = 2**31 - 1  # of the test tasks, which are the same for all seeds and methods
 
 
 class Asked(NamedTuple):
@@ -24,7 +24,7 @@ class Asked(NamedTuple):
 
     Attributes:
       method: of `METHODS`.
-      tasks: of `FAMILIES`.
+      tasks: of `FAMILIES`, or Meta-World's in full.
       plan: its numbers.
       curve: numbers of episodes of adaptation.
       test_tasks: how many; as many training tasks are scored.
@@ -55,7 +55,7 @@ def keys_of(asked: Asked, stream: int) -> jax.Array:
 
 def test_tasks(tasks: str, num_tasks: int) -> ArrayTree:
     """Tasks that nobody learns from."""
-    return draw_tasks(FAMILIES[tasks](), jax.random.key(_TEST_SEED), num_tasks)
+    return draw_tasks(FAMILIES[tasks](), jax.random.key(TEST_SEED), num_tasks)
 
 
 def scores_of(asked: Asked, made: Learner, states: Any) -> dict[str, Any]:

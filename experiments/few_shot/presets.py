@@ -1,7 +1,7 @@
 """Families of tasks, methods, and the numbers of each method on each family.
 
-Those of bandits and navigation were chosen on seed 100 and tasks drawn apart from the test tasks
-(`docs/few_shot.md`); those of MDPs, and of RL^2 in navigation, are untried.
+Those of bandits, of navigation and of Meta-World were chosen on seed 100 and tasks drawn apart from
+the test tasks (`docs/few_shot.md`); those of MDPs, and of RL^2 in navigation, are untried.
 """
 
 import dataclasses
@@ -16,7 +16,17 @@ from mtrl_jax.envs.point_navigation import point_navigation
 from mtrl_jax.envs.random_mdps import random_mdps
 from mtrl_jax.envs.task_family import TaskFamily
 
-__all__ = ["FAMILIES", "METHODS", "Plan", "learner", "plan"]
+from . import host_presets
+
+__all__ = [
+    "FAMILIES",
+    "METHODS",
+    "Plan",
+    "defaults",
+    "learner",
+    "named",
+    "plan",
+]
 
 FAMILIES: dict[str, Callable[[], TaskFamily]] = {
     "bandits": bandits,
@@ -43,6 +53,36 @@ class Plan(NamedTuple):
     config: maml.Config | rl2.Config
 
 
+class Defaults(NamedTuple):
+    """What a command asks for where its flags say nothing."""
+
+    methods: tuple[str, ...]
+    curve: tuple[int, ...]
+    test_tasks: int
+
+
+def named(tasks: str) -> str:
+    """`tasks` in full: of Meta-World with the length of an episode.
+
+    Raises:
+      ValueError: if there is no such family.
+      ImportError: for Meta-World without envpool.
+    """
+    if tasks not in FAMILIES and not host_presets.is_hosted(tasks):
+        known = ", ".join((*FAMILIES, *host_presets.SETS))
+        raise ValueError(f"--tasks must be one of {known}; got {tasks!r}")
+    if host_presets.is_hosted(tasks):
+        return host_presets.named(tasks)
+    return tasks
+
+
+def defaults(tasks: str) -> Defaults:
+    """Of a family."""
+    if host_presets.is_hosted(tasks):
+        return Defaults(host_presets.METHODS, (0, 1, 2), 40)
+    return Defaults(tuple(METHODS), (0, 1, 5, 20), 200)
+
+
 # Of MAML; `finetune` and `scratch` take their steps of as many episodes, at a rate of their own.
 _MAML: dict[str, dict[str, Any]] = {
     "bandits": {"rate": 0.5, "baseline": "critic"},
@@ -61,7 +101,13 @@ _UPDATES = {"maml": 300, "rl2": 600, "finetune": 300, "scratch": 0}
 
 
 def plan(method: str, tasks: str) -> Plan:
-    """The preset of a method on a family."""
+    """The preset of a method on a family.
+
+    Raises:
+      ValueError: if the method has no way to play on that family.
+    """
+    if host_presets.is_hosted(tasks):
+        return Plan(*host_presets.plan(method, tasks))
     if method == "rl2":
         return Plan(_UPDATES[method], rl2.Config(**_RL2))
     config = maml.Config(**_MAML[tasks])

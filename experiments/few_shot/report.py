@@ -30,9 +30,13 @@ def lines_of(asked: Asked, scores: dict[str, Any], episodes: int) -> dict[str, A
     for part in (part for part in PARTS if part in scores):
         score = scores[part]
         found[part] = score["curve"]
-        regret = np.subtract(score["best"], score["online"]) * max(asked.curve[-1], 1)
-        found[f"{part}_regret"] = np.round(regret, 4).tolist()
-        found[f"{part}_best"] = score["best"]
+        if "best" in score:
+            regret = np.subtract(score["best"], score["online"]) * max(asked.curve[-1], 1)
+            found[f"{part}_regret"] = np.round(regret, 4).tolist()
+            found[f"{part}_best"] = score["best"]
+        for name in ("success", "environments"):
+            if name in score:
+                found[f"{part}_{name}"] = score[name]
     return found
 
 
@@ -61,30 +65,40 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
     """Rows of text."""
     curve = lines[0]["curve"]
     bandit = lines[0]["tasks"] == "bandits"
-    places = 3 if bandit else 2
-    heads = [f"after {n}" for n in curve] + [f"regret of {curve[-1]}"]
+    heads = [f"after {n}" for n in curve]
     found = []
-    for part in (p for p in PARTS if any(p in line for line in lines)):
-        found.append(f"{part} tasks".ljust(12) + "".join(f"{head:>24}" for head in heads))
-        for line in (line for line in lines if part in line):
-            cells = [mean_text(values, places=places) for values in line[part]]
-            cells.append(mean_text(line[f"{part}_regret"]))
+    for key, title in _panels(lines):
+        part = key.partition("_")[0]
+        places = 3 if bandit or part != key else 2
+        regret = any(f"{key}_regret" in line for line in lines)
+        titles = heads + [f"regret of {curve[-1]}"] * regret
+        found.append(title.ljust(12) + "".join(f"{head:>24}" for head in titles))
+        for line in (line for line in lines if key in line):
+            cells = [mean_text(values, places=places) for values in line[key]]
+            cells += [mean_text(line[f"{key}_regret"])] if regret else []
             found.append(line["method"].ljust(12) + "".join(f"{cell:>24}" for cell in cells))
-        best = [np.mean(line[f"{part}_best"]) for line in lines if f"{part}_best" in line]
+        best = [np.mean(line[f"{key}_best"]) for line in lines if f"{key}_best" in line]
         if best:
             found.append("best".ljust(12) + f"{best[0]:>24.{places}f}")
     return found
 
 
+def _panels(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Keys of adaptation curves in lines, with the titles of them."""
+    known = [(p, f"{p} tasks") for p in PARTS] + [(f"{p}_success", f"{p} success") for p in PARTS]
+    return [(key, title) for key, title in known if any(key in line for line in lines)]
+
+
 def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """A panel for training and for test tasks; points of the curve side by side, not to scale."""
+    """A panel for training and for test tasks, of returns and where known of success; points of the
+    curve side by side, not to scale."""
     from matplotlib.figure import Figure  # not needed to learn
 
-    parts = [p for p in PARTS if any(p in line for line in lines)]
-    figure = Figure(figsize=(4.6 * len(parts), 3.6))
-    axes = figure.subplots(1, len(parts), squeeze=False)
+    panels = _panels(lines)
+    figure = Figure(figsize=(4.6 * 2, 3.6 * -(-len(panels) // 2)))
+    axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False)
     names = [*dict.fromkeys(line["method"] for line in lines)]
-    for panel, part in zip(axes.flat, parts, strict=True):
+    for panel, (part, title) in zip(axes.flat, panels, strict=False):
         for line in (line for line in lines if part in line):
             colour = plots.COLOURS[names.index(line["method"])]
             mean, low, high = intervals.mean(np.asarray(line[part]), unit="agent")
@@ -97,12 +111,15 @@ def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> None:
         if best is not None:
             panel.axhline(np.mean(best), color="#777777", linestyle=":", label="knows the task")
         panel.set_xticks(range(len(lines[0]["curve"])), [str(n) for n in lines[0]["curve"]])
-        panel.set_title(f"{lines[0]['tasks']}, {part} tasks", fontsize=9)
+        panel.set_title(f"{lines[0]['tasks']}, {title}", fontsize=9)
         panel.set_xlabel("episodes of adaptation", fontsize=8)
+        share = part.endswith("_success")
+        panel.set_ylabel("solved" if share else "return of an episode", fontsize=8)
         panel.grid(alpha=0.25)
-    axes[0, 0].set_ylabel("return of an episode", fontsize=8)
+    for panel in axes.flat[len(panels) :]:
+        panel.axis("off")
     beside = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-    axes.flat[-1].legend(fontsize=8, frameon=False, **beside)
+    axes.flat[min(len(panels), 2) - 1].legend(fontsize=8, frameon=False, **beside)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

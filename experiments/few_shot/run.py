@@ -1,4 +1,4 @@
-"""One method on one family, all seeds as one program, and its directory.
+"""One method on one family, all seeds as one program, and its directory; Meta-World's: `hosted`.
 
 config.json                     what it is
 checkpoints/, metrics.jsonl     of meta-training, if there is any
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from mtrl_jax.algorithms.few_shot import Learner
 
 from ..common import steps
+from . import hosted
 from .asked import Asked, keys_of, scores_of
+from .host_presets import is_hosted
 from .presets import learner
 
 __all__ = ["check", "run"]
@@ -29,6 +31,8 @@ def check(asked: Asked, folder: pathlib.Path) -> bool:
     Raises:
       ValueError: for numbers that cannot be, or a folder of another run; nothing is written.
     """
+    if is_hosted(asked.tasks):
+        return hosted.check(asked, folder)
     learner(asked.tasks, asked.plan.config, asked.curve)
     return steps.finished(folder, asked.settings())
 
@@ -40,6 +44,8 @@ def run(asked: Asked, folder: pathlib.Path) -> dict[str, Any]:
       ValueError: as `check`.
     """
     check(asked, folder)
+    if is_hosted(asked.tasks):
+        return hosted.run(asked, folder)
 
     def make() -> dict[str, Any]:
         made = learner(asked.tasks, asked.plan.config, asked.curve)

@@ -17,14 +17,17 @@ import optax
 
 from mtrl_jax import distributions
 from mtrl_jax.envs.task_family import TaskFamily, draw_tasks
+from mtrl_jax.envs.trials import TrialFamily, TrialPool
 from mtrl_jax.types import Array, ArrayTree, Key, Metrics
 
 __all__ = [
     "Episodes",
+    "HostLearner",
     "Learner",
     "Score",
     "adam",
     "check_curve",
+    "check_host",
     "choose",
     "descend",
     "head_of",
@@ -57,10 +60,13 @@ class Score(NamedTuple):
     Attributes:
       curve: float32 `[M, N]`, mean return of an episode after so many of adaptation.
       online: float32 `[M]`, mean return of the episodes that were adapted on.
+      success: float32 `[M, N]`, share of solved episodes at the points of the curve, where
+        environments say so.
     """
 
-    curve: Array
-    online: Array
+    curve: Any
+    online: Any
+    success: Any = None
 
 
 class Learner(NamedTuple):
@@ -78,6 +84,29 @@ class Learner(NamedTuple):
     update: Callable[[Any, Key], tuple[Any, Metrics]]
     tasks: Callable[[Any], ArrayTree]
     evaluate: Callable[[Any, ArrayTree, Key], Score]
+    episodes_per_update: int
+
+
+class HostLearner(NamedTuple):
+    """A meta-learner whose environments live on the host: it plays in the pools that it is given.
+
+    Attributes:
+      init: `(key) -> state`.
+      update: `(state, pool, key) -> (state, metrics)`, on the pool's next draw.
+      evaluate: `(state, pool, key) -> Score` of the pool's M slots, on its next draw.
+      num_slots: M of the pools to learn in.
+      train_tasks: how many tasks there are to learn from, a multiple of M; 0: new ones for ever.
+      copies, eval_copies: of a slot (`envs.trials.TrialPool`), in learning and in scoring.
+      episodes_per_update: of all tasks together.
+    """
+
+    init: Callable[[Key], Any]
+    update: Callable[[Any, TrialPool, Key], tuple[Any, Metrics]]
+    evaluate: Callable[[Any, TrialPool, Key], Score]
+    num_slots: int
+    train_tasks: int
+    copies: int
+    eval_copies: int
     episodes_per_update: int
 
 
@@ -178,3 +207,15 @@ def check_curve(curve: tuple[int, ...]) -> None:
     rising = all(a < b for a, b in itertools.pairwise(curve))
     if not curve or min(curve) < 0 or not rising:
         raise ValueError(f"curve must hold rising numbers of episodes from 0 on; got {curve}")
+
+
+def check_host(family: TrialFamily, meta_batch: int, train_tasks: int) -> None:
+    """Raises ValueError unless slots can be shared among environments, and tasks among slots."""
+    known = len(family.train)
+    if meta_batch % known:
+        raise ValueError(f"meta_batch must be a multiple of {known} environments; got {meta_batch}")
+    if train_tasks % meta_batch:
+        raise ValueError(
+            f"train_tasks must be a multiple of meta_batch = {meta_batch}, or 0 for new ones at "
+            f"every update; got {train_tasks}"
+        )

@@ -27,7 +27,25 @@ from mtrl_jax.networks import columns
 from mtrl_jax.ranges import Count, CountOr0, NotNegative, Positive, Unit
 from mtrl_jax.types import Array, ArrayTree, EnvSpec, Key, Metrics
 
-__all__ = ["Config", "Inputs", "State", "Trials", "learner_of", "make", "play_trials", "unroll"]
+__all__ = [
+    "Config",
+    "Inputs",
+    "Parts",
+    "State",
+    "Trials",
+    "act",
+    "beside",
+    "by_episode",
+    "first_inputs",
+    "following",
+    "fresh",
+    "learn",
+    "learner_of",
+    "make",
+    "memory",
+    "play_trials",
+    "unroll",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +54,11 @@ class Config:
 
     `train_tasks=0` draws new tasks at every update. A trial has one episode more than the last
     point of the curve. `eval_trials` are those of each task in an evaluation.
+
+    `reward_scale` multiplies rewards, for the memory and for what is learnt. `value_scale`
+    multiplies what the value head emits, and is taken out of its error: of the size of a return, it
+    keeps a head that begins near 0 from having far to go, and its error from drowning the policy's
+    part of a gradient.
     """
 
     hidden: tuple[Count, ...] = (32,)
@@ -51,6 +74,8 @@ class Config:
     learning_rate: Positive = 1e-3
     max_grad_norm: Positive = 0.5
     eval_trials: Count = 5
+    reward_scale: Positive = 1.0
+    value_scale: Positive = 1.0
 
 
 class State(NamedTuple):
@@ -84,20 +109,21 @@ class Trials(NamedTuple):
     action: Array
     log_prob: Array
     value: Array
-    reward: Array
+    reward: Any
 
 
 class Parts(NamedTuple):
-    """What is bound once."""
+    """What is bound once. `family` is a `TaskFamily`; of host environments, whatever has its `spec`
+    and `episode_length`, which is all that is read of it but by `play_trials`."""
 
-    family: TaskFamily
+    family: Any
     config: Config
     curve: tuple[int, ...]
     column: columns.Column
     optimiser: optax.GradientTransformation
 
 
-def make(family: TaskFamily, config: Config, curve: tuple[int, ...]) -> Parts:
+def make(family: Any, config: Config, curve: tuple[int, ...]) -> Parts:
     """Raises ValueError for numbers out of range, naming the field."""
     ranges.check(config)
     few_shot.check_curve(curve)
@@ -131,18 +157,19 @@ def _with_ended(spec: EnvSpec) -> EnvSpec:
     return spec._replace(observation_shape=shape, vocabulary=np.append(spec.vocabulary, 2))
 
 
-def _first(parts: Parts, observation: Array) -> Inputs:
-    """Of the first row of M trials, whose environments show `[M, ...]`."""
+def first_inputs(parts: Parts, observation: Array) -> Inputs:
+    """Of the first row of M trials, whose environments show `[M, ...]`; nothing came before."""
     m = observation.shape[0]
     return Inputs(
-        _beside(observation, jnp.zeros(m, bool)),
+        beside(observation, jnp.zeros(m, bool)),
         columns.no_action(parts.family.spec, (m,)),
         jnp.zeros(m),
         jnp.ones(m, bool),
     )
 
 
-def _beside(observation: Array, ended: Array) -> Array:
+def beside(observation: Array, ended: Array) -> Array:
+    """Observations `[M, ...]` flat, with whether the episode before has just ended `[M]`."""
     flat = observation.reshape(ended.shape[0], -1)
     return jnp.concatenate([flat, ended[:, None].astype(flat.dtype)], -1)
 
@@ -150,12 +177,18 @@ def _beside(observation: Array, ended: Array) -> Array:
 def init(parts: Parts, key: Key) -> State:
     """Fresh parameters, and training tasks drawn for this state alone."""
     for_params, for_tasks = jax.random.split(key)
-    spec = parts.family.spec
-    nothing = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
-    rows = jax.tree.map(lambda x: x[None], _first(parts, nothing))
-    params = parts.column.init(for_params, *rows, memory(parts, 1))["params"]
+    params = fresh(parts, for_params)
     tasks = few_shot.training_tasks(parts.family, for_tasks, parts.config.train_tasks)
     return State(params, parts.optimiser.init(params), tasks)
+
+
+def fresh(parts: Parts, key: Key) -> ArrayTree:
+    """Parameters that have learnt nothing."""
+    spec = parts.family.spec
+    nothing = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    rows = jax.tree.map(lambda x: x[None], first_inputs(parts, nothing))
+    params: ArrayTree = parts.column.init(key, *rows, memory(parts, 1))["params"]
+    return params
 
 
 def memory(parts: Parts, num_trials: int) -> Array:
@@ -179,7 +212,28 @@ def unroll(
     outputs, value, core = parts.column.apply(  # type: ignore[misc]
         {"params": params}, *inputs, core
     )
-    return few_shot.head_of(parts.family, outputs), value, core
+    return few_shot.head_of(parts.family, outputs), value * parts.config.value_scale, core
+
+
+def act(
+    parts: Parts, params: ArrayTree, inputs: Inputs, core: Array, keys: Key
+) -> tuple[Array, Array, Array, Array]:
+    """An action of M trials, drawn with keys `[M]`, its log-probability, the value and the memory
+    behind it; of inputs `[M, ...]`. No gradient is meant to pass."""
+    one = jax.tree.map(lambda x: x[None], inputs)
+    head, value, core = unroll(parts, params, one, core)
+    action = distributions.sample(head, keys[None])
+    return action[0], distributions.log_prob(head, action)[0], value[0], core
+
+
+def following(
+    parts: Parts, observation: Array, ended: Array, action: Array, reward: Array
+) -> Inputs:
+    """Of the next row of M trials: what is seen now, whether it is an episode's first row, and what
+    was done and earned before."""
+    begins = jnp.zeros(ended.shape, bool)
+    sent = columns.previous_action(action, begins)
+    return Inputs(beside(observation, ended), sent, reward * parts.config.reward_scale, begins)
 
 
 def play_trials(
@@ -192,26 +246,21 @@ def play_trials(
     def step(carry: Any, t: Array) -> tuple[Any, Trials]:
         state, inputs, core = carry
         each = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, t), 3))(keys)
-        one = jax.tree.map(lambda x: x[None], inputs)
-        head, value, core = unroll(parts, params, one, core)
-        action = distributions.sample(head, each[None, :, 0])
-        log_prob = distributions.log_prob(head, action)[0]
-        state, row, ended = step_env(each[:, 1], state, action[0], tasks)
+        action, log_prob, value, core = act(parts, params, inputs, core, each[:, 0])
+        state, row, ended = step_env(each[:, 1], state, action, tasks)
         fresh, fresh_row = reset(each[:, 2], tasks)
         state, observation = jax.tree.map(
             lambda a, b: jax.vmap(jnp.where)(ended, a, b),
             (fresh, fresh_row.observation),
             (state, row.observation),
         )
-        here = Trials(inputs, action[0], log_prob, value[0], row.reward)
-        begins = jnp.zeros(ended.shape, bool)
-        sent = columns.previous_action(action[0], begins)
-        inputs = Inputs(_beside(observation, ended), sent, row.reward, begins)
+        here = Trials(inputs, action, log_prob, value, row.reward)
+        inputs = following(parts, observation, ended, action, row.reward)
         return (state, inputs, core), here
 
     length = episodes * parts.family.episode_length
     state, row = reset(jax.vmap(lambda key: jax.random.fold_in(key, length))(keys), tasks)
-    start = (state, _first(parts, row.observation), memory(parts, keys.shape[0]))
+    start = (state, first_inputs(parts, row.observation), memory(parts, keys.shape[0]))
     return jax.lax.scan(step, start, jnp.arange(length))[1]
 
 
@@ -228,13 +277,14 @@ def trial_loss(
         ppo.Data(trials.log_prob.ravel(), advantage.ravel(), target.ravel(), ones, ones),
         epsilon=config.epsilon,
         entropy_cost=config.entropy_cost,
-        value_cost=config.value_cost,
+        value_cost=config.value_cost / config.value_scale**2,
     )
 
 
 def advantages(parts: Parts, trials: Trials) -> Array:
     """`[L, M]`, bootstrapped across episodes up to the trial's end."""
     length, _ = trials.reward.shape
+    rewards = trials.reward * parts.config.reward_scale
     discount = jnp.full((length,), parts.config.discount).at[-1].set(0.0)
     valid = jnp.ones(length, bool)
 
@@ -242,7 +292,7 @@ def advantages(parts: Parts, trials: Trials) -> Array:
         values = jnp.append(value, 0.0)
         return returns.gae(reward, discount, values, valid, parts.config.lambda_)
 
-    return jax.vmap(one, 1, 1)(trials.reward, trials.value)
+    return jax.vmap(one, 1, 1)(rewards, trials.value)
 
 
 def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
@@ -252,7 +302,11 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
     tasks = few_shot.choose(parts.family, state.tasks, for_tasks, config.meta_batch)
     keys = jax.random.split(for_trials, config.meta_batch)
     episodes = parts.curve[-1] + 1
-    trials = play_trials(parts, state.params, tasks, keys, episodes)
+    return learn(parts, state, play_trials(parts, state.params, tasks, keys, episodes))
+
+
+def learn(parts: Parts, state: State, trials: Trials) -> tuple[State, Metrics]:
+    """The gradient steps of an update, on trials of whole episodes that `state` has played."""
     raw = advantages(parts, trials)
     target, advantage = raw + trials.value, (raw - raw.mean()) / (raw.std() + 1e-8)
 
@@ -260,16 +314,16 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
         return trial_loss(parts, params, trials, advantage, target)
 
     params, opt_state, metrics = few_shot.descend(
-        parts.optimiser, loss, state.params, state.opt_state, config.epochs
+        parts.optimiser, loss, state.params, state.opt_state, parts.config.epochs
     )
     metrics = jax.tree.map(jnp.mean, metrics)
-    earned = _by_episode(parts, trials).mean(1)
+    earned = by_episode(parts, trials).mean(1)
     metrics |= {"return/before": earned[0], "return/after": earned[-1]}
     return State(params, opt_state, state.tasks), metrics
 
 
-def _by_episode(parts: Parts, trials: Trials) -> Array:
-    """Returns `[N, M]`."""
+def by_episode(parts: Parts, trials: Trials) -> Array:
+    """Returns of the episodes of trials, `[N, M]`."""
     length, m = trials.reward.shape
     t = parts.family.episode_length
     return trials.reward.reshape(length // t, t, m).sum(1)
@@ -282,6 +336,6 @@ def evaluate(parts: Parts, params: ArrayTree, tasks: ArrayTree, key: Key) -> Sco
     many = jax.tree.map(lambda x: jnp.repeat(x, repeats, 0), tasks)
     keys = jax.random.split(key, m * repeats)
     trials = play_trials(parts, params, many, keys, parts.curve[-1] + 1)
-    earned = _by_episode(parts, trials).reshape(-1, m, repeats).mean(-1)
+    earned = by_episode(parts, trials).reshape(-1, m, repeats).mean(-1)
     online = earned[: max(parts.curve[-1], 1)].mean(0)
     return Score(jnp.stack([earned[n] for n in parts.curve], 1), online)

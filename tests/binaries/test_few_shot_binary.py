@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.common import steps
-from experiments.few_shot import asked, presets, report, run
+from experiments.few_shot import asked, host_presets, hosted, pools, presets, report, run
 from mtrl_jax import checkpoint, metrics
 from tests.machinery import tiny
 
@@ -93,3 +93,72 @@ def test_what_is_found_becomes_a_table_and_a_figure(finished, tmp_path):
         *("train", "rl2", "scratch", "best"),
         *("test", "rl2", "scratch", "gittins", "thompson", "best"),
     ]
+
+
+# ------------------------------------------------------------------------- on Meta-World
+
+
+def reach_run(train_tasks=0):
+    tasks = presets.named("ml1:reach:length=2")
+    updates, config = presets.plan("rl2", tasks)
+    sizes = {"hidden": (4,), "core_size": 4, "meta_batch": 2, "epochs": 1}
+    config = dataclasses.replace(config, **sizes, train_tasks=train_tasks)
+    plan = presets.Plan(min(updates, 5), config)
+    return asked.Asked("rl2", tasks, plan, (0, 1), 4, seed=3, num_seeds=2)
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Logs at every update, checkpoints every second, and another pool after three."""
+    monkeypatch.setattr(hosted, "LOG_EVERY", 1)
+    monkeypatch.setattr(hosted, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(pools, "DRAWS", 3)
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_meta_world_ends_as_the_whole_one(tmp_path, monkeypatch, often):
+    """What an update plays depends on its number alone, through two pools."""
+    found = run.run(reach_run(), tmp_path / "whole")
+    save = checkpoint.save
+
+    def dies(manager, step, state, meta):
+        if step == 4:
+            raise MemoryError  # before anything is written: updates 2 and 3 are done again
+        save(manager, step, state, meta)
+
+    monkeypatch.setattr(checkpoint, "save", dies)
+    with pytest.raises(MemoryError):
+        run.run(reach_run(), tmp_path / "killed")
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert run.run(reach_run(), tmp_path / "killed") == found
+    rows = [metrics.read_jsonl(tmp_path / n / "seed3/metrics.jsonl") for n in ("whole", "killed")]
+    plain = [[{k: v for k, v in r.items() if k[:5] != "time/"} for r in part] for part in rows]
+    assert plain[0] == plain[1] and [row["step"] for row in plain[0]] == [1, 2, 3, 4, 5]
+    assert {"return/before", "success/after"} < plain[0][0].keys()
+    assert run.check(reach_run(), tmp_path / "whole")  # there is nothing to do
+    assert not run.check(reach_run()._replace(num_seeds=3), tmp_path / "whole")
+    assert run.run(reach_run()._replace(num_seeds=1), tmp_path / "whole")["test"]["curve"] == [
+        point[:1] for point in found["test"]["curve"]
+    ]
+    lines = [report.lines_of(reach_run(), found, 4)]
+    assert np.shape(lines[0]["test"]) == np.shape(lines[0]["train_success"]) == (2, 2)
+    report.write(lines, tmp_path / "x.png")
+    assert [row.split()[0] for row in report.table(lines)] == [
+        *("train", "rl2", "test", "rl2"),
+        *("train", "rl2", "test", "rl2"),
+    ]
+
+
+def test_a_finite_number_of_training_tasks_comes_again(often):
+    family = host_presets.trials("ml1:reach:length=2:goal=visible")
+    made = host_presets.host_learner("ml1:reach:length=2", reach_run(4).plan.config, (0, 1))
+    source, goals = pools.Pools(family, made, 3), []
+    for n in range(5):
+        pool = source.at(n)
+        goals.append(pool.reset([0])[:, 0, 36:])
+        pool.reset([1])
+    for n in range(3):
+        np.testing.assert_array_equal(goals[n], goals[n + 2])
+    assert len(np.unique(np.concatenate(goals), axis=0)) == 4
+    begun = pools.Pools(family, made, 3).at(3)  # in the middle of a round
+    np.testing.assert_array_equal(begun.reset([0])[:, 0, 36:], goals[3])
