@@ -258,20 +258,20 @@ def test_what_it_reads_is_the_episodes_of_one_task(played) -> None:
 
 
 def test_scales_of_rewards_and_values_change_the_units_alone(played) -> None:
-    """Rewards a tenth and values in units of fifty: the loss of the value is what it was with
-    rewards in units of fifty and values in units of one."""
+    """Rewards a tenth and values in fives make the loss that rewards a fiftieth and values in ones
+    make."""
     parts, params, found = played
-    scaled = parts._replace(config=dataclasses.replace(CONFIG, reward_scale=0.1, value_scale=5.0))
-    plain = parts._replace(config=dataclasses.replace(CONFIG, reward_scale=0.02))
-    value = {}
-    for name, one, unit in (("scaled", scaled, 5.0), ("plain", plain, 1.0)):
+    loss, ahead = [], []
+    for reward_scale, unit in ((0.1, 5.0), (0.02, 1.0)):
+        config = dataclasses.replace(CONFIG, reward_scale=reward_scale, value_scale=unit)
         trial = found.trials._replace(value=found.trials.value * unit)
-        raw = rl2.advantages(one, trial)
-        value[name] = np.asarray(raw) / unit
-        _, metrics = rl2.trial_loss(one, params, trial, raw, raw + trial.value)
-        value[name + "/loss"] = float(metrics["loss/value"]) / unit**2
-    np.testing.assert_allclose(value["scaled"], value["plain"], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(value["scaled/loss"], value["plain/loss"], rtol=1e-4)
+        raw = rl2.advantages(parts._replace(config=config), trial)
+        ahead.append(np.asarray(raw) / unit)
+        target, advantage = raw + trial.value, jnp.asarray(ahead[0])
+        one = parts._replace(config=config)
+        loss.append(float(rl2.trial_loss(one, params, trial, advantage, target)[0]))
+    np.testing.assert_allclose(ahead[0], ahead[1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(loss[0], loss[1], rtol=1e-4)
 
 
 def test_success_is_at_any_action_of_an_episode() -> None:
