@@ -3,25 +3,42 @@
 import functools
 from typing import Any
 
-from mtrl_jax.algorithms import rl2, rl2_host
+from mtrl_jax.algorithms import maml, maml_host, rl2, rl2_host
 from mtrl_jax.algorithms.few_shot import HostLearner
 from mtrl_jax.envs.trials import TrialFamily, metaworld_trials
 
-__all__ = ["METHODS", "SETS", "host_learner", "is_hosted", "named", "plan", "trials"]
+__all__ = ["SETS", "host_learner", "is_hosted", "named", "plan", "trials"]
 
 SETS = ("ml1:<environment>", "ml10", "ml45")
-METHODS = ("rl2",)
 # The official sets have 500 actions an episode and ten episodes to adapt on.
 LENGTH = 100
 _RL2: dict[str, Any] = {
     "train_tasks": 0,
     "meta_batch": 20,
     "eval_trials": 1,
+    "hidden": (64,),
+    "core_size": 128,
     "discount": 0.97,
-    "reward_scale": 0.1,
-    "value_scale": 30.0,
+    "lambda_": 0.95,
+    "epochs": 12,
+    "entropy_cost": 0.0,
+    "learning_rate": 3e-3,
+    "reward_scale": 0.5,
+    "value_scale": 150.0,
 }
-_UPDATES = 200
+_MAML: dict[str, Any] = {
+    "train_tasks": 0,
+    "meta_batch": 20,
+    "episodes": 2,
+    "outer_episodes": 2,
+    "eval_episodes": 1,
+    "discount": 0.97,
+    "dice_lambda": 0.0,
+    "baseline": "critic",
+    "rate": 0.3,
+    "reward_scale": 0.02,
+}
+_UPDATES = {"rl2": 150, "maml": 100, "finetune": 100, "scratch": 0}
 
 
 def is_hosted(tasks: str) -> bool:
@@ -41,19 +58,13 @@ def named(tasks: str) -> str:
     return tasks
 
 
-def plan(method: str, tasks: str) -> tuple[int, rl2.Config]:
-    """Updates and numbers of a method.
-
-    Raises:
-      ValueError: if the method has no way to play on the host.
-    """
-    if method not in METHODS:
-        raise ValueError(
-            f"--method={method} needs environments that compile with it; on Meta-World there is "
-            f"{', '.join(METHODS)}"
-        )
-    numbers = _RL2 | ({"meta_batch": 45} if tasks.startswith("ml45") else {})
-    return _UPDATES, rl2.Config(**numbers)
+def plan(method: str, tasks: str) -> tuple[int, maml.Config | rl2.Config]:
+    """Updates and numbers of a method."""
+    batch = {"meta_batch": 45} if tasks.startswith("ml45") else {}
+    if method == "rl2":
+        return _UPDATES[method], rl2.Config(**(_RL2 | batch))
+    steps = {} if method == "maml" else {"inner_steps": 0, "baseline": "episodes"}
+    return _UPDATES[method], maml.Config(**(_MAML | batch | steps))
 
 
 @functools.cache
@@ -69,4 +80,6 @@ def trials(tasks: str) -> TrialFamily:
 @functools.cache
 def host_learner(tasks: str, config: Any, curve: tuple[int, ...]) -> HostLearner:
     """As `learner`, on Meta-World."""
-    return rl2_host.learner_of(trials(tasks), config, curve)
+    module: Any = rl2_host if isinstance(config, rl2.Config) else maml_host
+    made: HostLearner = module.learner_of(trials(tasks), config, curve)
+    return made

@@ -19,7 +19,7 @@ adapts as ever.
 """
 
 import dataclasses
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Config:
 
     `train_tasks=0` draws new tasks at every update. `rate` is of the inner steps, in training and
     evaluation; `episodes` E are those of one inner step, of which `inner_steps` are taken in
-    training, and of the outer loss. `dice_lambda` is `loaded_dice`'s.
+    training, and of the outer loss. `dice_lambda` is `loaded_dice`'s. `reward_scale` multiplies
+    what is learnt from.
     """
 
     hidden: tuple[Count, ...] = (32, 32)
@@ -64,6 +65,7 @@ class Config:
     learning_rate: Positive = 1e-3
     max_grad_norm: Positive = 1.0
     eval_episodes: Count = 20
+    reward_scale: Positive = 1.0
 
 
 class Params(NamedTuple):
@@ -82,9 +84,10 @@ class State(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What is bound once: columns without memory, which read no previous action."""
+    """What is bound once: columns without memory, which read no previous action. `family` is as in
+    `rl2.Parts`; `collect` plays in it."""
 
-    family: TaskFamily
+    family: Any
     config: Config
     curve: tuple[int, ...]
     policy: columns.Column
@@ -92,7 +95,7 @@ class Parts(NamedTuple):
     optimiser: optax.GradientTransformation
 
 
-def make(family: TaskFamily, config: Config, curve: tuple[int, ...]) -> Parts:
+def make(family: Any, config: Config, curve: tuple[int, ...]) -> Parts:
     """Raises ValueError for numbers out of range, naming the field."""
     ranges.check(config)
     few_shot.check_curve(curve)
@@ -123,22 +126,29 @@ def learner_of(family: TaskFamily, config: Config, curve: tuple[int, ...]) -> Le
 
 def init(parts: Parts, key: Key) -> State:
     """Fresh parameters, and training tasks drawn for this state alone."""
-    for_policy, for_critic, for_tasks = jax.random.split(key, 3)
+    *for_params, for_tasks = jax.random.split(key, 3)
+    params = _fresh(parts, *for_params)
+    tasks = few_shot.training_tasks(parts.family, for_tasks, parts.config.train_tasks)
+    return State(params, parts.optimiser.init(params), tasks)
+
+
+def fresh(parts: Parts, key: Key) -> Params:
+    """Parameters that have learnt nothing."""
+    return _fresh(parts, *jax.random.split(key))
+
+
+def _fresh(parts: Parts, for_policy: Key, for_critic: Key) -> Params:
     spec, first = parts.family.spec, jnp.ones((1, 1), bool)
     observation = jnp.zeros((1, 1, *spec.observation_shape), spec.observation_dtype)
     inputs = (observation, columns.no_action(spec, (1, 1)), jnp.zeros((1, 1)), first, ())
-    params = Params(
-        parts.policy.init(for_policy, *inputs)["params"],
-        parts.critic.init(for_critic, *inputs)["params"],
-    )
-    tasks = few_shot.training_tasks(parts.family, for_tasks, parts.config.train_tasks)
-    return State(params, parts.optimiser.init(params), tasks)
+    columns_and_keys = ((parts.policy, for_policy), (parts.critic, for_critic))
+    return Params(*(column.init(key, *inputs)["params"] for column, key in columns_and_keys))
 
 
 # ------------------------------------------------------------------------------ networks
 
 
-def _policy(parts: Parts, params: ArrayTree, observation: Array) -> distributions.Distribution:
+def policy_of(parts: Parts, params: ArrayTree, observation: Array) -> distributions.Distribution:
     """Of observations `[E, T, ...]`."""
     batch, spec = observation.shape[:2], parts.family.spec
     inputs = (observation, columns.no_action(spec, batch), jnp.zeros(batch), jnp.ones(batch, bool))
@@ -157,13 +167,13 @@ def _values(parts: Parts, params: ArrayTree, observation: Array) -> Array:
 
 def _returns_to_go(parts: Parts, episodes: Episodes) -> Array:
     """`[E, T]`: nothing is to be had behind an episode's end."""
-    t = episodes.reward.shape[1]
+    t, rewards = episodes.reward.shape[1], episodes.reward * parts.config.reward_scale
     discount = jnp.full((t,), parts.config.discount).at[-1].set(0.0)
 
     def one(reward: Array) -> Array:
         return returns.discounted_returns(reward, discount, jnp.zeros(t + 1), jnp.ones(t, bool))
 
-    return jax.vmap(one)(episodes.reward)
+    return jax.vmap(one)(rewards)
 
 
 def _minus_others(to_go: Array) -> Array:
@@ -181,7 +191,7 @@ def collect(parts: Parts, policy: ArrayTree, task: ArrayTree, keys: Key) -> Epis
     policy = jax.lax.stop_gradient(policy)
 
     def act(observation: Array, key: Key) -> tuple[Array, Array]:
-        head = _policy(parts, policy, observation[None, None])
+        head = policy_of(parts, policy, observation[None, None])
         action = distributions.sample(head, key[None, None])
         return action[0, 0], distributions.log_prob(head, action)[0, 0]
 
@@ -196,7 +206,7 @@ def _inner_loss(parts: Parts, critic: ArrayTree, policy: ArrayTree, episodes: Ep
         advantage = to_go - _values(parts, critic, episodes.observation)
     else:
         advantage = _minus_others(to_go)
-    head = _policy(parts, policy, episodes.observation)
+    head = policy_of(parts, policy, episodes.observation)
     log_prob = distributions.log_prob(head, episodes.action)
     each = jax.vmap(dice.loaded_dice, (0, 0, None))(log_prob, advantage, parts.config.dice_lambda)
     return -each.mean() / to_go.shape[1]
@@ -231,7 +241,7 @@ def meta_loss(
     """
     config = parts.config
     policy = adapt_to(parts, params, blocks)
-    head = _policy(parts, policy, outer.observation)
+    head = policy_of(parts, policy, outer.observation)
     advantage = _minus_others(_returns_to_go(parts, outer))
     advantage /= advantage.std() + 1e-3  # of this task alone
     flat = outer.reward.size
@@ -280,13 +290,18 @@ def update(parts: Parts, state: State, key: Key) -> tuple[State, Metrics]:
     tasks = few_shot.choose(parts.family, state.tasks, for_tasks, config.meta_batch)
     keys = jax.random.split(for_episodes, config.meta_batch)
     blocks, outer = jax.vmap(lambda t, k: experience(parts, state.params, t, k))(tasks, keys)
+    return learn(parts, state, blocks, outer)
+
+
+def learn(parts: Parts, state: State, blocks: Episodes, outer: Episodes) -> tuple[State, Metrics]:
+    """The gradient steps of an update; leaves of what was played lead with M tasks."""
 
     def loss(params: Params) -> tuple[Array, Metrics]:
         each, metrics = jax.vmap(lambda b, o: meta_loss(parts, params, b, o))(blocks, outer)
         return each.mean(), jax.tree.map(jnp.mean, metrics)
 
     params, opt_state, metrics = few_shot.descend(
-        parts.optimiser, loss, state.params, state.opt_state, config.epochs
+        parts.optimiser, loss, state.params, state.opt_state, parts.config.epochs
     )
     return State(params, opt_state, state.tasks), jax.tree.map(lambda x: x[0], metrics)
 

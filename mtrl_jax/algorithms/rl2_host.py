@@ -6,7 +6,6 @@ goes on from copy to copy. There are no reset rows: an episode's first row has, 
 environment shows, the action and reward that ended the episode before.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -119,8 +118,8 @@ def play_trials(
     parts, length = programs.parts, programs.parts.family.episode_length
     core, rows = rl2.memory(parts, pool.num_slots), []
     keys = jax.random.split(key, episodes * length)
-    seen = functools.partial(_seen, parts.family)
-    inputs = rl2.first_inputs(parts, jnp.asarray(seen(pool.reset([0]))))
+    read = parts.family.read
+    inputs = rl2.first_inputs(parts, jnp.asarray(read(pool.reset([0])[:, 0])))
     for t in range(episodes * length):
         copy, ended = t // length, (t + 1) % length == 0
         action, log_prob, value, core = programs.act(params, inputs, core, keys[t])
@@ -130,15 +129,9 @@ def play_trials(
         if ended and copy + 1 < episodes:
             observation = pool.reset([copy + 1])
         over = np.full(pool.num_slots, ended)
-        inputs = programs.following(seen(observation), over, action, reward)
+        inputs = programs.following(read(observation[:, 0]), over, action, reward)
     trials, success = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *rows)
     return Played(trials, success)
-
-
-def _seen(family: TrialFamily, observation: np.ndarray) -> np.ndarray:
-    """What the network reads of the one copy that plays, `[M, 1, ...]`."""
-    seen: np.ndarray = (observation[:, 0] - family.centre) / family.scale
-    return seen
 
 
 def success_of(played: Played, length: int) -> np.ndarray:

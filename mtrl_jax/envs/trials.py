@@ -55,6 +55,11 @@ class TrialFamily(NamedTuple):
         """T."""
         return int(self.spec.episode_limit[0])
 
+    def read(self, observation: np.ndarray) -> np.ndarray:
+        """What a learner reads of observations `[..., 39]`."""
+        found: np.ndarray = (observation - self.centre) / self.scale
+        return found
+
 
 def metaworld_trials(name: str) -> TrialFamily:
     """Meta-World's ML1, ML10 and ML45 (Yu et al. 2019, arXiv 1910.10897, section 4.2).

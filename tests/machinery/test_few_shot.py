@@ -111,7 +111,7 @@ def test_without_an_inner_step_the_gradient_is_the_policy_gradient():
         to_go = np.stack([(reward[..., t:] * discount[: 3 - t]).sum(-1) for t in range(3)], -1)
         advantage = to_go - (to_go.sum(1, keepdims=True) - to_go) / 2
         advantage /= advantage.std((1, 2), keepdims=True) + 1e-3
-        head = jax.vmap(lambda x: maml._policy(parts, policy, x))(outer.observation)
+        head = jax.vmap(lambda x: maml.policy_of(parts, policy, x))(outer.observation)
         log_prob = distributions.log_prob(head, outer.action)
         return -(log_prob * jnp.asarray(advantage)).mean()
 
