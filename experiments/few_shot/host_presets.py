@@ -35,10 +35,12 @@ _MAML: dict[str, Any] = {
     "discount": 0.97,
     "dice_lambda": 0.0,
     "baseline": "critic",
-    "rate": 0.3,
+    "rate": 0.5,
+    "epochs": 8,
+    "learning_rate": 3e-3,
     "reward_scale": 0.02,
 }
-_UPDATES = {"rl2": 150, "maml": 100, "finetune": 100, "scratch": 0}
+_UPDATES = {"rl2": 150, "maml": 60, "finetune": 60, "scratch": 0}
 
 
 def is_hosted(tasks: str) -> bool:

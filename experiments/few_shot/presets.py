@@ -1,8 +1,8 @@
 """Families of tasks, methods, and the numbers of each method on each family.
 
 Those of bandits, of navigation and of Meta-World were chosen on seed 100 and tasks drawn apart from
-the test tasks (`docs/few_shot.md`); those of MDPs, of RL^2 in navigation, and of the others than
-RL^2 on Meta-World are untried.
+the test tasks (`docs/few_shot.md`); those of MDPs, of RL^2 in navigation, and of fine-tuning and
+`scratch` on Meta-World are untried.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.few_shot import asked, pools
 from mtrl_jax import distributions
-from mtrl_jax.algorithms import rl2, rl2_host
+from mtrl_jax.algorithms import maml, maml_host, rl2, rl2_host
 from mtrl_jax.envs import trials
 from tests.machinery import tiny
 
@@ -279,3 +279,88 @@ def test_success_is_at_any_action_of_an_episode() -> None:
     success[1, 0] = success[5, 1] = True
     found = rl2_host.success_of(rl2_host.Played(None, success), 3)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found, [[1, 0], [0, 1]])
+
+
+# ---------------------------------------------------------------------------------- MAML
+
+MAML = maml.Config(
+    hidden=(8,),
+    train_tasks=0,
+    meta_batch=M,
+    episodes=2,
+    outer_episodes=2,
+    epochs=1,
+    eval_episodes=1,
+    rate=5.0,
+    reward_scale=0.1,
+)
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """Programs, a fresh state, and a block of two episodes of it."""
+    parts = maml.make(trials.metaworld_trials(REACH), MAML, (0, 1, 3))
+    programs, params = maml_host.compiled(parts), maml.fresh(parts, jax.random.key(0))
+    params.policy["policy"]["kernel"] = jax.random.normal(jax.random.key(1), (8, 8))
+    state = maml.State(params, parts.optimiser.init(params), ())
+    policies = jax.tree.map(lambda x: jnp.stack([x, x]), params.policy)
+    pool = _pool(REACH, copies=2)
+    block, success = maml_host.play(programs, policies, pool, [0, 1], jax.random.key(2))
+    return programs, state, policies, block, success
+
+
+def test_episodes_of_maml_are_of_one_task_and_of_its_own_policy(adapted) -> None:
+    programs, state, _, block, success = adapted
+    parts = programs.parts
+    assert block.reward.shape == (M, 2, T) and success.shape == (M, 2)
+    assert (block.observation[:, 0, 0] == block.observation[:, 1, 0]).all()
+    assert np.abs(block.action[:, 0] - block.action[:, 1]).min() > 1e-4
+    head = jax.vmap(lambda x: maml.policy_of(parts, state.params.policy, x))(block.observation)
+    log_prob = distributions.log_prob(head, jnp.asarray(block.action))
+    np.testing.assert_allclose(log_prob, block.log_prob, atol=1e-4)
+    # The same actions in another pool earn the same.
+    pool = _pool(REACH, copies=2)
+    observation = pool.reset([0, 1])
+    for t in range(T):
+        np.testing.assert_array_equal(parts.family.read(observation), block.observation[:, :, t])
+        observation, reward, _ = pool.step([0, 1], block.action[:, :, t])
+        np.testing.assert_array_equal(reward, block.reward[:, :, t])
+
+
+def test_every_slot_adapts_to_its_own_episodes(adapted) -> None:
+    programs, state, policies, block, _ = adapted
+    found = programs.adapt(state.params, policies, block)
+    for m in range(M):
+        alone = jax.tree.map(lambda x, m=m: jnp.asarray(x[m])[None], block)
+        wanted = maml.adapt_to(programs.parts, state.params, alone)
+        for x, y, old in zip(*map(jax.tree.leaves, (found, wanted, policies)), strict=True):
+            np.testing.assert_allclose(x[m], y, atol=1e-5)
+            assert np.abs(x[m] - old[m]).max() > 1e-5
+    lone = jax.tree.map(lambda x: x[:, :1], block)  # one episode is half a step
+    half = programs.adapt(state.params, policies, lone)
+    assert not np.allclose(jax.tree.leaves(half)[0], jax.tree.leaves(found)[0], atol=1e-5)
+
+
+def test_an_update_and_an_evaluation_play_each_copy_once(adapted) -> None:
+    """In an update two inner episodes and two outer ones; behind three episodes a step on two, one
+    on the third, and before that one on a single one."""
+    programs, state, *_ = adapted
+    made = maml_host.learner_of(programs.parts.family, MAML, (0, 1, 3))
+    assert (made.copies, made.eval_copies, made.episodes_per_update) == (4, 2 + 2 + 3, 4 * M)
+    pool = _pool(REACH, copies=made.copies)
+    for n in range(2):
+        following, metrics = maml_host.update(programs, state, pool, jax.random.key(n))
+        assert (pool._draw == n).all()
+    assert np.isfinite([float(x) for x in metrics.values()]).all()
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), following.params, state.params)
+    assert min(jax.tree.leaves(moved)) > 0
+    pool = _pool(REACH, copies=made.eval_copies)
+    score = maml_host.evaluate(programs, state.params, pool, jax.random.key(0))
+    assert (pool._draw == 0).all()
+    assert score.curve.shape == score.success.shape == (M, 3) and score.online.shape == (M,)
+    # Without inner steps in training it still adapts where it is scored.
+    plain = dataclasses.replace(MAML, inner_steps=0, baseline="episodes")
+    made = maml_host.learner_of(programs.parts.family, plain, (0, 1, 3))
+    assert (made.copies, made.eval_copies) == (2, 7)
+    _, metrics = made.update(state, _pool(REACH, copies=2), jax.random.key(0))
+    assert float(metrics["success/before"]) == float(metrics["success/after"])
