@@ -1,4 +1,4 @@
-r"""Learns to adapt within a few episodes: MAML and RL^2 beside fine-tuning and scratch.
+r"""Learns to adapt within a few episodes: MAML and RL^2 beside fine-tuning, Distral and tables.
 
     python -m experiments.few_shot --tasks=bandits
     python -m experiments.few_shot --tasks=navigation --method=maml,scratch --num_seeds=10
@@ -31,7 +31,7 @@ from .presets import METHODS, Plan, defaults, learner, named, plan
 from .run import check, run
 
 _METHOD = flags.DEFINE_list(
-    "method", None, f"Some of {', '.join(METHODS)}. (default: all; on Meta-World rl2)"
+    "method", None, f"Some of {', '.join(METHODS)}. (default: all that can be; on Meta-World rl2)"
 )
 _TASKS = flags.DEFINE_string(
     "tasks",
@@ -85,7 +85,9 @@ def main() -> None:
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns that it will not write, as asked
     tasks = named(_TASKS.value)
     usual = defaults(tasks)
-    methods = given.names(_METHOD, list(METHODS)) if _METHOD.value else list(usual.methods)
+    methods = (
+        given.names(_METHOD, list(METHODS)) if _METHOD.value is not None else list(usual.methods)
+    )
     curve, test_tasks = _curve(usual.curve), _TEST_TASKS.value or usual.test_tasks
     folder = pathlib.Path(_WORKDIR.value or f"runs/few_shot/{tasks.replace(':', '_')}")
     out = given.out(pathlib.Path(_OUT.value or folder / "few_shot.png"), (".png",))

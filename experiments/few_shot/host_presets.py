@@ -61,7 +61,15 @@ def named(tasks: str) -> str:
 
 
 def plan(method: str, tasks: str) -> tuple[int, maml.Config | rl2.Config]:
-    """Updates and numbers of a method."""
+    """Updates and numbers of a method.
+
+    Raises:
+      ValueError: if it cannot be on Meta-World.
+    """
+    if method not in _UPDATES:
+        raise ValueError(
+            f"--method on Meta-World must be some of {', '.join(_UPDATES)}; got {method!r}"
+        )
     batch = {"meta_batch": 45} if tasks.startswith("ml45") else {}
     if method == "rl2":
         return _UPDATES[method], rl2.Config(**(_RL2 | batch))

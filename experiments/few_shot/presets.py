@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mtrl_jax.algorithms import maml, rl2
+from mtrl_jax.algorithms import distral_few_shot, maml, mfec_few_shot, rl2
 from mtrl_jax.algorithms.few_shot import Learner
 from mtrl_jax.envs.bandits import bandits
 from mtrl_jax.envs.point_navigation import point_navigation
@@ -39,6 +39,8 @@ METHODS = {
     "rl2": "a memory that is kept from episode to episode",
     "finetune": "one policy for all training tasks, then the same gradient steps",
     "scratch": "fresh parameters, then the same gradient steps",
+    "distral": "the policy that Distral distils from some training tasks, then the same steps",
+    "episodic": "tables, empty at first, of what followed each action (discrete actions)",
 }
 
 
@@ -47,11 +49,11 @@ class Plan(NamedTuple):
 
     Attributes:
       updates: of meta-training; 0 where there is none.
-      config: of `maml` or `rl2`.
+      config: of the module that it is `Config` of.
     """
 
     updates: int
-    config: maml.Config | rl2.Config
+    config: Any
 
 
 class Defaults(NamedTuple):
@@ -81,7 +83,9 @@ def defaults(tasks: str) -> Defaults:
     """Of a family."""
     if host_presets.is_hosted(tasks):
         return Defaults(("rl2",), (0, 1, 2), 40)
-    return Defaults(tuple(METHODS), (0, 1, 5, 20), 200)
+    continuous = bool(FAMILIES[tasks]().spec.action_size)
+    methods = tuple(name for name in METHODS if name != "episodic" or not continuous)
+    return Defaults(methods, (0, 1, 5, 20), 200)
 
 
 # Of MAML; `finetune` and `scratch` take their steps of as many episodes, at a rate of their own.
@@ -98,7 +102,7 @@ _MAML: dict[str, dict[str, Any]] = {
 }
 _RATES = {"bandits": 0.3, "mdps": 0.3, "navigation": 0.6}
 _RL2: dict[str, Any] = {"learning_rate": 3e-3}
-_UPDATES = {"maml": 300, "rl2": 600, "finetune": 300, "scratch": 0}
+_UPDATES = {"maml": 300, "rl2": 600, "finetune": 300, "scratch": 0, "distral": 300, "episodic": 0}
 
 
 def plan(method: str, tasks: str) -> Plan:
@@ -107,6 +111,10 @@ def plan(method: str, tasks: str) -> Plan:
         return Plan(*host_presets.plan(method, tasks))
     if method == "rl2":
         return Plan(_UPDATES[method], rl2.Config(**_RL2))
+    if method == "distral":
+        return Plan(_UPDATES[method], distral_few_shot.Config(rate=_RATES[tasks]))
+    if method == "episodic":
+        return Plan(_UPDATES[method], mfec_few_shot.Config())
     config = maml.Config(**_MAML[tasks])
     if method != "maml":  # its critic, if any, knows nothing of a policy that adapts
         numbers: dict[str, Any] = {"inner_steps": 0, "baseline": "episodes", "rate": _RATES[tasks]}
@@ -121,6 +129,7 @@ def learner(tasks: str, config: Any, curve: tuple[int, ...]) -> Learner:
     Raises:
       ValueError: for numbers that cannot be.
     """
-    module: Any = rl2 if isinstance(config, rl2.Config) else maml
+    modules: tuple[Any, ...] = (maml, rl2, distral_few_shot, mfec_few_shot)
+    (module,) = (x for x in modules if isinstance(config, x.Config))
     made: Learner = module.learner_of(FAMILIES[tasks](), config, curve)
     return made

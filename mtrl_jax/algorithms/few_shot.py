@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions
+from mtrl_jax import distributions, returns
 from mtrl_jax.envs.task_family import TaskFamily, draw_tasks
 from mtrl_jax.envs.trials import TrialFamily, TrialPool
 from mtrl_jax.types import Array, ArrayTree, Key, Metrics
@@ -32,6 +32,7 @@ __all__ = [
     "descend",
     "head_of",
     "play",
+    "returns_to_go",
     "training_tasks",
 ]
 
@@ -191,6 +192,18 @@ def descend(
 
     (params, opt_state), metrics = jax.lax.scan(epoch, (params, opt_state), None, epochs)
     return params, opt_state, metrics
+
+
+def returns_to_go(reward: Array, discount: float) -> Array:
+    """What follows each action, R_t = sum_n discount^n r_{t + n + 1}, `[E, T]` as `reward` is:
+    nothing is to be had behind an episode's end."""
+    t = reward.shape[1]
+    discount_t = jnp.full((t,), discount).at[-1].set(0.0)
+
+    def one(reward: Array) -> Array:
+        return returns.discounted_returns(reward, discount_t, jnp.zeros(t + 1), jnp.ones(t, bool))
+
+    return jax.vmap(one)(reward)
 
 
 def head_of(family: TaskFamily, outputs: Array) -> distributions.Distribution:

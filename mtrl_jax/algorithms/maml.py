@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtrl_jax import distributions, ranges, returns
+from mtrl_jax import distributions, ranges
 from mtrl_jax.algorithms import few_shot
 from mtrl_jax.algorithms.few_shot import Episodes, Learner, Score
 from mtrl_jax.envs.task_family import TaskFamily
@@ -34,7 +34,18 @@ from mtrl_jax.networks import columns
 from mtrl_jax.ranges import Count, CountOr0, NotNegative, OneOf, Positive, Unit
 from mtrl_jax.types import Array, ArrayTree, Key, Metrics
 
-__all__ = ["Config", "Params", "State", "adapt_to", "learner_of", "make", "meta_loss"]
+__all__ = [
+    "Config",
+    "Params",
+    "State",
+    "adapt_to",
+    "fresh",
+    "learner_of",
+    "make",
+    "meta_loss",
+    "policy_of",
+    "values_of",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,15 +160,16 @@ def _fresh(parts: Parts, for_policy: Key, for_critic: Key) -> Params:
 
 
 def policy_of(parts: Parts, params: ArrayTree, observation: Array) -> distributions.Distribution:
-    """Of observations `[E, T, ...]`."""
+    """What the policy's column says of observations `[E, T, ...]`."""
     batch, spec = observation.shape[:2], parts.family.spec
     inputs = (observation, columns.no_action(spec, batch), jnp.zeros(batch), jnp.ones(batch, bool))
     outputs, _, _ = parts.policy.apply({"params": params}, *inputs, ())  # type: ignore[misc]
     return few_shot.head_of(parts.family, outputs)
 
 
-def _values(parts: Parts, params: ArrayTree, observation: Array) -> Array:
-    """`[E, T]`. The share of the episode that is over stands where a column reads a reward."""
+def values_of(parts: Parts, params: ArrayTree, observation: Array) -> Array:
+    """What the critic's column says, `[E, T]`. The share of the episode that is over stands where a
+    column reads a reward."""
     batch, spec = observation.shape[:2], parts.family.spec
     time = jnp.broadcast_to(jnp.arange(batch[1]) / jnp.float32(batch[1]), batch)
     inputs = (observation, columns.no_action(spec, batch), time, jnp.ones(batch, bool))
@@ -166,14 +178,10 @@ def _values(parts: Parts, params: ArrayTree, observation: Array) -> Array:
 
 
 def _returns_to_go(parts: Parts, episodes: Episodes) -> Array:
-    """`[E, T]`: nothing is to be had behind an episode's end."""
-    t, rewards = episodes.reward.shape[1], episodes.reward * parts.config.reward_scale
-    discount = jnp.full((t,), parts.config.discount).at[-1].set(0.0)
-
-    def one(reward: Array) -> Array:
-        return returns.discounted_returns(reward, discount, jnp.zeros(t + 1), jnp.ones(t, bool))
-
-    return jax.vmap(one)(rewards)
+    """`[E, T]`, in the losses' units."""
+    return few_shot.returns_to_go(
+        episodes.reward * parts.config.reward_scale, parts.config.discount
+    )
 
 
 def _minus_others(to_go: Array) -> Array:
@@ -203,7 +211,7 @@ def _inner_loss(parts: Parts, critic: ArrayTree, policy: ArrayTree, episodes: Ep
     to_go = _returns_to_go(parts, episodes)
     alone = to_go.shape[0] == 1 and parts.config.baseline == "either"
     if parts.config.baseline == "critic" or alone:
-        advantage = to_go - _values(parts, critic, episodes.observation)
+        advantage = to_go - values_of(parts, critic, episodes.observation)
     else:
         advantage = _minus_others(to_go)
     head = policy_of(parts, policy, episodes.observation)
@@ -253,7 +261,7 @@ def meta_loss(
         predictions, data, epsilon=config.epsilon, entropy_cost=config.entropy_cost, value_cost=0.0
     )
     before = jax.tree.map(lambda x: x[0], blocks) if config.inner_steps else outer
-    error = _values(parts, params.critic, before.observation) - _returns_to_go(parts, before)
+    error = values_of(parts, params.critic, before.observation) - _returns_to_go(parts, before)
     critic = jnp.square(error).mean()
     metrics = {
         "loss/policy": loss,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtrl_jax import distributions
-from mtrl_jax.algorithms import maml, rl2
+from mtrl_jax import distributions, episodic
+from mtrl_jax.algorithms import distral_few_shot, maml, mfec_few_shot, rl2
 from mtrl_jax.envs import check, functional, task_family
 from mtrl_jax.envs.bandits import bandits
 from mtrl_jax.envs.point_navigation import point_navigation
@@ -267,3 +267,99 @@ def test_the_order_of_trials_means_nothing_to_rl2(played):
 def test_what_cannot_be_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+# ------------------------------------------------------------------- episodic control and Distral
+
+
+def test_episodic_control_is_a_dictionary_of_the_best_returns():
+    """On an MDP without chance, by hand: what was never tried is tried, the best known is kept."""
+    family = random_mdps(3, 2, 4)
+    moves = jnp.array([[[0, 1, 0], [0, 0, 1]], [[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 0]]])
+    task = family.draw(jax.random.key(0))._replace(transition=moves.astype(jnp.float32))
+    parts = mfec_few_shot.make(family, mfec_few_shot.Config(neighbours=1, discount=0.5), (6,))
+    tables = mfec_few_shot.empty_tables(parts)
+    known: list[dict[int, float]] = [{}, {}]
+    play = jax.jit(lambda tables, keys: mfec_few_shot.play(parts, tables, task, keys))
+    write = jax.jit(lambda tables, episode: mfec_few_shot.write(parts, tables, episode))
+    for n in range(6):
+        episode = play(tables, jax.random.split(jax.random.key(n), 1))
+        tables = write(tables, episode)
+        state, action, reward = (
+            np.asarray(x)[0] for x in (episode.observation[..., 0], episode.action, episode.reward)
+        )
+        for s, a in zip(state, action, strict=True):
+            values = [t.get(int(s), np.inf if not t else None) for t in known]
+            if None not in values:  # else it is the value of the nearest other state
+                assert values[a] == max(values)
+        to_go = [sum(0.5 ** (m - t) * reward[m] for m in range(t, 4)) for t in range(4)]
+        for s, a, value in zip(state, action, to_go, strict=True):
+            known[a][int(s)] = max(known[a].get(int(s), -np.inf), value)
+    for a, wanted in enumerate(known):
+        table = jax.tree.map(lambda x, a=a: x[a], tables)
+        query = jnp.eye(3)[jnp.array(sorted(wanted))]
+        found = episodic.mean_value(
+            table, query, episodic.nearest(table, query, 1), empty=jnp.float32(jnp.inf)
+        )
+        np.testing.assert_allclose(found, [wanted[s] for s in sorted(wanted)], rtol=1e-5)
+        assert int(episodic.size(table)) == len(wanted)
+
+
+def test_episodic_control_finds_the_arm_that_pays_and_keeps_nothing_between_tasks():
+    made = mfec_few_shot.learner_of(bandits(3), mfec_few_shot.Config(train_tasks=2), (0, 1, 3, 5))
+    state = made.init(jax.random.key(0))
+    tasks = jnp.tile(jnp.array([1.0, 0.0, 0.0]), (64, 1)).at[32:].set(jnp.array([0.0, 0.0, 1.0]))
+    score = jax.jit(made.evaluate)(state, tasks, jax.random.key(1))
+    for half in (score.curve[:32], score.curve[32:]):
+        np.testing.assert_allclose(half.mean(0)[0], 1 / 3, atol=0.06)
+        np.testing.assert_array_equal(half[:, 2:], 1.0)  # all three were tried, each once
+    np.testing.assert_allclose(score.online, (1 + 2) / 5, atol=1e-6)
+    with pytest.raises(ValueError, match="discrete actions for episodic"):
+        mfec_few_shot.learner_of(point_navigation(3), mfec_few_shot.Config(), (0,))
+
+
+DISTRAL = distral_few_shot.Config(
+    hidden=(4,), train_tasks=M, outer_episodes=3, episodes=2, eval_episodes=2
+)
+
+
+@pytest.mark.parametrize("name", ["bandits", "navigation"])
+def test_every_task_pulls_at_the_distilled_policy_and_at_no_column_but_its_own(name):
+    parts = distral_few_shot.make(FAMILIES[name](), DISTRAL, CURVE)
+    state = jax.jit(lambda key: distral_few_shot.init(parts, key))(jax.random.key(0))
+    # A fresh policy's last layer is almost 0, where h and g cannot be told apart.
+    params = jax.tree.map(
+        lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), state.params
+    )
+    of_task = [jax.tree.map(lambda x, k=k: x[k], (params, state.tasks)) for k in range(M)]
+    alone = [own._replace(shared=params.shared) for own, _ in of_task]
+    keys = jax.random.split(jax.random.key(1), (M, 3))
+    collect = jax.jit(lambda p, t, k: distral_few_shot.collect(parts, p, t, k))
+    episodes = [collect(p, of_task[k][1], keys[k]) for k, p in enumerate(alone)]
+    gradient = jax.jit(jax.grad(lambda p, e: distral_few_shot.loss(parts, p, e)[0]))
+    each = [gradient(p, e) for p, e in zip(alone, episodes, strict=True)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *episodes)
+    both = jax.jit(jax.grad(lambda p, e: distral_few_shot.mean_loss(parts, p, e)[0]))
+    for name, x in zip(params._fields, both(params, stacked), strict=True):
+        parts_of = [getattr(g, name) for g in each]
+        wanted = jax.tree.map(lambda *x: jnp.stack(x) / M, *parts_of)
+        if name == "shared":
+            wanted = jax.tree.map(lambda x: x.sum(0), wanted)
+        for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        assert max(np.abs(a).max() for a in jax.tree.leaves(x)) > 1e-3
+
+
+def test_what_training_tasks_share_is_known_before_the_first_episode():
+    """All training tasks pay for arm 0: so does the distilled policy's first choice, fresh
+    parameters' one time in three."""
+    family = bandits(3)._replace(draw=lambda key: jnp.array([1.0, 0.0, 0.0]))
+    config = dataclasses.replace(DISTRAL, outer_episodes=8, learning_rate=0.05, eval_episodes=32)
+    made = distral_few_shot.learner_of(family, config, (0,))
+    state = made.init(jax.random.key(0))
+    tasks = jax.tree.map(lambda x: x[:2], made.tasks(state))
+    fresh = float(jax.jit(made.evaluate)(state, tasks, jax.random.key(1)).curve.mean())
+    keys = jax.random.split(jax.random.key(2), 60)
+    state, metrics = jax.jit(lambda s: jax.lax.scan(made.update, s, keys))(state)
+    learnt = float(jax.jit(made.evaluate)(state, tasks, jax.random.key(1)).curve.mean())
+    assert fresh < 0.6 and learnt > 0.9 and float(metrics["return/mean"][-5:].mean()) > 0.9
